@@ -1,0 +1,3 @@
+// Package wire is the protobuf form of what travels between our own roles, generated from usage_event.proto.
+// It owns nothing but bytes: schemas owns the nouns. The collector writes it; aggregator and anomaly read it.
+package wire
