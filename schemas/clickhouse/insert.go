@@ -1,0 +1,137 @@
+package clickhouse
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/ClickHouse/ch-go"
+	"github.com/ClickHouse/ch-go/proto"
+)
+
+// Insert sends the columns of input with query (as made by input.Into(table)) and returns once ClickHouse has
+// acknowledged them: with the durable settings of the table, once they are on disk.
+//
+// After an error the outcome is unknown: the rows may be there or not. The caller repeats with the same rows (their
+// keys make it harmless) or under a new revision.
+func (db *DB) Insert(ctx context.Context, query string, input proto.Input) error {
+	if len(input) == 0 || input[0].Data.Rows() == 0 {
+		return nil // ch-go refuses an insert without rows, and there is nothing to lose
+	}
+	return db.wrap("insert", db.inserts.do(ctx, ch.Query{Body: query, Input: input}))
+}
+
+var errClosed = errors.New("the database is closed")
+
+// insertPool holds up to MaxConns column-insert connections. A connection in which anything failed is never used
+// again: half a block may still be on its way.
+type insertPool struct {
+	options Options
+	tls     *tls.Config
+	slots   chan struct{}   // one token per connection that may exist
+	idle    chan *ch.Client // those that wait for work; as many as slots
+	closed  chan struct{}
+	done    atomic.Bool
+}
+
+func newInsertPool(o Options) (*insertPool, error) {
+	config, err := o.TLS.config()
+	if err != nil {
+		return nil, err
+	}
+	return &insertPool{
+		options: o, tls: config,
+		slots:  make(chan struct{}, o.MaxConns),
+		idle:   make(chan *ch.Client, o.MaxConns),
+		closed: make(chan struct{}),
+	}, nil
+}
+
+func (p *insertPool) do(ctx context.Context, query ch.Query) error {
+	select {
+	case p.slots <- struct{}{}:
+	case <-ctx.Done():
+		return fmt.Errorf("wait for a connection: %w", ctx.Err())
+	case <-p.closed:
+		return errClosed
+	}
+	defer func() { <-p.slots }()
+	client, err := p.take(ctx)
+	if err != nil {
+		return err
+	}
+	if err := client.Do(ctx, query); err != nil {
+		return errors.Join(err, client.Close())
+	}
+	select {
+	case p.idle <- client:
+	default:
+		return client.Close()
+	}
+	if p.done.Load() {
+		p.drain() // close ran while this insert was under way
+	}
+	return nil
+}
+
+// take is an idle connection that is still open, or a new one to the first address that answers.
+func (p *insertPool) take(ctx context.Context) (*ch.Client, error) {
+	for {
+		select {
+		case c := <-p.idle:
+			if !c.IsClosed() && c.Ping(ctx) == nil {
+				return c, nil
+			}
+			_ = c.Close() // it is broken already, its second error says nothing new
+		default:
+			return p.dial(ctx)
+		}
+	}
+}
+
+func (p *insertPool) dial(ctx context.Context) (*ch.Client, error) {
+	var failures []error
+	for _, address := range p.options.Addresses {
+		c, err := ch.Dial(ctx, ch.Options{
+			Address: address, Database: p.options.Database,
+			User: p.options.User, Password: p.options.Password,
+			ClientName: "tollgate", Compression: ch.CompressionLZ4, Settings: insertSettings(p.options),
+			TLS: p.tls, DialTimeout: p.options.DialTimeout, HandshakeTimeout: p.options.DialTimeout,
+			ReadTimeout: p.options.ReadTimeout,
+		})
+		if err == nil {
+			return c, nil
+		}
+		failures = append(failures, fmt.Errorf("connect to %s: %w", address, err))
+	}
+	return nil, errors.Join(failures...)
+}
+
+func insertSettings(o Options) []ch.Setting {
+	var out []ch.Setting
+	for name, value := range settings(o) {
+		out = append(out, ch.Setting{Key: name, Value: fmt.Sprint(value), Important: true})
+	}
+	return out
+}
+
+func (p *insertPool) close() {
+	if p.done.Swap(true) {
+		return
+	}
+	close(p.closed)
+	p.drain()
+}
+
+func (p *insertPool) drain() {
+	for {
+		select {
+		case c := <-p.idle:
+			_ = c.Close() // nothing is under way on an idle connection
+		default:
+			return
+		}
+	}
+}

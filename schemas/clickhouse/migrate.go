@@ -1,0 +1,132 @@
+package clickhouse
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	native "github.com/ClickHouse/clickhouse-go/v2"
+)
+
+//go:embed *.sql
+var files embed.FS
+
+// migrationsTable remembers what was applied. Rows of the same section are identical but for the time, so two roles
+// that start at once do no harm.
+const migrationsTable = `
+CREATE TABLE IF NOT EXISTS migrations {{on_cluster}} (
+    file     String COMMENT 'the file that the section is in, named as its owner',
+    number   UInt32 COMMENT 'of the section, from 1',
+    title    String COMMENT 'what the section does',
+    checksum String COMMENT 'of its statements, white space apart',
+    applied  DateTime64(3, 'UTC') COMMENT 'when the last statement of it succeeded'
+) ENGINE = {{engine "ReplacingMergeTree(applied)"}} ORDER BY (file, number) SETTINGS {{durable}}`
+
+// Migrate brings the tables of all owners up to this program. It is harmless when repeated and when several roles
+// do it at once. A section that was changed after it was applied is an error.
+func (db *DB) Migrate(ctx context.Context) error { return db.MigrateFrom(ctx, files) }
+
+// MigrateFrom is Migrate with the *.sql files of another file system.
+func (db *DB) MigrateFrom(ctx context.Context, source fs.FS) error {
+	all, err := readMigrations(source)
+	if err != nil {
+		return db.wrap("migrate", err)
+	}
+	if err := db.exec(ctx, migrationsTable); err != nil {
+		return db.wrap("create table migrations", err)
+	}
+	applied, err := db.applied(ctx)
+	if err != nil {
+		return db.wrap("read table migrations", err)
+	}
+	if err := compare(all, applied); err != nil {
+		return db.wrap("migrate", err)
+	}
+	for _, m := range all {
+		if _, ok := applied[migrationKey{m.file, m.number}]; ok {
+			continue
+		}
+		if err := db.apply(ctx, m); err != nil {
+			return db.wrap("apply "+m.String(), err)
+		}
+	}
+	return nil
+}
+
+type migrationKey struct {
+	file   string
+	number int
+}
+
+// readMigrations reads all *.sql files, in order of their names.
+func readMigrations(source fs.FS) ([]migration, error) {
+	names, err := fs.Glob(source, "*.sql")
+	if err != nil {
+		return nil, err
+	}
+	var all []migration
+	var problems []error
+	for _, name := range names {
+		text, err := fs.ReadFile(source, name)
+		if err != nil {
+			return nil, err
+		}
+		sections, err := parseMigrations(name, text)
+		all, problems = append(all, sections...), append(problems, err)
+	}
+	return all, errors.Join(problems...)
+}
+
+// compare says which applied sections this program has otherwise. Sections that it does not have at all belong to a
+// newer program and stay as they are: a rolling upgrade runs both for a while.
+func compare(all []migration, applied map[migrationKey]string) error {
+	var problems []error
+	for _, m := range all {
+		if was, ok := applied[migrationKey{m.file, m.number}]; ok && was != m.checksum {
+			problems = append(problems, fmt.Errorf("%s was changed after it was applied (checksum %s, was %s): "+
+				"restore it and add a new migration below", m, m.checksum, was))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+func (db *DB) applied(ctx context.Context) (map[migrationKey]string, error) {
+	rows, err := db.conn.Query(ctx, `SELECT file, number, argMax(checksum, applied) FROM migrations GROUP BY file, number`)
+	if err != nil {
+		return nil, err
+	}
+	out := map[migrationKey]string{}
+	for rows.Next() {
+		var file, sum string
+		var number uint32
+		if err := rows.Scan(&file, &number, &sum); err != nil {
+			return nil, errors.Join(err, rows.Close())
+		}
+		out[migrationKey{file, int(number)}] = sum
+	}
+	return out, errors.Join(rows.Err(), rows.Close())
+}
+
+func (db *DB) apply(ctx context.Context, m migration) error {
+	for i, statement := range m.statements {
+		if err := db.exec(ctx, statement); err != nil {
+			return fmt.Errorf("statement at line %d: %w", m.lines[i], err)
+		}
+	}
+	return db.conn.Exec(ctx, `INSERT INTO migrations (file, number, title, checksum, applied) SELECT
+		{file:String}, {number:UInt32}, {title:String}, {checksum:String}, {applied:DateTime64(3, 'UTC')}`,
+		native.Named("file", m.file), native.Named("number", fmt.Sprint(m.number)), native.Named("title", m.title),
+		native.Named("checksum", m.checksum), native.Named("applied", time.Now().UTC().Format("2006-01-02 15:04:05.000")))
+}
+
+// exec renders and runs one statement.
+func (db *DB) exec(ctx context.Context, statement string) error {
+	sql, err := render(statement, db.options.Cluster)
+	if err != nil {
+		return err
+	}
+	return db.conn.Exec(ctx, sql)
+}
