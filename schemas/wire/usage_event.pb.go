@@ -589,6 +589,7 @@ type RejectedEvent struct {
 	History       bool                   `protobuf:"varint,13,opt,name=history,proto3" json:"history,omitempty"`
 	Line          int64                  `protobuf:"varint,14,opt,name=line,proto3" json:"line,omitempty"`                                    // of a file; 0 = none
 	CustomerFrom  string                 `protobuf:"bytes,15,opt,name=customer_from,json=customerFrom,proto3" json:"customer_from,omitempty"` // how the source names its customer, as the record said; a replay needs it
+	OwnId         string                 `protobuf:"bytes,16,opt,name=own_id,json=ownId,proto3" json:"own_id,omitempty"`                      // the id that the event gets where it names none: a replay carries it (law 1)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -728,6 +729,13 @@ func (x *RejectedEvent) GetCustomerFrom() string {
 	return ""
 }
 
+func (x *RejectedEvent) GetOwnId() string {
+	if x != nil {
+		return x.OwnId
+	}
+	return ""
+}
+
 var File_usage_event_proto protoreflect.FileDescriptor
 
 const file_usage_event_proto_rawDesc = "" +
@@ -791,7 +799,7 @@ const file_usage_event_proto_rawDesc = "" +
 	"attributes\"m\n" +
 	"\rRejectedBatch\x12+\n" +
 	"\areceipt\x18\x01 \x01(\v2\x11.tollgate.ReceiptR\areceipt\x12/\n" +
-	"\x06events\x18\x02 \x03(\v2\x17.tollgate.RejectedEventR\x06events\"\x93\x03\n" +
+	"\x06events\x18\x02 \x03(\v2\x17.tollgate.RejectedEventR\x06events\"\xaa\x03\n" +
 	"\rRejectedEvent\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1e\n" +
 	"\n" +
@@ -811,7 +819,8 @@ const file_usage_event_proto_rawDesc = "" +
 	"\apayload\x18\f \x01(\fR\apayload\x12\x18\n" +
 	"\ahistory\x18\r \x01(\bR\ahistory\x12\x12\n" +
 	"\x04line\x18\x0e \x01(\x03R\x04line\x12#\n" +
-	"\rcustomer_from\x18\x0f \x01(\tR\fcustomerFromB\x17Z\x15tollgate/schemas/wireb\x06proto3"
+	"\rcustomer_from\x18\x0f \x01(\tR\fcustomerFrom\x12\x15\n" +
+	"\x06own_id\x18\x10 \x01(\tR\x05ownIdB\x17Z\x15tollgate/schemas/wireb\x06proto3"
 
 var (
 	file_usage_event_proto_rawDescOnce sync.Once
