@@ -127,6 +127,7 @@ type Price struct {
 	Amount   schemas.Decimal // per unit, per package, or flat
 	Per      schemas.Decimal // Amount is for so many units; default 1 ("0.50 per 1000")
 	Size     schemas.Decimal // of a package
+	Round    string          // of the last package begun: "up" (default) bills it, "down" only once it is full
 	Free     schemas.Decimal // units free in each period, taken off before the model
 	Tiers    []Tier
 	From, To time.Time // effective [From, To); zero = open
