@@ -6,7 +6,7 @@ DEMO_ARGS ?=
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench fuzz services services-stop test-services run clean vuln
+.PHONY: help build demo test check bench fuzz services services-stop test-services run clean vuln proto
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -24,7 +24,7 @@ test: ## run every test with the race detector, on embedded parts
 check: ## gofmt, go vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
 	$(GO) vet ./...
-	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.7.0 ./...
+	$(GO) run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
 
 vuln: ## govulncheck, where its database can be reached
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
@@ -53,3 +53,9 @@ run: build ## run every role in one process on ./tollgate-data
 
 clean: ## remove what was built; ./tollgate-data stays
 	rm -rf bin
+
+proto: ## generate schemas/wire from schemas/usage_event.proto (needs protoc)
+	GOBIN=$(CURDIR)/.cache/bin $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN=$(CURDIR)/.cache/bin $(GO) install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.0
+	PATH="$(CURDIR)/.cache/bin:$$PATH" protoc -I schemas --go_out=. --go_opt=module=tollgate --go-vtproto_out=. \
+	  --go-vtproto_opt=module=tollgate,features=marshal+unmarshal+unmarshal_unsafe+size usage_event.proto
