@@ -119,9 +119,9 @@ type Plan struct {
 
 // Price puts money on one meter, or on the period itself (flat).
 type Price struct {
-	ID       string // stable name of the line; default meter or "base"
-	Label    string // as invoices show it
-	Meter    string // "" for flat
+	ID       string              // stable name of the line; default meter or "base"
+	Label    string              // as invoices show it
+	Meter    string              // "" for flat
 	Where    map[string][]string // dimension → values that this price is for; none = all
 	Model    PriceModel
 	Amount   schemas.Decimal // per unit, per package, or flat
