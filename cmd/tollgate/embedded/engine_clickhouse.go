@@ -1,0 +1,111 @@
+package embedded
+
+import (
+	"context"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ClickHouse/ch-go"
+)
+
+// clickHouseConfig is the least configuration of a ClickHouse server: loopback, one port, one user without password,
+// and async_insert off, as on the library.
+const clickHouseConfig = `<clickhouse>
+  <logger><level>warning</level><console>1</console></logger>
+  <listen_host>127.0.0.1</listen_host>
+  <tcp_port>%d</tcp_port>
+  <timezone>UTC</timezone>
+  <path>%[2]s/</path>
+  <tmp_path>%[2]s/tmp/</tmp_path>
+  <user_files_path>%[2]s/user_files/</user_files_path>
+  <format_schema_path>%[2]s/format_schemas/</format_schema_path>
+  <mark_cache_size>268435456</mark_cache_size>
+  <profiles><default><async_insert>0</async_insert></default></profiles>
+  <users><default><password></password><networks><ip>127.0.0.1</ip></networks>
+    <profile>default</profile><quota>default</quota><access_management>1</access_management></default></users>
+  <quotas><default></default></quotas>
+</clickhouse>
+`
+
+// startClickHouse runs the `clickhouse` of PATH as a server of our own.
+func startClickHouse(ctx context.Context, o Options, program string) (*Engine, error) {
+	version, err := exec.CommandContext(ctx, program, "local", "--query", "SELECT version()").Output()
+	if err != nil {
+		return nil, fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	data := filepath.Join(o.Dir, "server")
+	if err := os.MkdirAll(data, 0o700); err != nil {
+		return nil, fmt.Errorf("make data folder of ClickHouse: %w", err)
+	}
+	var escaped strings.Builder
+	if err := xml.EscapeText(&escaped, []byte(data)); err != nil {
+		return nil, fmt.Errorf("write configuration of ClickHouse: %w", err)
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(o.Dir, "config.xml")
+	text := fmt.Sprintf(clickHouseConfig, port, escaped.String())
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, fmt.Errorf("write configuration of ClickHouse: %w", err)
+	}
+	c, err := startChild(o, "--", program, "server", "--config-file="+config)
+	if err != nil {
+		return nil, fmt.Errorf("start ClickHouse server: %w", err)
+	}
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	err = awaitAnswer(ctx, c, o.StartTimeout, func(ctx context.Context) error {
+		client, err := ch.Dial(ctx, ch.Options{Address: addr})
+		if err != nil {
+			return err
+		}
+		return client.Close()
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start ClickHouse server: %w", err), c.stop())
+	}
+	describe := fmt.Sprintf("ClickHouse %s (%s, data in %s)", strings.TrimSpace(string(version)), program, o.Dir)
+	o.Log.Info("embedded ClickHouse started", "addr", addr, "program", program, "dir", o.Dir)
+	return &Engine{child: c, addr: addr, describe: describe}, nil
+}
+
+// awaitAnswer asks until the child answers, ends, or the patience does.
+func awaitAnswer(ctx context.Context, c *child, patience time.Duration, ask func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for {
+		err := ask(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-c.done:
+			return c.err
+		case <-ctx.Done():
+			return fmt.Errorf("no answer in %s: %w; %s", patience, err, c.logTail())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// freePort finds a free loopback port for a server that must be told one.
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	port := listener.Addr().(*net.TCPAddr).Port
+	if err := listener.Close(); err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	return port, nil
+}

@@ -1,0 +1,573 @@
+package embedded
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ClickHouse/ch-go/proto"
+)
+
+// maxFrame is the size of one frame of a compressed block. Not more: the client keeps a whole frame in memory.
+const maxFrame = 1 << 20
+
+// query answers one query. An error it returns ends the connection; what the client shall know went out as exception.
+func (s *session) query() error {
+	var q proto.Query
+	if err := q.DecodeAware(s.reader, s.revision); err != nil {
+		return fmt.Errorf("read query: %w", err)
+	}
+	s.compressed = q.Compression == proto.CompressionEnabled
+	// A client may send tables along; an empty block ends them.
+	if sent, err := s.readBlocks(io.Discard); err != nil {
+		return err
+	} else if sent > 0 {
+		s.exception(errors.New("Code: 48. DB::Exception: The embedded engine takes no external tables: " +
+			"insert the rows into a table, or use a ClickHouse server. (NOT_IMPLEMENTED)"))
+		return nil
+	}
+	err := s.execute(q)
+	var broken brokenError
+	if errors.As(err, &broken) {
+		return err
+	}
+	if err != nil {
+		s.dropEngine()
+		s.exception(err)
+		return nil
+	}
+	proto.ServerCodeEndOfStream.Encode(&s.out)
+	return nil
+}
+
+// brokenError is the end of the connection to the client, who will not hear of it.
+type brokenError struct{ err error }
+
+func (e brokenError) Error() string { return "client connection: " + e.err.Error() }
+func (e brokenError) Unwrap() error { return e.err }
+
+// execute runs one statement and sends its result.
+func (s *session) execute(q proto.Query) error {
+	params, err := parametersOf(q)
+	if err != nil {
+		return err
+	}
+	st, err := parseStatement(q.Body)
+	if err != nil {
+		return err
+	}
+	if err := s.prepare(q.Settings); err != nil {
+		return err
+	}
+	tag := "/* front " + strconv.FormatUint(s.front.queries.Add(1), 10) + " */"
+	switch st.kind {
+	case statementInsert:
+		return s.insert(st, params)
+	case statementSelect:
+		return s.watched(tag, func() error { return s.selectRows(st.text+" "+tag, st.text, params) })
+	case statementSet, statementUse:
+		if err := s.engine.exec(st.text); err != nil {
+			return err
+		}
+		s.remember(st)
+		return nil
+	}
+	return s.watched(tag, func() error { return s.other(st.text+" "+tag, st.text, params) })
+}
+
+// remember keeps what a fresh session of the engine must repeat.
+func (s *session) remember(st statement) {
+	kept := s.history[:0]
+	for _, sql := range s.history {
+		if sql != st.text && (st.kind != statementUse || !strings.HasPrefix(strings.ToUpper(sql), "USE")) {
+			kept = append(kept, sql)
+		}
+	}
+	s.history = append(kept, st.text)
+}
+
+// parametersOf takes the parameters out of the quotes in which they travel.
+func parametersOf(q proto.Query) ([]parameter, error) {
+	params := make([]parameter, 0, len(q.Parameters))
+	for _, p := range q.Parameters {
+		value, err := unquote(p.Value)
+		if err != nil {
+			return nil, engineError{fmt.Sprintf("Code: 36. DB::Exception: Parameter %s: %v. (BAD_ARGUMENTS)", p.Key, err)}
+		}
+		params = append(params, parameter{p.Key, value})
+	}
+	return params, nil
+}
+
+// unquote reads 'text' with its backslash escapes, as ClickHouse reads a quoted text.
+func unquote(s string) (string, error) {
+	if len(s) < 2 || s[0] != '\'' || s[len(s)-1] != '\'' {
+		return "", fmt.Errorf("the value %.40q is not quoted: write '…' around it", s)
+	}
+	s = s[1 : len(s)-1]
+	if !strings.ContainsAny(s, `\'`) {
+		return s, nil
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '\'' && i+1 < len(s) && s[i+1] == '\'' {
+			i++
+		} else if s[i] == '\\' && i+1 < len(s) {
+			i++
+			if c := strings.IndexByte("bfrnt0av", s[i]); c >= 0 {
+				b.WriteByte("\b\f\r\n\t\x00\a\v"[c])
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String(), nil
+}
+
+// selectRows streams the result of a statement that reads. An empty result still tells its columns.
+func (s *session) selectRows(sql, plain string, params []parameter) error {
+	blocks := 0
+	err := s.engine.stream(sql, params, func(piece []byte) error {
+		n, err := s.sendBlocks(piece, blocks == 0)
+		blocks += n
+		return err
+	})
+	if isEngineError(err, errNotStreamable) && blocks == 0 {
+		s.dropEngine()
+		if err := s.prepareAgain(); err != nil {
+			return err
+		}
+		return s.other(sql, plain, params)
+	}
+	if err != nil || blocks > 0 {
+		return err
+	}
+	err = s.sendHeader("SELECT * FROM ("+plain+"\n) LIMIT 0", params)
+	if err != nil {
+		// Some results cannot stand in a subquery: two columns of one name, for example.
+		s.dropEngine()
+		if err := s.prepareAgain(); err != nil {
+			return err
+		}
+		return s.sendHeader(plain, params)
+	}
+	return nil
+}
+
+// prepareAgain opens a fresh session of the engine with the settings of the current query.
+func (s *session) prepareAgain() error {
+	settings := make([]proto.Setting, 0, len(s.applied))
+	for key, value := range s.applied {
+		settings = append(settings, proto.Setting{Key: key, Value: value, Custom: true})
+	}
+	return s.prepare(settings)
+}
+
+// other executes a statement that is not streamed: DDL, SHOW, INSERT … SELECT and the rest.
+func (s *session) other(sql, plain string, params []parameter) error {
+	blocks := 0
+	err := s.engine.run(sql, "Native", params, func(result []byte) error {
+		n, err := s.sendBlocks(result, true)
+		blocks = n
+		return err
+	})
+	if err != nil || blocks > 0 || !tellsColumns(plain) {
+		return err
+	}
+	return s.sendHeader(plain, params)
+}
+
+// tellsColumns tells whether a statement has a result that is a table, even when it is empty.
+func tellsColumns(sql string) bool {
+	l := lexer{s: sql}
+	first, ok := l.next()
+	if !ok {
+		return false
+	}
+	switch strings.ToUpper(sql[first.start:first.end]) {
+	case "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK", "SELECT", "WITH", "FROM", "(":
+		return true
+	}
+	return false
+}
+
+// sendHeader sends a block without rows that has the columns of a statement.
+func (s *session) sendHeader(sql string, params []parameter) error {
+	columns, err := s.columnsOf(sql, params)
+	if err != nil {
+		return err
+	}
+	return s.sendColumns(columns)
+}
+
+// resultColumn is the name and type of a column.
+type resultColumn struct{ name, typ string }
+
+// columnsOf asks the engine for the columns of a statement's result. RowBinary writes them even when there is no row.
+func (s *session) columnsOf(sql string, params []parameter) ([]resultColumn, error) {
+	var columns []resultColumn
+	err := s.engine.run(sql, "RowBinaryWithNamesAndTypes", params, func(result []byte) error {
+		w := &window{buf: result}
+		n, err := w.length()
+		if err != nil {
+			return err
+		}
+		columns = make([]resultColumn, min(n, len(result)))
+		for i := range columns {
+			if columns[i].name, err = w.text(); err != nil {
+				return err
+			}
+		}
+		for i := range columns {
+			if columns[i].typ, err = w.text(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return columns, nil
+}
+
+// sendColumns sends a block without rows.
+func (s *session) sendColumns(columns []resultColumn) error {
+	var block proto.Buffer
+	proto.Block{Info: proto.BlockInfo{BucketNum: -1}, Columns: len(columns)}.EncodeAware(&block, s.revision)
+	for _, c := range columns {
+		block.PutString(c.name)
+		block.PutString(c.typ)
+		if proto.FeatureCustomSerialization.In(s.revision) {
+			block.PutBool(false)
+		}
+	}
+	return s.sendBlock(&block)
+}
+
+// sendBlocks sends all blocks of a piece of a result, the first time a block without rows before them.
+func (s *session) sendBlocks(piece []byte, first bool) (sent int, err error) {
+	w := &window{buf: piece}
+	var block proto.Buffer
+	for w.pos < len(w.buf) {
+		block.Reset()
+		columns, err := transcode(w, s.revision, &block)
+		if err != nil {
+			return sent, engineError{"Code: 48. DB::Exception: " + err.Error() + ". (NOT_IMPLEMENTED)"}
+		}
+		if first && sent == 0 {
+			if err := s.sendColumns(columns); err != nil {
+				return sent, err
+			}
+		}
+		if err := s.sendBlock(&block); err != nil {
+			return sent, err
+		}
+		sent++
+	}
+	return sent, nil
+}
+
+// transcode writes one block of revision 0 as one of the client's revision.
+func transcode(w *window, revision int, block *proto.Buffer) ([]resultColumn, error) {
+	n, err := w.length()
+	if err != nil {
+		return nil, fmt.Errorf("read block: %w", err)
+	}
+	rows, err := w.length()
+	if err != nil {
+		return nil, fmt.Errorf("read block: %w", err)
+	}
+	proto.Block{Info: proto.BlockInfo{BucketNum: -1}, Columns: n, Rows: rows}.EncodeAware(block, revision)
+	w.take()
+	columns := make([]resultColumn, 0, min(n, 1000))
+	for range n {
+		var c resultColumn
+		if c.name, err = w.text(); err != nil {
+			return nil, fmt.Errorf("read column: %w", err)
+		}
+		if c.typ, err = w.text(); err != nil {
+			return nil, fmt.Errorf("read column %q: %w", c.name, err)
+		}
+		block.PutRaw(w.take())
+		if proto.FeatureCustomSerialization.In(revision) {
+			block.PutBool(false)
+		}
+		if err := passColumn(w, c.typ, rows); err != nil {
+			return nil, fmt.Errorf("column %q: %w", c.name, err)
+		}
+		block.PutRaw(w.take())
+		columns = append(columns, c)
+	}
+	return columns, nil
+}
+
+// passColumn passes the values of one column.
+func passColumn(w *window, typ string, rows int) error {
+	l, err := layoutOf(typ)
+	if err != nil || rows == 0 {
+		return err
+	}
+	if err := l.prefix(w); err != nil {
+		return err
+	}
+	return l.values(w, rows)
+}
+
+// sendBlock sends an encoded block, in frames where the client wants them. The frames are not compressed: on loopback
+// that would cost more than it saves.
+func (s *session) sendBlock(block *proto.Buffer) error {
+	proto.ServerCodeData.Encode(&s.out)
+	s.out.PutString("")
+	if !s.compressed {
+		s.out.PutRaw(block.Buf)
+		return s.flushBlock()
+	}
+	for rest := block.Buf; len(rest) > 0; {
+		frame := rest[:min(len(rest), maxFrame)]
+		rest = rest[len(frame):]
+		if err := s.frames.Compress(frame); err != nil {
+			return fmt.Errorf("frame a block: %w", err)
+		}
+		s.out.PutRaw(s.frames.Data)
+	}
+	return s.flushBlock()
+}
+
+// flushBlock sends what has been gathered; a client that is gone ends the query.
+func (s *session) flushBlock() error {
+	if err := s.flush(); err != nil {
+		return brokenError{err}
+	}
+	return nil
+}
+
+// watched runs a statement and ends it when the client cancels it or goes.
+func (s *session) watched(tag string, run func() error) error {
+	var wg sync.WaitGroup
+	var gone error
+	wg.Go(func() {
+		next, err := s.in.Peek(1)
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded): // the statement has ended
+		case err != nil:
+			gone = err
+			s.front.kill(tag)
+		case proto.ClientCode(next[0]) == proto.ClientCodeCancel:
+			s.front.kill(tag)
+		}
+	})
+	err := run()
+	// Wake the watch; what it has read stays in the buffer.
+	if deadlineErr := s.conn.SetReadDeadline(time.Unix(1, 0)); deadlineErr != nil {
+		gone = deadlineErr
+	}
+	wg.Wait()
+	if resetErr := s.conn.SetReadDeadline(time.Time{}); resetErr != nil {
+		gone = resetErr
+	}
+	if gone != nil {
+		return brokenError{gone}
+	}
+	return err
+}
+
+// insert answers an INSERT whose rows come from the client, as blocks or inside the statement.
+func (s *session) insert(st statement, params []parameter) error {
+	file, err := os.CreateTemp(s.front.spool, "insert-*.data")
+	if err != nil {
+		return fmt.Errorf("spool rows of an INSERT: %w", err)
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	format := st.format
+	if st.inline != "" {
+		if _, err := file.WriteString(st.inline); err != nil {
+			return fmt.Errorf("spool rows of an INSERT: %w", err)
+		}
+	} else {
+		format = "Native"
+		rows, err := s.receive(st, params, file)
+		if err != nil || rows == 0 {
+			return err
+		}
+	}
+	if err := file.Close(); err != nil {
+		return fmt.Errorf("spool rows of an INSERT: %w", err)
+	}
+	return s.watched(filepath.Base(file.Name()), func() error {
+		return s.engine.run(st.fromFile(file.Name(), format), "Native", params, nil)
+	})
+}
+
+// receive tells the client the columns of an INSERT and spools the blocks it sends.
+func (s *session) receive(st statement, params []parameter, file io.Writer) (rows int, err error) {
+	columns, err := s.columnsOf(st.sample(), params)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.sendColumns(columns); err != nil {
+		return 0, err
+	}
+	spool := bufio.NewWriterSize(file, 1<<18)
+	if rows, err = s.readBlocks(spool); err != nil {
+		return rows, err
+	}
+	if err := spool.Flush(); err != nil {
+		return rows, fmt.Errorf("spool rows of an INSERT: %w", err)
+	}
+	return rows, nil
+}
+
+// readBlocks reads data packets of the client up to the empty one and writes their blocks in revision 0.
+func (s *session) readBlocks(to io.Writer) (rows int, err error) {
+	for {
+		code, err := s.reader.UVarInt()
+		if err != nil {
+			return rows, brokenError{err}
+		}
+		if proto.ClientCode(code) != proto.ClientCodeData {
+			return rows, brokenError{fmt.Errorf("client packet %d where data are expected", code)}
+		}
+		var data proto.ClientData
+		if err := data.DecodeAware(s.reader, s.revision); err != nil {
+			return rows, brokenError{err}
+		}
+		n, last, err := s.readBlock(to)
+		if err != nil {
+			return rows, err
+		}
+		if last {
+			return rows, nil
+		}
+		rows += n
+	}
+}
+
+// readBlock reads one block of the client and writes it in revision 0, column by column.
+func (s *session) readBlock(to io.Writer) (rows int, last bool, err error) {
+	w := &window{more: s.moreBytes}
+	if s.compressed {
+		s.reader.EnableCompression()
+		defer s.reader.DisableCompression()
+	}
+	if proto.FeatureBlockInfo.In(s.revision) {
+		if err := passBlockInfo(w); err != nil {
+			return 0, false, brokenError{err}
+		}
+	}
+	w.take()
+	columns, err := w.length()
+	if err != nil {
+		return 0, false, brokenError{err}
+	}
+	if rows, err = w.length(); err != nil {
+		return 0, false, brokenError{err}
+	}
+	if rows > 0 {
+		if _, err := to.Write(w.take()); err != nil {
+			return 0, false, brokenError{fmt.Errorf("spool rows of an INSERT: %w", err)}
+		}
+	}
+	for range columns {
+		if err := s.readColumn(w, rows, to); err != nil {
+			return 0, false, brokenError{err}
+		}
+	}
+	if w.pos != len(w.buf) {
+		return 0, false, brokenError{fmt.Errorf("%d bytes left after a block", len(w.buf)-w.pos)}
+	}
+	return rows, columns == 0 && rows == 0, nil
+}
+
+// readColumn reads one column of a client's block and writes it without the byte of its serialization.
+func (s *session) readColumn(w *window, rows int, to io.Writer) error {
+	w.take()
+	name, err := w.text()
+	if err != nil {
+		return err
+	}
+	typ, err := w.text()
+	if err != nil {
+		return err
+	}
+	head := w.take()
+	if rows > 0 {
+		if _, err := to.Write(head); err != nil {
+			return fmt.Errorf("spool rows of an INSERT: %w", err)
+		}
+	}
+	if proto.FeatureCustomSerialization.In(s.revision) {
+		if err := w.skip(1); err != nil {
+			return err
+		}
+		if w.buf[w.pos-1] != 0 {
+			return fmt.Errorf("column %q has a custom serialization, which the front does not pass", name)
+		}
+		w.take()
+	}
+	if err := passColumn(w, typ, rows); err != nil {
+		return fmt.Errorf("column %q: %w", name, err)
+	}
+	if rows == 0 {
+		return nil
+	}
+	if _, err := to.Write(w.take()); err != nil {
+		return fmt.Errorf("spool rows of an INSERT: %w", err)
+	}
+	return nil
+}
+
+// passBlockInfo passes the numbered fields before a block: overflows, bucket number.
+func passBlockInfo(w *window) error {
+	for {
+		field, err := w.uvarint()
+		if err != nil {
+			return err
+		}
+		switch field {
+		case 0:
+			return nil
+		case 1:
+			err = w.skip(1)
+		case 2:
+			err = w.skip(4)
+		default:
+			err = fmt.Errorf("block info has an unknown field %d", field)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// moreBytes gives a window more of what the client sent. A frame may be read to its end, for a block ends with it;
+// without frames not a byte more than wanted, for the next packet follows.
+func (s *session) moreBytes(w *window, atLeast int) error {
+	room := atLeast
+	if s.compressed {
+		room = max(atLeast, 1<<16)
+	}
+	if cap(w.buf)-len(w.buf) < room {
+		grown := make([]byte, len(w.buf), max(2*cap(w.buf), len(w.buf)+room))
+		copy(grown, w.buf)
+		w.buf = grown
+	}
+	target := w.buf[len(w.buf):cap(w.buf)]
+	var n int
+	var err error
+	if s.compressed {
+		n, err = s.reader.Read(target)
+	} else {
+		n, err = io.ReadFull(s.in, target[:atLeast])
+	}
+	w.buf = w.buf[:len(w.buf)+n]
+	return err
+}
