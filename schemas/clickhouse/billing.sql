@@ -115,7 +115,7 @@ FROM invoices FINAL;
 
 CREATE OR REPLACE VIEW billing_invoice_lines {{on_cluster}} AS
 SELECT number, line, customer, currency, kind, label, plan, price, meter, unit, dimensions, period_from, period_to,
-    from, to, quantity, amount, formula
+    `from`, `to`, quantity, amount, formula
 FROM invoice_lines FINAL;
 
 CREATE OR REPLACE VIEW billing_credit_notes {{on_cluster}} AS
