@@ -36,7 +36,7 @@ func follow(out chan<- got) func(context.Context, *Partition) error {
 	}
 }
 
-func TestReadsInOrderAndResumesFromCommit(t *testing.T) {
+func TestIntegrationReadsInOrderAndResumesFromCommit(t *testing.T) {
 	for _, standalone := range []bool{true, false} {
 		t.Run(map[bool]string{true: "standalone", false: "member"}[standalone], func(t *testing.T) {
 			c := client(t, broker(t))
@@ -86,7 +86,7 @@ func waitCommitted(t testing.TB, c *Client, group, topic string, want int64) {
 	}
 }
 
-func TestWatermarksAndDescription(t *testing.T) {
+func TestIntegrationWatermarksAndDescription(t *testing.T) {
 	c := client(t, broker(t))
 	p := producer(t, c)
 	in := topic(t, c, 3, map[string]string{"retention.ms": "12345678", "cleanup.policy": "delete"})

@@ -192,21 +192,22 @@ func (f *fetcher) refused(ctx context.Context, code kafka.Error) error {
 func (f *fetcher) outOfRange(ctx context.Context, cause error) error {
 	w, err := f.c.watermark(ctx, f.topic, f.partition)
 	if err != nil {
-		return fmt.Errorf("%w; then %w", cause, err)
+		return err
 	}
+	again := fmt.Errorf("%v", cause) // the code itself says that trying again is no use; here it is
 	got := w.First
 	switch {
 	case f.next < w.First:
 	case f.next > w.High && f.failures >= 3: // a new leader may need a moment to know its own end
 		got = w.High
 	default:
-		return cause
+		return again
 	}
 	if err := f.gap(ctx, f.next, got); err != nil {
 		return err
 	}
 	f.next = got
-	return cause // retried at once, from the accepted offset
+	return again // from the accepted offset
 }
 
 // gap returns nil where somebody has accepted it, else the GapError.

@@ -67,7 +67,8 @@ type lane struct {
 }
 
 type item struct {
-	record Record
+	record Record // emptied once it is packed
+	at     place
 	size   int
 	call   *call
 	index  int   // in its call
@@ -190,6 +191,7 @@ func (p *Producer) items(ctx context.Context, records []Record) (items []item, t
 				return nil, 0, err
 			}
 		}
+		it.at = place{it.record.Topic, it.record.Partition}
 		k.positions[i] = Position{Topic: it.record.Topic, Partition: it.record.Partition, Offset: -1}
 		total += it.size
 	}
@@ -221,11 +223,10 @@ func (p *Producer) enqueue(items []item) error {
 	}
 	for i := range items {
 		it := &items[i]
-		at := place{it.record.Topic, it.record.Partition}
-		l := p.lanes[at]
+		l := p.lanes[it.at]
 		if l == nil {
 			l = new(lane)
-			p.lanes[at] = l
+			p.lanes[it.at] = l
 		}
 		l.mu.Lock()
 		l.queue = append(l.queue, it)
@@ -233,7 +234,7 @@ func (p *Producer) enqueue(items []item) error {
 		l.sending = true
 		l.mu.Unlock()
 		if start {
-			p.busy.Go(func() { p.drain(at, l) })
+			p.busy.Go(func() { p.drain(it.at, l) })
 		}
 	}
 	return nil
@@ -246,8 +247,7 @@ func (p *Producer) takeBack(items []item, cause error) {
 	lanes := make(map[place]*lane)
 	p.mu.Lock()
 	for i := range items {
-		at := place{items[i].record.Topic, items[i].record.Partition}
-		lanes[at] = p.lanes[at]
+		lanes[items[i].at] = p.lanes[items[i].at]
 	}
 	p.mu.Unlock()
 	for _, l := range lanes {

@@ -1,7 +1,9 @@
 package stream
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -29,6 +31,16 @@ type Record struct {
 // AnyPartition as a Record's Partition lets the producer choose: by the key's hash as other Kafka clients do, or, where
 // there is no key, the same partition for all such records of one call, turning from call to call.
 const AnyPartition = -1
+
+// Clone returns a copy of a fetched record that outlives the next Fetch.
+func (r *Record) Clone() Record {
+	out := *r
+	out.Key, out.Value, out.Headers = bytes.Clone(r.Key), bytes.Clone(r.Value), slices.Clone(r.Headers)
+	for i := range out.Headers {
+		out.Headers[i].Value = bytes.Clone(out.Headers[i].Value)
+	}
+	return out
+}
 
 // Header returns the value of the first header named key, and whether there is one.
 func (r *Record) Header(key string) ([]byte, bool) {
