@@ -1,0 +1,67 @@
+package collector
+
+import (
+	"fmt"
+	"strings"
+
+	"tollgate/schemas"
+	"tollgate/schemas/catalog"
+)
+
+// attribute says which product, credential and customer the event belongs to, as of its own time (law 9).
+//
+// A credential that is not known, was not yet or no longer valid at that time, or is blocked, gives customer ”: the
+// event is kept, never billed, and abuse detection sees whose it pretended to be. The credential of such an event is
+// its public id where it is known (blocked), else its keyed hash or name.
+func (c *checker) attribute(ag *catalog.Snapshot, o *origin, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
+	out.Change = ag.Change()
+	out.Product, out.Route, out.Version = ag.Route(a)
+	if out.Route == "" {
+		out.Route = a.Route
+	}
+	if out.Version == "" {
+		out.Version = a.Version
+	}
+	out.Credential = a.Credential
+	if a.Customer != "" && o.customer != CustomerByEvent {
+		return &Fault{ReasonUntrustedCustomer, fmt.Sprintf("the event names customer %.80q", a.Customer),
+			"leave customer out, or set customer: event for a source that is trusted to name it"}
+	}
+	if a.CredentialKind != schemas.CredentialNone && a.Credential != "" {
+		if credential, known := ag.Attribute(a.CredentialKind, out.Source, a.Credential, out.Time); known {
+			out.Credential = credential.Credential
+			if out.Subject == "" {
+				out.Subject = credential.Subject
+			}
+			if !credential.Blocked {
+				out.Customer = credential.Customer
+			}
+		}
+	}
+	switch o.customer {
+	case CustomerByAddress:
+		out.Customer = clientOf(a)
+	case CustomerByEvent:
+		if a.Customer != "" {
+			out.Customer = a.Customer
+		}
+	}
+	if len(out.Customer) > MaxCustomer || !printable(out.Customer) {
+		return &Fault{ReasonBadCustomer, fmt.Sprintf("customer %.80q is %d bytes long", out.Customer, len(out.Customer)),
+			fmt.Sprintf("at most %d bytes of printable text", MaxCustomer)}
+	}
+	return nil
+}
+
+// clientOf is the client as a customer: its address in canonical form, or the text that stood in its place.
+func clientOf(a *schemas.AccessEvent) string {
+	if a.Address.IsValid() {
+		return a.Address.Unmap().WithZone("").String()
+	}
+	for i := range a.Attributes {
+		if a.Attributes[i].Name == "client" {
+			return strings.TrimSpace(a.Attributes[i].Value)
+		}
+	}
+	return ""
+}

@@ -1,0 +1,76 @@
+package collector
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are tollgate_collector_…; format and reason are words of short lists.
+type metrics struct {
+	events        *prometheus.CounterVec // by format and outcome
+	rejected      *prometheus.CounterVec // by reason
+	publishErrors prometheus.Counter
+	uncounted     prometheus.Counter
+	flushSeconds  prometheus.Histogram
+	flushBytes    prometheus.Histogram
+	waiting       prometheus.Gauge
+	requests      *prometheus.CounterVec // by status code
+	ingesting     prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_collector_" + name, Help: help}, labels)
+	}
+	m := &metrics{
+		events: counter("events_total", "Access events read, by format and by what became of them.",
+			"format", "outcome"),
+		rejected: counter("rejected_total", "Access events rejected, by reason.", "reason"),
+		flushSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tollgate_collector_flush_seconds",
+			Help: "Time to publish, count and commit one flush.", Buckets: prometheus.ExponentialBuckets(0.001, 3, 10)}),
+		flushBytes: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tollgate_collector_flush_bytes",
+			Help: "Encoded size of one flush.", Buckets: prometheus.ExponentialBuckets(1024, 4, 8)}),
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_collector_waiting_bytes",
+			Help: "Encoded events that wait for the flush under way."}),
+		publishErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_collector_publish_errors_total",
+			Help: "Flushes that Kafka did not acknowledge at once; they are repeated."}),
+		uncounted: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_collector_uncounted_chunks_total",
+			Help: "Chunks whose quota could not be counted in time; counters are behind until reconciled."}),
+		requests: counter("http_requests_total", "Ingest requests, by status code.", "code"),
+		ingesting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_collector_http_waiting_bytes",
+			Help: "Bodies of ingest requests that await Kafka's acknowledgement."}),
+	}
+	if r == nil {
+		return m, nil
+	}
+	err := errors.Join(
+		register(r, &m.events),
+		register(r, &m.rejected),
+		register(r, &m.publishErrors),
+		register(r, &m.uncounted),
+		register(r, &m.flushSeconds),
+		register(r, &m.flushBytes),
+		register(r, &m.waiting),
+		register(r, &m.requests),
+		register(r, &m.ingesting),
+	)
+	return m, err
+}
+
+// register shows a metric; one that another part of this process has registered is shared.
+func register[C prometheus.Collector](r prometheus.Registerer, metric *C) error {
+	err := r.Register(*metric)
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		if shared, ok := already.ExistingCollector.(C); ok {
+			*metric = shared
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	return nil
+}

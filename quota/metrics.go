@@ -1,0 +1,74 @@
+package quota
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are tollgate_quota_…; no customer is ever a label.
+type metrics struct {
+	waiting      prometheus.Gauge
+	deferred     prometheus.Counter
+	dropped      prometheus.Counter
+	expired      prometheus.Counter
+	lost         prometheus.Counter
+	notices      *prometheus.CounterVec // by type
+	checks       *prometheus.CounterVec // by answer
+	checkSeconds prometheus.Histogram
+	reconciled   *prometheus.CounterVec // by outcome
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_quota_" + name, Help: help})
+	}
+	vector := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_quota_" + name, Help: help}, []string{label})
+	}
+	m := &metrics{
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_quota_waiting_additions",
+			Help: "Additions to counters that wait for Redis."}),
+		deferred: counter("deferred_total", "Chunks that were not counted at once, as Redis was away."),
+		dropped:  counter("dropped_additions_total", "Additions given up as the backlog was full; reconcile them."),
+		expired:  counter("expired_additions_total", "Additions to windows that ended too long ago to be asked for."),
+		lost:     counter("lost_fences_total", "Fences that were behind what Redis had acknowledged; reconcile them."),
+		notices:  vector("notices_total", "Notices published to quota-events, by type.", "type"),
+		checks:   vector("checks_total", "Answers of the gate, by answer.", "answer"),
+		checkSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tollgate_quota_check_seconds",
+			Help: "Time to answer at the gate.", Buckets: prometheus.ExponentialBuckets(0.0001, 2.5, 10)}),
+		reconciled: vector("reconciled_total", "Counters reconciled with usage, by outcome.", "outcome"),
+	}
+	if r == nil {
+		return m, nil
+	}
+	err := errors.Join(
+		register(r, &m.waiting),
+		register(r, &m.deferred),
+		register(r, &m.dropped),
+		register(r, &m.expired),
+		register(r, &m.lost),
+		register(r, &m.notices),
+		register(r, &m.checks),
+		register(r, &m.checkSeconds),
+		register(r, &m.reconciled),
+	)
+	return m, err
+}
+
+// register shows a metric; one that another part of this process has registered is shared.
+func register[C prometheus.Collector](r prometheus.Registerer, metric *C) error {
+	err := r.Register(*metric)
+	var already prometheus.AlreadyRegisteredError
+	if errors.As(err, &already) {
+		if shared, ok := already.ExistingCollector.(C); ok {
+			*metric = shared
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,363 @@
+package quota
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// RedisOptions say how to reach Redis. Keys, scripts and their meaning: see the package.
+type RedisOptions struct {
+	// Addresses are host:port; several are the seeds of a Redis Cluster. Required.
+	Addresses []string
+	// User and Password authenticate. Default none.
+	User, Password string
+	// TLS encrypts the connections. Default nil: plain text, as on loopback.
+	TLS *RedisTLS
+	// Prefix begins all keys, so that installations can share a server. Default "tollgate".
+	Prefix string
+	// Timeout bounds one command at the gate's door: connect, read, write. Default 500ms: a longer one is an outage
+	// for who waits at the gate.
+	Timeout time.Duration
+}
+
+// RedisTLS says how connections to Redis are encrypted; all files are PEM.
+type RedisTLS struct {
+	CAFile            string // certificates that may sign Redis's; "" = the system's
+	CertFile, KeyFile string // of our own certificate; "" = none
+	ServerName        string // name in Redis's certificate; "" = the host connected to
+}
+
+// Store is the counters in Redis, safe for concurrent use.
+type Store struct {
+	client  redis.UniversalClient
+	cluster bool
+	prefix  string
+}
+
+// OpenStore connects; it fails where Redis does not answer within ctx. A policy that evicts keys is an error: evicted
+// counters would let everybody pass.
+func OpenStore(ctx context.Context, o RedisOptions) (*Store, error) {
+	if len(o.Addresses) == 0 {
+		return nil, errors.New("open Redis: redis.addresses is empty; name one host:port, or the seeds of a cluster")
+	}
+	u := &redis.UniversalOptions{Addrs: o.Addresses, Username: o.User, Password: o.Password,
+		DialTimeout: 5 * time.Second, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, ContextTimeoutEnabled: true,
+		MaxRetries: -1} // scripts are repeated by us, who know what an unknown outcome means
+	if o.Timeout == 0 {
+		u.ReadTimeout, u.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond
+	}
+	if o.TLS != nil {
+		config, err := o.TLS.config()
+		if err != nil {
+			return nil, fmt.Errorf("open Redis: %w", err)
+		}
+		u.TLSConfig = config
+	}
+	s := &Store{client: redis.NewUniversalClient(u), cluster: len(o.Addresses) > 1, prefix: o.Prefix}
+	if s.prefix == "" {
+		s.prefix = "tollgate"
+	}
+	if err := s.client.Ping(ctx).Err(); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("open Redis at %v: %w", o.Addresses, err)
+	}
+	return s, nil
+}
+
+func (t *RedisTLS) config() (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
+	if t.CAFile != "" {
+		pem, err := os.ReadFile(t.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("redis.tls.ca_file: %w", err)
+		}
+		c.RootCAs = x509.NewCertPool()
+		if !c.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("redis.tls.ca_file: %s holds no certificate in PEM form", t.CAFile)
+		}
+	}
+	if t.CertFile != "" || t.KeyFile != "" {
+		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
+		if err != nil {
+			return nil, fmt.Errorf("redis.tls.cert_file and key_file: %w", err)
+		}
+		c.Certificates = []tls.Certificate{pair}
+	}
+	return c, nil
+}
+
+// Close closes the connections.
+func (s *Store) Close() error { return s.client.Close() }
+
+// EvictionPolicy is Redis's maxmemory-policy, for doctor: anything but noeviction loses counters in silence.
+// "" where the server does not say (CONFIG is forbidden on many hosted ones).
+func (s *Store) EvictionPolicy(ctx context.Context) string {
+	return s.client.ConfigGet(ctx, "maxmemory-policy").Val()["maxmemory-policy"]
+}
+
+func (s *Store) key(bucket int, name string) string {
+	return s.prefix + ":{b" + strconv.Itoa(bucket) + "}:" + name
+}
+
+// block is what one script run applies to one bucket: all of it, or nothing.
+type block struct {
+	bucket         int
+	field          string // of the fence hash: topic/partition
+	previous, last fence
+	adds           []add
+}
+
+// add is what one counter gets.
+type add struct {
+	key    string
+	units  units
+	expire time.Duration
+	limits []mark
+}
+
+// mark is a limit that the counter is held against, and what to note when it is reached.
+type mark struct {
+	name              string // limit and its units
+	units             units
+	reached, restored string // notices
+	restoredAt        int64  // ms
+}
+
+// applied is what became of a block.
+type applied struct {
+	ok      bool
+	fence   fence // where not ok: what it is
+	noticed bool  // notices were added
+}
+
+// countScript applies blocks. Nothing is written for a block whose fence is not `previous`. Every check comes before
+// the first write, as Redis does not roll back: a sum that would leave 64 bits stays where it is.
+var countScript = redis.NewScript(`
+local a, k, out = 2, 1, {}
+for b = 1, tonumber(ARGV[1]) do
+  local fence, notices = KEYS[k], KEYS[k + 1]
+  local field, previous, last, n = ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
+  k, a = k + 2, a + 4
+  local now = redis.call('HGET', fence, field) or ''
+  local apply, told = now == previous, 0
+  for c = 1, n do
+    local key, whole, part, ttl, limits = KEYS[k], ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
+    k, a = k + 1, a + 4
+    local w, p = 0, 0
+    if apply then
+      local old = redis.call('HMGET', key, 'w', 'p')
+      w, p = tonumber(old[1] or '0'), tonumber(old[2] or '0')
+      if math.abs(w + tonumber(whole)) < 9e18 then w = redis.call('HINCRBY', key, 'w', whole) end
+      if part ~= '0' then
+        p = redis.call('HINCRBY', key, 'p', part)
+        if p >= 1e12 then
+          p = redis.call('HINCRBY', key, 'p', '-1000000000000')
+          w = redis.call('HINCRBY', key, 'w', '1')
+        end
+      end
+      redis.call('PEXPIRE', key, ttl)
+    end
+    for l = 1, limits do
+      if apply then
+        local lw, lp = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
+        if (w > lw or (w == lw and p >= lp)) and redis.call('HSETNX', key, ARGV[a], '1') == 1 then
+          redis.call('ZADD', notices, '0', ARGV[a + 3])
+          redis.call('ZADD', notices, ARGV[a + 5], ARGV[a + 4])
+          told = 1
+        end
+      end
+      a = a + 6
+    end
+  end
+  if apply then
+    redis.call('HSET', fence, field, last)
+    out[b] = 'ok' .. told
+  else
+    out[b] = now
+  end
+end
+return out`)
+
+// maxScriptAdds bounds one script run, in counters: about 10 ms, so that the gate's reads wait no longer.
+const maxScriptAdds = 2000
+
+// apply runs the blocks. On a cluster each is a script run of its own, since its keys share a slot; elsewhere many
+// share one, which costs a tenth. An error leaves it open which of them were applied: the fences tell.
+func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
+	var out []applied
+	for len(blocks) > 0 {
+		n, adds := 1, len(blocks[0].adds)
+		for !s.cluster && n < len(blocks) && adds+len(blocks[n].adds) <= maxScriptAdds {
+			adds += len(blocks[n].adds)
+			n++
+		}
+		keys, args := s.arguments(blocks[:n])
+		answers, err := countScript.Run(ctx, s.client, keys, args...).StringSlice()
+		if err != nil {
+			return out, fmt.Errorf("count in Redis: %w", err)
+		}
+		if len(answers) != n {
+			return out, fmt.Errorf("count in Redis: %d answers for %d blocks", len(answers), n)
+		}
+		for _, text := range answers {
+			switch text {
+			case "ok0", "ok1":
+				out = append(out, applied{ok: true, noticed: text == "ok1"})
+			default:
+				out = append(out, applied{fence: fence(text)})
+			}
+		}
+		blocks = blocks[n:]
+	}
+	return out, nil
+}
+
+func (s *Store) arguments(blocks []block) (keys []string, args []any) {
+	args = append(args, len(blocks))
+	for _, b := range blocks {
+		keys = append(keys, s.key(b.bucket, "fence"), s.key(b.bucket, "notices"))
+		args = append(args, b.field, string(b.previous), string(b.last), len(b.adds))
+		for _, d := range b.adds {
+			keys = append(keys, s.key(b.bucket, d.key))
+			args = append(args, d.units.whole, d.units.part, max(d.expire.Milliseconds(), 1), len(d.limits))
+			for _, m := range d.limits {
+				args = append(args, "n:"+m.name, m.units.whole, m.units.part, m.reached, m.restored, m.restoredAt)
+			}
+		}
+	}
+	return keys, args
+}
+
+// read returns counters by one pipelined request; a counter that is not there is 0.
+func (s *Store) read(ctx context.Context, bucket int, keys []string) ([]units, error) {
+	answers := make([]*redis.SliceCmd, len(keys))
+	pipe := s.client.Pipeline()
+	for i, key := range keys {
+		answers[i] = pipe.HMGet(ctx, s.key(bucket, key), "w", "p")
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, fmt.Errorf("read %d counters: %w", len(keys), err)
+	}
+	out := make([]units, len(keys))
+	for i, answer := range answers {
+		u, err := unitsFrom(answer.Val())
+		if err != nil {
+			return nil, fmt.Errorf("read counter %s: %w", keys[i], err)
+		}
+		out[i] = u
+	}
+	return out, nil
+}
+
+// unitsFrom reads the fields w and p.
+func unitsFrom(values []any) (u units, err error) {
+	for i, into := range []*int64{&u.whole, &u.part} {
+		text, ok := values[i].(string)
+		if !ok {
+			continue // not there
+		}
+		if *into, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return units{}, fmt.Errorf("field %d is %q, not a number", i, text)
+		}
+	}
+	return u, nil
+}
+
+// due returns up to limit notices of each bucket that are due at a time, by one pipelined request.
+func (s *Store) due(ctx context.Context, at time.Time, limit int64) (map[int][]string, error) {
+	answers := make([]*redis.StringSliceCmd, buckets)
+	pipe := s.client.Pipeline()
+	for b := range answers {
+		answers[b] = pipe.ZRangeByScore(ctx, s.key(b, "notices"), &redis.ZRangeBy{Min: "-inf",
+			Max: strconv.FormatInt(at.UnixMilli(), 10), Count: limit})
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, fmt.Errorf("read due notices: %w", err)
+	}
+	out := map[int][]string{}
+	for b, answer := range answers {
+		if list := answer.Val(); len(list) > 0 {
+			out[b] = list
+		}
+	}
+	return out, nil
+}
+
+// forget removes notices that are published.
+func (s *Store) forget(ctx context.Context, bucket int, notices []string) error {
+	members := make([]any, len(notices))
+	for i, n := range notices {
+		members[i] = n
+	}
+	if err := s.client.ZRem(ctx, s.key(bucket, "notices"), members...).Err(); err != nil {
+		return fmt.Errorf("remove published notices: %w", err)
+	}
+	return nil
+}
+
+// reading is a counter and what it includes, read at one moment.
+type reading struct {
+	units      units
+	reconciled int64             // how often it was
+	fences     map[string]string // "topic/partition" → "generation:offset"
+}
+
+var readingScript = redis.NewScript(`
+return {redis.call('HMGET', KEYS[2], 'w', 'p', 'r'), redis.call('HGETALL', KEYS[1])}`)
+
+func (s *Store) reading(ctx context.Context, bucket int, key string) (reading, error) {
+	answer, err := readingScript.Run(ctx, s.client, []string{s.key(bucket, "fence"), s.key(bucket, key)}).Slice()
+	if err != nil {
+		return reading{}, fmt.Errorf("read counter %s with its fences: %w", key, err)
+	}
+	counter, ok := answer[0].([]any)
+	pairs, ok2 := answer[1].([]any)
+	if !ok || !ok2 || len(counter) != 3 {
+		return reading{}, fmt.Errorf("read counter %s with its fences: an answer of another form: %v", key, answer)
+	}
+	r := reading{fences: map[string]string{}}
+	if r.units, err = unitsFrom(counter[:2]); err != nil {
+		return reading{}, fmt.Errorf("read counter %s: %w", key, err)
+	}
+	if text, ok := counter[2].(string); ok {
+		if r.reconciled, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return reading{}, fmt.Errorf("read counter %s: r is %q", key, text)
+		}
+	}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		field, _ := pairs[i].(string)
+		value, _ := pairs[i+1].(string)
+		r.fences[field] = value
+	}
+	return r, nil
+}
+
+// adjustScript adds once for each reconciliation: r is how many there were when the counter was read.
+var adjustScript = redis.NewScript(`
+if (redis.call('HGET', KEYS[1], 'r') or '0') ~= ARGV[1] then return 0 end
+redis.call('HINCRBY', KEYS[1], 'r', '1')
+redis.call('HINCRBY', KEYS[1], 'w', ARGV[2])
+if redis.call('HINCRBY', KEYS[1], 'p', ARGV[3]) >= 1e12 then
+  redis.call('HINCRBY', KEYS[1], 'p', '-1000000000000')
+  redis.call('HINCRBY', KEYS[1], 'w', '1')
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+return 1`)
+
+// adjust adds to a counter, unless it was reconciled since it was read.
+func (s *Store) adjust(ctx context.Context, bucket int, key string, r reading, by units, expire time.Duration) (bool, error) {
+	n, err := adjustScript.Run(ctx, s.client, []string{s.key(bucket, key)}, r.reconciled, by.whole, by.part,
+		max(expire.Milliseconds(), 1)).Int()
+	if err != nil {
+		return false, fmt.Errorf("add to counter %s: %w", key, err)
+	}
+	return n == 1, nil
+}
