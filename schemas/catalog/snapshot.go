@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"tollgate/schemas"
@@ -55,7 +56,9 @@ func (t Timeline) BySeq(seq uint64) (Version, bool) {
 	return t[i], true
 }
 
-func builtIn() Version { return Version{Hash: Hash(Default()), Catalog: Default(), By: "built-in"} }
+var builtIn = sync.OnceValue(func() Version {
+	return Version{Hash: Hash(Default()), Catalog: Default(), By: "built-in"}
+})
 
 // MetersAt are the meters of c that count events of a time: of each name the highest version whose From is not after
 // it. Sorted by name.

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 	"time"
 
 	native "github.com/ClickHouse/clickhouse-go/v2"
@@ -25,13 +27,16 @@ CREATE TABLE IF NOT EXISTS migrations {{on_cluster}} (
     applied  DateTime64(3, 'UTC') COMMENT 'when the last statement of it succeeded'
 ) ENGINE = {{engine "ReplacingMergeTree(applied)"}} ORDER BY (file, number) SETTINGS {{durable}}`
 
-// Migrate brings the tables of all owners up to this program. It is harmless when repeated and when several roles
+// Migrate brings the tables of the named owners (the files without .sql), or of all when none is named, up to this
+// program. It is harmless when repeated and when several roles
 // do it at once. A section that was changed after it was applied is an error.
-func (db *DB) Migrate(ctx context.Context) error { return db.MigrateFrom(ctx, files) }
+func (db *DB) Migrate(ctx context.Context, owners ...string) error {
+	return db.MigrateFrom(ctx, files, owners...)
+}
 
 // MigrateFrom is Migrate with the *.sql files of another file system.
-func (db *DB) MigrateFrom(ctx context.Context, source fs.FS) error {
-	all, err := readMigrations(source)
+func (db *DB) MigrateFrom(ctx context.Context, source fs.FS, owners ...string) error {
+	all, err := readMigrations(source, owners...)
 	if err != nil {
 		return db.wrap("migrate", err)
 	}
@@ -61,15 +66,23 @@ type migrationKey struct {
 	number int
 }
 
-// readMigrations reads all *.sql files, in order of their names.
-func readMigrations(source fs.FS) ([]migration, error) {
+// readMigrations reads the *.sql files of the owners, in order of their names.
+func readMigrations(source fs.FS, owners ...string) ([]migration, error) {
 	names, err := fs.Glob(source, "*.sql")
 	if err != nil {
 		return nil, err
 	}
 	var all []migration
 	var problems []error
+	for _, owner := range owners {
+		if !slices.Contains(names, owner+".sql") {
+			return nil, fmt.Errorf("no %s.sql; there are %s", owner, strings.Join(names, ", "))
+		}
+	}
 	for _, name := range names {
+		if len(owners) > 0 && !slices.Contains(owners, strings.TrimSuffix(name, ".sql")) {
+			continue
+		}
 		text, err := fs.ReadFile(source, name)
 		if err != nil {
 			return nil, err
