@@ -269,8 +269,7 @@ func (c *Client) coordinator(ctx context.Context, group string) (string, error) 
 	return "", fmt.Errorf("find coordinator of group %s: %w", group, errors.Join(errs...))
 }
 
-// askGroup sends one request to a group's coordinator. code reads the answer's error; an error that says that the
-// coordinator has moved, and every lost connection, makes the next request look for it anew.
+// askGroup sends one request to a group's coordinator. code reads the answer's error.
 func (c *Client) askGroup(ctx context.Context, group string, m protocol.Message,
 	code func(protocol.Message) int16) (protocol.Message, error) {
 	addr, err := c.coordinator(ctx, group)
@@ -283,16 +282,21 @@ func (c *Client) askGroup(ctx context.Context, group string, m protocol.Message,
 			err = kafka.Error(n)
 		}
 	}
-	if err == nil {
-		return answer, nil
-	}
-	var refused kafka.Error
-	if !errors.As(err, &refused) || refused == kafka.NotCoordinatorForGroup || refused == kafka.GroupCoordinatorNotAvailable {
-		c.mu.Lock()
-		delete(c.coordinators, group)
-		c.mu.Unlock()
-	}
+	c.doubtCoordinator(group, err)
 	return answer, err
+}
+
+// doubtCoordinator makes the next request look for the coordinator anew, where the error says that it has moved or
+// was not reached.
+func (c *Client) doubtCoordinator(group string, err error) {
+	var refused kafka.Error
+	if err == nil || errors.As(err, &refused) && refused != kafka.NotCoordinatorForGroup &&
+		refused != kafka.GroupCoordinatorNotAvailable {
+		return
+	}
+	c.mu.Lock()
+	delete(c.coordinators, group)
+	c.mu.Unlock()
 }
 
 // retriable reports whether the same request may succeed later: a lost connection, an election, a coordinator that

@@ -24,7 +24,7 @@ import (
 // versions of the group requests write strings of the wrong kind). Kafka 3.1 to 4.2 answer all of them.
 var pinned = map[protocol.ApiKey]int16{
 	protocol.Produce: 8, protocol.ListOffsets: 5, protocol.FindCoordinator: 2, protocol.JoinGroup: 5,
-	protocol.SyncGroup: 3, protocol.Heartbeat: 3, protocol.LeaveGroup: 3, protocol.OffsetCommit: 7,
+	protocol.SyncGroup: 3, protocol.Heartbeat: heartbeatVer, protocol.LeaveGroup: 3, protocol.OffsetCommit: 7,
 	protocol.OffsetFetch: 5, protocol.CreateTopics: 4, protocol.DescribeConfigs: 3, protocol.SaslHandshake: 1,
 	protocol.SaslAuthenticate: 1, protocol.Metadata: metadataVersion, protocol.Fetch: fetchVersion,
 }
@@ -179,20 +179,29 @@ func broken(ctx context.Context, err error) error {
 	return err
 }
 
-// metadata asks for topics, with their ids.
-func (c *conn) metadata(ctx context.Context, topics []string) (metadataAnswer, error) {
+// exchange sends a request that we encode ourselves and returns the body of its answer.
+func (c *conn) exchange(ctx context.Context, request func(correlation int32) []byte) ([]byte, error) {
 	defer c.bind(ctx)()
 	id := c.sequence.Add(1)
-	if _, err := c.pc.Write(appendMetadataRequest(nil, id, c.clientID, topics)); err != nil {
-		return metadataAnswer{}, broken(ctx, err)
+	if _, err := c.pc.Write(request(id)); err != nil {
+		return nil, broken(ctx, err)
 	}
 	size, err := c.answerSize(id)
 	if err != nil {
-		return metadataAnswer{}, broken(ctx, err)
+		return nil, broken(ctx, err)
 	}
 	body := make([]byte, size)
 	if _, err := io.ReadFull(c.pc, body); err != nil {
-		return metadataAnswer{}, broken(ctx, err)
+		return nil, broken(ctx, err)
+	}
+	return body, nil
+}
+
+// metadata asks for topics, with their ids.
+func (c *conn) metadata(ctx context.Context, topics []string) (metadataAnswer, error) {
+	body, err := c.exchange(ctx, func(id int32) []byte { return appendMetadataRequest(nil, id, c.clientID, topics) })
+	if err != nil {
+		return metadataAnswer{}, err
 	}
 	return parseMetadata(body)
 }

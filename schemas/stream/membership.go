@@ -12,7 +12,6 @@ import (
 	kafka "github.com/segmentio/kafka-go"
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/consumer"
-	"github.com/segmentio/kafka-go/protocol/heartbeat"
 	"github.com/segmentio/kafka-go/protocol/joingroup"
 	"github.com/segmentio/kafka-go/protocol/leavegroup"
 	"github.com/segmentio/kafka-go/protocol/syncgroup"
@@ -208,7 +207,13 @@ func (g *group) leave() {
 	defer cancel()
 	request := &leavegroup.Request{GroupID: g.o.Group,
 		Members: []leavegroup.RequestMember{{MemberID: g.who.id, GroupInstanceID: g.o.Instance}}}
-	_, err := g.c.askGroup(ctx, g.o.Group, request, func(m protocol.Message) int16 { return m.(*leavegroup.Response).ErrorCode })
+	_, err := g.c.askGroup(ctx, g.o.Group, request, func(m protocol.Message) int16 {
+		// kafka-go reads this answer's own error code from the wrong place; the member's is right.
+		if members := m.(*leavegroup.Response).Members; len(members) == 1 {
+			return members[0].ErrorCode
+		}
+		return 0
+	})
 	if err != nil && !notOwner(err) {
 		g.c.log.Warn("cannot leave the group; its partitions stand still until the session expires",
 			"group", g.o.Group, "session", g.o.SessionTimeout, "error", err)
@@ -254,9 +259,23 @@ func (s *session) beat(ctx context.Context) {
 func (g *group) heartbeat(ctx context.Context, within time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	_, err := g.c.askGroup(ctx, g.o.Group, &heartbeat.Request{GroupID: g.o.Group, GenerationID: g.who.generation,
-		MemberID: g.who.id, GroupInstanceID: g.o.Instance},
-		func(m protocol.Message) int16 { return m.(*heartbeat.Response).ErrorCode })
+	addr, err := g.c.coordinator(ctx, g.o.Group)
+	if err != nil {
+		return err
+	}
+	k, err := g.c.lease(ctx, addr)
+	if err == nil {
+		var body []byte
+		body, err = k.exchange(ctx, func(id int32) []byte { return appendHeartbeatRequest(nil, id, k.clientID, g.who) })
+		g.c.release(k, err)
+		var code int16
+		if err == nil {
+			if code, err = parseHeartbeat(body); err == nil && code != 0 {
+				err = kafka.Error(code)
+			}
+		}
+	}
+	g.c.doubtCoordinator(g.o.Group, err)
 	return err
 }
 

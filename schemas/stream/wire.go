@@ -6,8 +6,9 @@ import (
 	"fmt"
 )
 
-// The two requests that kafka-go's protocol package does not know in a version with topic ids (Metadata 12, Fetch
-// 13) are written and read here, in Kafka's "flexible" encoding: unsigned varints, compact arrays, tagged fields.
+// Three requests are written and read here rather than by kafka-go's protocol package: Metadata 12 and Fetch 13,
+// whose topic ids it does not know, in Kafka's "flexible" encoding (unsigned varints, compact arrays, tagged fields);
+// and Heartbeat 3, whose answer it reads in the wrong order, so that every refusal looks like a success.
 
 // errShort says that an answer of the broker ended before its own lengths said it would.
 var errShort = errors.New("answer is shorter than its lengths say")
@@ -27,6 +28,17 @@ func appendHeader(b []byte, apiKey, version int16, correlation int32, clientID s
 	b = binary.BigEndian.AppendUint16(b, uint16(len(clientID)))
 	b = append(b, clientID...)
 	return append(b, 0)
+}
+
+// appendPlainHeader is appendHeader for versions that are not flexible (request header version 1).
+func appendPlainHeader(b []byte, apiKey, version int16, correlation int32, clientID string) []byte {
+	b = appendHeader(b, apiKey, version, correlation, clientID)
+	return b[:len(b)-1]
+}
+
+// appendPlainString appends a string as versions that are not flexible have it: a 16-bit length, then the bytes.
+func appendPlainString(b []byte, s string) []byte {
+	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
 }
 
 // finishRequest writes the size of a request that appendHeader began.
@@ -146,6 +158,7 @@ func (w *wire) tags() {
 
 const (
 	metadataKey, metadataVersion = 3, 12 // 12: topic ids, and nulls allowed for both name and id
+	heartbeatKey, heartbeatVer   = 12, 3 // 3: static members
 	fetchKey, fetchVersion       = 1, 13 // 13: topics by id, so a recreated topic is never read under its old name
 )
 
@@ -157,6 +170,30 @@ func appendMetadataRequest(b []byte, correlation int32, clientID string, topics 
 		b = append(appendString(b, t), 0)
 	}
 	return finishRequest(append(b, 0, 0, 0)) // no automatic creation, no authorized operations, no tags
+}
+
+func appendHeartbeatRequest(b []byte, correlation int32, clientID string, who member) []byte {
+	b = appendPlainHeader(b, heartbeatKey, heartbeatVer, correlation, clientID)
+	b = appendPlainString(b, who.group)
+	b = binary.BigEndian.AppendUint32(b, uint32(who.generation))
+	b = appendPlainString(b, who.id)
+	if who.instance == "" {
+		b = append(b, 0xff, 0xff) // null
+	} else {
+		b = appendPlainString(b, who.instance)
+	}
+	return finishRequest(b)
+}
+
+// parseHeartbeat reads the body of a Heartbeat answer: the error code that it carries.
+func parseHeartbeat(body []byte) (int16, error) {
+	w := wire{b: body}
+	w.int32() // throttle
+	code := w.int16()
+	if w.err != nil {
+		return 0, fmt.Errorf("read Heartbeat answer: %w", w.err)
+	}
+	return code, nil
 }
 
 // metadataAnswer is what we use of a Metadata answer.
