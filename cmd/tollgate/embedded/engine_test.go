@@ -477,15 +477,19 @@ func TestCancelEndsTheQuery(t *testing.T) {
 	}
 }
 
-// TestBackgroundWorkRuns: merges replace superseded rows without being asked.
-func TestMergesReplaceRows(t *testing.T) {
+// TestBackgroundMerges: the engine merges parts without being asked, and mutations end.
+func TestBackgroundMerges(t *testing.T) {
 	e := open(t, nil)
 	e.exec(t, "CREATE TABLE t (k UInt64, rank UInt128) ENGINE = ReplacingMergeTree(rank) ORDER BY k")
-	for range 12 {
+	for range 30 {
 		e.exec(t, "INSERT INTO t SELECT number, 7 FROM numbers(10)")
 	}
+	await(t, func() bool {
+		return e.text(t, "SELECT count() < 10 FROM system.parts WHERE database = currentDatabase() AND active") == "1"
+	})
 	e.exec(t, "OPTIMIZE TABLE t FINAL")
-	if got := e.text(t, "SELECT count() FROM t"); got != "10" {
+	e.exec(t, "ALTER TABLE t DELETE WHERE k = 3 SETTINGS mutations_sync = 2")
+	if got := e.text(t, "SELECT count() FROM t"); got != "9" {
 		t.Error(got)
 	}
 }

@@ -154,6 +154,8 @@ type session struct {
 	out    proto.Buffer
 	frames *compress.Writer
 
+	scratch []byte // of readBlock
+
 	revision   int
 	compressed bool // the current query's blocks, both ways
 

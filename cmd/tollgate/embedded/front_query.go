@@ -18,6 +18,10 @@ import (
 // maxFrame is the size of one frame of a compressed block. Not more: the client keeps a whole frame in memory.
 const maxFrame = 1 << 20
 
+// maxScratch is how much memory a session keeps between two blocks of a client. Not less: 200,000 rows of a column of
+// 100 bytes are usual. Not more: there may be maxSessions of them.
+const maxScratch = 32 << 20
+
 // query answers one query. An error it returns ends the connection; what the client shall know went out as exception.
 func (s *session) query() error {
 	var q proto.Query
@@ -349,32 +353,40 @@ func (s *session) flushBlock() error {
 	return nil
 }
 
-// watched runs a statement and ends it when the client cancels it or goes.
+// killAgain is how long a cancelled query may go on before it is killed again: it may not have been known to the
+// engine yet.
+const killAgain = 100 * time.Millisecond
+
+// watched runs a statement and ends it when the client cancels it or goes. tag is part of the statement's text.
 func (s *session) watched(tag string, run func() error) error {
 	var wg sync.WaitGroup
 	var gone error
+	ended := make(chan struct{})
 	wg.Go(func() {
 		next, err := s.in.Peek(1)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded): // the statement has ended
-		case err != nil:
-			gone = err
+		if errors.Is(err, os.ErrDeadlineExceeded) { // the statement has ended
+			return
+		}
+		if err == nil && proto.ClientCode(next[0]) != proto.ClientCodeCancel {
+			return // the client is ahead of the answer
+		}
+		gone = err
+		for {
 			s.front.kill(tag)
-		case proto.ClientCode(next[0]) == proto.ClientCodeCancel:
-			s.front.kill(tag)
+			select {
+			case <-ended:
+				return
+			case <-time.After(killAgain):
+			}
 		}
 	})
 	err := run()
+	close(ended)
 	// Wake the watch; what it has read stays in the buffer.
-	if deadlineErr := s.conn.SetReadDeadline(time.Unix(1, 0)); deadlineErr != nil {
-		gone = deadlineErr
-	}
+	wakeErr := s.conn.SetReadDeadline(time.Unix(1, 0))
 	wg.Wait()
-	if resetErr := s.conn.SetReadDeadline(time.Time{}); resetErr != nil {
-		gone = resetErr
-	}
-	if gone != nil {
-		return brokenError{gone}
+	if broken := errors.Join(gone, wakeErr, s.conn.SetReadDeadline(time.Time{})); broken != nil {
+		return brokenError{broken}
 	}
 	return err
 }
@@ -453,7 +465,12 @@ func (s *session) readBlocks(to io.Writer) (rows int, err error) {
 
 // readBlock reads one block of the client and writes it in revision 0, column by column.
 func (s *session) readBlock(to io.Writer) (rows int, last bool, err error) {
-	w := &window{more: s.moreBytes}
+	w := &window{buf: s.scratch[:0], more: s.moreBytes}
+	defer func() {
+		if s.scratch = w.buf; cap(s.scratch) > maxScratch {
+			s.scratch = nil
+		}
+	}()
 	if s.compressed {
 		s.reader.EnableCompression()
 		defer s.reader.DisableCompression()

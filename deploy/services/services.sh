@@ -1,0 +1,179 @@
+#!/usr/bin/env bash
+# Real servers for the integration tests: redis-server (Debian) and Apache Kafka in KRaft mode, on loopback.
+#
+#   services.sh start [DIR]    fetch what is absent, start both, wait until they answer
+#   services.sh stop [DIR]     end what `start` started in DIR, and nothing else
+#   services.sh status [DIR]   say what runs; exit code 1 where something does not
+#   services.sh env [DIR]      print the variables that point the tests at them
+#
+# DIR keeps data, logs and pid files; default .cache/services of the repository. Kafka's jars (47, 43 MB) are kept in
+# .cache/kafka-VERSION. Ports: TOLLGATE_SERVICES_REDIS_PORT (16379), TOLLGATE_SERVICES_KAFKA_PORT (19092) and the port
+# above it for Kafka's controller.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+command=${1:-}
+dir=${2:-$root/.cache/services}
+kafka_version=4.2.0
+jars=$root/.cache/kafka-$kafka_version
+redis_port=${TOLLGATE_SERVICES_REDIS_PORT:-16379}
+kafka_port=${TOLLGATE_SERVICES_KAFKA_PORT:-19092}
+controller_port=$((kafka_port + 1))
+patience=60 # seconds until a server must answer
+
+say() { printf 'services: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+# started_at PID: when the process began, so that a pid used again by another process is not taken for ours.
+started_at() { ps -o lstart= -p "$1" 2>/dev/null | tr -s ' ' || true; }
+
+remember() { printf '%s\n%s\n' "$2" "$(started_at "$2")" > "$dir/$1.pid"; }
+
+# running NAME: print the pid of what we started under this name, if it still runs.
+running() {
+  [ -f "$dir/$1.pid" ] || return 1
+  local pid began
+  { read -r pid && read -r began; } < "$dir/$1.pid" || return 1
+  [ -n "$began" ] && [ "$(started_at "$pid" | sed 's/^ *//')" = "$(printf '%s' "$began" | sed 's/^ *//')" ] || return 1
+  printf '%s\n' "$pid"
+}
+
+# answers PORT: something listens there.
+answers() { (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
+
+await() { # NAME TEST...
+  local name=$1 end=$((SECONDS + patience))
+  shift
+  until "$@"; do
+    running "$name" > /dev/null || { tail -n 20 "$dir/$name.log" >&2; die "$name ended while starting, see $dir/$name.log"; }
+    [ "$SECONDS" -lt "$end" ] || { tail -n 20 "$dir/$name.log" >&2; die "$name does not answer after $patience s"; }
+    sleep 0.2
+  done
+}
+
+redis_pong() { [ "$(redis-cli -p "$redis_port" ping 2> /dev/null)" = PONG ]; }
+
+kafka_ready() { grep -q 'Kafka Server started' "$dir/kafka.log" && answers "$kafka_port"; }
+
+install_redis() {
+  command -v redis-server > /dev/null && command -v redis-cli > /dev/null && return
+  [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null ||
+    die "redis-server is absent: install it (Debian: apt-get install redis-server)"
+  say "installing redis-server"
+  DEBIAN_FRONTEND=noninteractive apt-get update -qq
+  # The package would start a server of its own; ours is started here, on its own port.
+  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server > /dev/null
+}
+
+fetch_kafka() {
+  command -v java > /dev/null || die "java is absent: install Java 17 or later (Debian: apt-get install openjdk-17-jre-headless)"
+  [ -f "$jars/complete" ] && return
+  command -v mvn > /dev/null || die "mvn is absent: install Maven (Debian: apt-get install maven)"
+  say "fetching Apache Kafka $kafka_version (43 MB) into $jars"
+  rm -rf "$jars"
+  mkdir -p "$jars"
+  mvn -B -q -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime -DoutputDirectory="$jars"
+  ls "$jars"/kafka_2.13-$kafka_version.jar > /dev/null || die "Maven copied no kafka_2.13-$kafka_version.jar"
+  touch "$jars/complete"
+}
+
+start_redis() {
+  if running redis > /dev/null; then say "redis runs already"; return; fi
+  ! answers "$redis_port" || die "port $redis_port is taken: set TOLLGATE_SERVICES_REDIS_PORT"
+  mkdir -p "$dir/redis"
+  redis-server --bind 127.0.0.1 --port "$redis_port" --dir "$dir/redis" --appendonly yes --save '' \
+    --maxmemory-policy noeviction > "$dir/redis.log" 2>&1 < /dev/null &
+  remember redis $!
+  await redis redis_pong
+}
+
+kafka_config() {
+  cat > "$dir/kafka.properties" << END
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:$controller_port
+listeners=PLAINTEXT://127.0.0.1:$kafka_port,CONTROLLER://127.0.0.1:$controller_port
+advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=$dir/kafka
+num.partitions=4
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+END
+}
+
+start_kafka() {
+  if running kafka > /dev/null; then say "kafka runs already"; return; fi
+  for port in "$kafka_port" "$controller_port"; do
+    ! answers "$port" || die "port $port is taken: set TOLLGATE_SERVICES_KAFKA_PORT"
+  done
+  mkdir -p "$dir/kafka"
+  kafka_config
+  if [ ! -f "$dir/kafka/meta.properties" ]; then
+    local id
+    id=$(java -cp "$jars/*" kafka.tools.StorageTool random-uuid 2> /dev/null | tail -n 1)
+    java -cp "$jars/*" kafka.tools.StorageTool format -t "$id" -c "$dir/kafka.properties" > "$dir/kafka-format.log" 2>&1 ||
+      { tail -n 20 "$dir/kafka-format.log" >&2; die "format of Kafka's folder failed"; }
+  fi
+  java -Xmx512m -Xms256m -XX:+UseG1GC -Dorg.slf4j.simpleLogger.showDateTime=true -cp "$jars/*" kafka.Kafka \
+    "$dir/kafka.properties" > "$dir/kafka.log" 2>&1 < /dev/null &
+  remember kafka $!
+  await kafka kafka_ready
+}
+
+stop_one() {
+  local name=$1 pid
+  if pid=$(running "$name"); then
+    kill "$pid"
+    for _ in $(seq 150); do
+      running "$name" > /dev/null || break
+      sleep 0.2
+    done
+    if running "$name" > /dev/null; then
+      say "$name did not stop in 30 s: killed"
+      kill -9 "$pid"
+    fi
+    say "$name stopped"
+  fi
+  rm -f "$dir/$name.pid"
+}
+
+case $command in
+  start)
+    mkdir -p "$dir"
+    dir=$(cd "$dir" && pwd)
+    install_redis
+    fetch_kafka
+    start_redis
+    start_kafka
+    say "redis at 127.0.0.1:$redis_port, kafka at 127.0.0.1:$kafka_port, data in $dir"
+    ;;
+  stop)
+    stop_one kafka
+    stop_one redis
+    ;;
+  status)
+    code=0
+    for name in redis kafka; do
+      if pid=$(running "$name"); then echo "$name runs (pid $pid)"; else echo "$name does not run"; code=1; fi
+    done
+    exit $code
+    ;;
+  env)
+    echo "TOLLGATE_TEST_REDIS=127.0.0.1:$redis_port"
+    echo "TOLLGATE_TEST_KAFKA=127.0.0.1:$kafka_port"
+    ;;
+  *)
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+    ;;
+esac
