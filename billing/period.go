@@ -138,3 +138,40 @@ func GroupsOf(a *Agreement) []Group {
 	})
 	return groups
 }
+
+// NamedPeriods lists the periods of a name in the groups, each once: "2026-02", "2026-Q1" or "2026".
+func NamedPeriods(groups []Group, name string) ([]schemas.Period, error) {
+	var year, part int
+	every, month := "", time.January
+	if n, err := fmt.Sscanf(name, "%4d-Q%1d", &year, &part); n == 2 && err == nil && len(name) == 7 {
+		if part < 1 || part > 4 {
+			return nil, fmt.Errorf("period %q: quarters are Q1 to Q4", name)
+		}
+		every, month = "quarter", time.Month(part*3-2)
+	} else if t, err := time.Parse("2006-01", name); err == nil {
+		every, year, month = "month", t.Year(), t.Month()
+	} else if t, err := time.Parse("2006", name); err == nil {
+		every, year = "year", t.Year()
+	} else {
+		return nil, fmt.Errorf("period %q: want a month such as 2026-02, a quarter such as 2026-Q1, or a year", name)
+	}
+	var out []schemas.Period
+	seen := map[schemas.Period]bool{}
+	for _, g := range groups {
+		if g.Every != every {
+			continue
+		}
+		p, err := PeriodOf(time.Date(year, month, 15, 12, 0, 0, 0, g.Zone), every, g.Zone)
+		if err != nil {
+			return nil, err
+		}
+		if p = utc(p); !seen[p] {
+			seen[p] = true
+			out = append(out, p)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("period %q: nobody is billed by the %s", name, every)
+	}
+	return out, nil
+}

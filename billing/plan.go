@@ -59,7 +59,11 @@ type Adjusted struct {
 	From    time.Time `json:"from"`
 	To      time.Time `json:"to"`
 	Catalog uint64    `json:"catalog"`
+	// Open says that differences were found which wait for their customers' next invoices.
+	Open bool `json:"open,omitempty"`
 }
+
+func (a Adjusted) period() schemas.Period { return schemas.Period{From: a.From.UTC(), To: a.To.UTC()} }
 
 // CreditPlan is what a credit note takes back.
 type CreditPlan struct {
@@ -81,7 +85,7 @@ type planned struct {
 	plan   Plan
 }
 
-func (p *Plan) period() schemas.Period { return schemas.Period{From: p.From, To: p.To} }
+func (p *Plan) period() schemas.Period { return schemas.Period{From: p.From.UTC(), To: p.To.UTC()} }
 
 func (p *Plan) cuts() map[schemas.Period]schemas.CutID {
 	out := map[schemas.Period]schemas.CutID{}
