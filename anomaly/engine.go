@@ -35,8 +35,9 @@ const (
 	// maxLate is how late an event may be and still be judged, in minutes behind the oldest open minute; it counts there.
 	// What is later is a spool or a replay: its volume says nothing about now.
 	maxLate = 15
-	// maxSlots is how many minutes are open at once; a catching-up partition that is further ahead waits.
-	maxSlots = 24 * 60
+	// maxSlots is how many minutes a partition that catches up may be ahead of the others before it waits for them;
+	// two where the open minutes fill up.
+	maxSlots = 60
 )
 
 // Outcome says what became of an observed event; they are the labels of tollgate_anomaly_events_total.
@@ -79,9 +80,14 @@ type Engine struct {
 func NewEngine(settings Settings, limits Limits) *Engine {
 	g := &Engine{settings: settings, limits: limits.withDefaults(), slots: make(map[int32]*slot), marks: newWatermark(),
 		tracker: newTracker(settings.Alerts)}
-	g.repeats = repeats{limit: g.limits.Repeats, span: maxLate * 60_000}
+	g.repeats = repeats{limit: g.limits.Repeats, span: maxLate + maxSlots}
 	g.entities = newEntities(g.limits.Entities, func(e *entity) bool { return g.tracker.pinned(e.key) })
 	return g
+}
+
+// SetSettings puts other settings in force for the events and minutes that follow.
+func (g *Engine) SetSettings(settings Settings) {
+	g.settings, g.tracker.settings = settings, settings.Alerts
 }
 
 // Observe counts one event of a partition. recordTime is the time of its Kafka record in milliseconds: an event cannot be
@@ -99,7 +105,7 @@ func (g *Engine) Observe(partition int32, e *wire.UsageEvent, recordTime int64) 
 		return Late
 	}
 	hash := g.hash(e)
-	if g.repeats.seen(hash, at) {
+	if g.repeats.seen(hash, g.closed) {
 		return Repeated
 	}
 	return g.count(max(minute, g.closed+1), hash, e)
@@ -280,7 +286,11 @@ func (g *Engine) Forget(partition int32) { delete(g.marks.partitions, partition)
 // Ahead tells that a partition is so far ahead of the others that it should wait for them.
 func (g *Engine) Ahead(partition int32) bool {
 	now, ok := g.marks.now()
-	return ok && g.marks.progress(partition).newest > now+maxSlots*60_000
+	room := int64(maxSlots)
+	if 2*g.tallies > g.limits.Tallies {
+		room = 2
+	}
+	return ok && g.marks.progress(partition).newest > now+room*60_000
 }
 
 // Advance closes the minutes that are over by the times of the events seen, and returns the alerts that this makes.

@@ -1,21 +1,21 @@
 package anomaly
 
 // repeats remembers the keys of recent events, so that an event delivered twice is judged once. It holds two
-// generations of 64-bit hashes of (source, id, time); the older one is dropped when the newer one is full or has
-// lasted Span of event time. Two different keys are taken for one with a chance below 10⁻¹² per event.
+// generations of 64-bit hashes of (source, id, time); the older one is dropped when the newer one is full, or has lasted
+// until no key of the older one can come again without being late. Two different keys are taken for one with a chance below 10⁻¹² per event.
 type repeats struct {
 	limit        int   // keys of one generation
-	span         int64 // milliseconds of event time of one generation
-	began        int64 // event time when the newer generation began
+	span         int32 // closed minutes of one generation: how far ahead and how late an event may be
+	began        int32 // the newest closed minute when the newer generation began
 	newer, older hashSet
 }
 
 // seen tells whether hash was added before, within the last one or two generations, and adds it.
-func (r *repeats) seen(hash uint64, now int64) bool {
-	if r.newer.n >= r.limit || now-r.began >= r.span {
+func (r *repeats) seen(hash uint64, closed int32) bool {
+	if r.newer.n >= r.limit || closed-r.began >= r.span {
 		r.older, r.newer = r.newer, r.older
 		r.newer.clear()
-		r.began = now
+		r.began = closed
 	}
 	return r.older.has(hash) || !r.newer.add(hash)
 }

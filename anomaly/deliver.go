@@ -1,0 +1,161 @@
+package anomaly
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"tollgate/anomaly/notify"
+	"tollgate/schemas"
+	"tollgate/schemas/stream"
+)
+
+// topicTarget is the target of the alerts topic in table alert_deliveries.
+const topicTarget = "topic"
+
+const (
+	// sweepEvery is how often revisions that did not reach a target are looked for: after a restart at once.
+	sweepEvery = time.Minute
+	// sweepAtMost revisions per target and sweep.
+	sweepAtMost = 500
+)
+
+// messageID is the same for a revision in every attempt and after a restart.
+func messageID(a *schemas.Alert) string {
+	return a.ID + "_" + strconv.FormatUint(uint64(a.Revision), 10)
+}
+
+// messageOf is the payload of Standard Webhooks: type, timestamp, data.
+func messageOf(a *schemas.Alert) (notify.Message, error) {
+	kind := messageType(a.Status)
+	body, err := json.Marshal(struct {
+		Type      string         `json:"type"`
+		Timestamp time.Time      `json:"timestamp"`
+		Data      *schemas.Alert `json:"data"`
+	}{kind, a.Updated, a})
+	if err != nil {
+		return notify.Message{}, fmt.Errorf("write message of alert %s: %w", a.ID, err)
+	}
+	return notify.Message{ID: messageID(a), Type: kind, Time: a.Updated, Body: body}, nil
+}
+
+// publish writes revisions to the alerts topic, notes that it did, and tells whether both succeeded.
+func (s *Service) publish(ctx context.Context, alerts []schemas.Alert) bool {
+	records := make([]stream.Record, len(alerts))
+	noted := make([]Delivery, len(alerts))
+	for i := range alerts {
+		value, err := json.Marshal(&alerts[i])
+		if err != nil {
+			s.options.Log.Error("alert not published", "alert", alerts[i].ID, "error", err)
+			return false
+		}
+		records[i] = stream.Record{Topic: s.options.AlertsTopic, Partition: stream.AnyPartition,
+			Key: []byte(alerts[i].DedupeKey), Value: value}
+		noted[i] = Delivery{alerts[i].ID, alerts[i].Revision, topicTarget, notify.Delivered, s.options.Now()}
+	}
+	if _, err := s.producer.Produce(ctx, records); err != nil {
+		if ctx.Err() == nil {
+			s.options.Log.Error("alerts not published, the next sweep tries again", "alerts", len(alerts), "error", err)
+		}
+		return false
+	}
+	s.metrics.deliveries.WithLabelValues(notify.Delivered).Add(float64(len(alerts)))
+	return s.note(ctx, noted)
+}
+
+func (s *Service) note(ctx context.Context, deliveries []Delivery) bool {
+	err := s.store.PutDeliveries(ctx, deliveries)
+	if err != nil && ctx.Err() == nil {
+		s.options.Log.Error("deliveries not noted; they will be repeated", "deliveries", len(deliveries), "error", err)
+	}
+	return err == nil
+}
+
+// enqueue gives revisions to one target.
+func (s *Service) enqueue(q *notify.Queue, alerts []schemas.Alert) {
+	for i := range alerts {
+		m, err := messageOf(&alerts[i])
+		if err != nil {
+			s.options.Log.Error("alert not sent", "error", err)
+			continue
+		}
+		if !q.Enqueue(m) {
+			s.options.Log.Warn("queue is full, the next sweep goes on", "target", q.Name(), "message", m.ID)
+			return
+		}
+	}
+}
+
+// done notes what became of a message; it is called by the queue of the target.
+func (s *Service) done(target string) func(context.Context, notify.Message, string) {
+	return func(ctx context.Context, m notify.Message, outcome string) {
+		s.metrics.deliveries.WithLabelValues(outcome).Inc()
+		at := strings.LastIndexByte(m.ID, '_')
+		revision, err := strconv.ParseUint(m.ID[at+1:], 10, 32)
+		if err != nil {
+			panic(fmt.Sprintf("BUG: message id %q has no revision", m.ID))
+		}
+		s.note(ctx, []Delivery{{m.ID[:at], uint32(revision), target, outcome, s.options.Now()}})
+	}
+}
+
+// tell sweeps whenever there is something new, and every sweepEvery.
+func (s *Service) tell(ctx context.Context) {
+	for ctx.Err() == nil {
+		s.sweep(ctx)
+		select {
+		case <-ctx.Done():
+		case <-s.said:
+		case <-time.After(sweepEvery):
+		}
+	}
+}
+
+// sweep tells every target of the revisions in the table that it has not got: new ones, those of a process that was
+// killed, and those that did not fit a queue. As the table decides, a replay after a restart tells nobody twice.
+func (s *Service) sweep(ctx context.Context) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	since := s.options.Now().Add(-s.options.NotifyWithin)
+	for _, q := range s.queues {
+		pending, err := s.store.Pending(ctx, q.Name(), wanted(q), since, sweepAtMost)
+		if err != nil {
+			s.sweepFailed(ctx, err)
+			continue
+		}
+		s.enqueue(q, pending)
+	}
+	for ctx.Err() == nil {
+		pending, err := s.store.Pending(ctx, topicTarget, allStatuses, time.UnixMilli(schemas.MinTime), sweepAtMost)
+		if err != nil {
+			s.sweepFailed(ctx, err)
+			return
+		}
+		if len(pending) == 0 || !s.publish(ctx, pending) {
+			return
+		}
+	}
+}
+
+var allStatuses = []schemas.AlertStatus{schemas.AlertOpened, schemas.AlertUpdated, schemas.AlertResolved}
+
+// wanted are the statuses of alerts that a target asked for.
+func wanted(q *notify.Queue) (out []schemas.AlertStatus) {
+	for _, s := range allStatuses {
+		if q.Wants(messageType(s)) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func messageType(s schemas.AlertStatus) string { return "alert." + string(s) }
+
+func (s *Service) sweepFailed(ctx context.Context, err error) {
+	if ctx.Err() == nil {
+		s.options.Log.Error("cannot look for alerts that were not delivered", "error", err)
+	}
+}
