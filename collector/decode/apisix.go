@@ -42,8 +42,8 @@ func originText(b []byte) bool {
 		bytes.HasSuffix(line, []byte(" HTTP/2.0"))
 }
 
-// apisix decodes the loggers' default format of versions 2 and 3, and what a log_format makes of variables, whose
-// names are those of NGINX.
+// apisix decodes the loggers' default format of versions 2 and 3, and what a log_format makes of variables,
+// whose names are those of NGINX.
 func (d *Decoder) apisix(e *schemas.AccessEvent) bool {
 	s := &d.scan
 	if s.peek() != '{' {

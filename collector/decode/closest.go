@@ -27,7 +27,8 @@ var synonyms = map[string]string{
 	"tags": "attributes", "labels": "attributes", "metadata": "attributes", "tenant": "customer", "verb": "method",
 }
 
-// distance is how many letters must be added, dropped, changed or swapped with their neighbour to make b of a.
+// distance is how many letters must be added, dropped, changed or swapped with their neighbour to make b of
+// a.
 func distance(a, b string) int {
 	var rows [3][64]int
 	if len(b) >= len(rows[0]) {

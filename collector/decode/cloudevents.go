@@ -19,10 +19,11 @@ var cloudEventsAdvice = []Advice{
 	{NeedAddress, `put the client's IP address into data as "address"`},
 }
 
-// decodeCloudEvents decodes CloudEvents 1.0 in any of its modes. source, id and time are the event's key; subject
-// names who is billed, as metering systems use it, and becomes the credential name by which the catalog finds the
-// customer; type becomes the attribute type, so that meters can select on it. Members of data named as fields of
-// the native schema fill these; other numbers (also written as texts) become quantities, other texts attributes.
+// decodeCloudEvents decodes CloudEvents 1.0 in any of its modes. source, id and time are the event's key;
+// subject names who is billed, as metering systems use it, and becomes the credential name by which the
+// catalog finds the customer; type becomes the attribute type, so that meters can select on it. Members of
+// data named as fields of the native schema fill these; other numbers (also written as texts) become
+// quantities, other texts attributes.
 func decodeCloudEvents(d *Decoder, from int) {
 	if d.binaryMode() {
 		d.begin()
@@ -334,8 +335,8 @@ func (d *Decoder) cloudField(e *schemas.AccessEvent, f field, text string, kind 
 	return true
 }
 
-// structured is a binary-mode record as one structured-mode text, so that a rejected event needs no headers to be
-// sent again.
+// structured is a binary-mode record as one structured-mode text, so that a rejected event needs no headers
+// to be sent again.
 func (d *Decoder) structured() []byte {
 	members := map[string]any{}
 	for _, h := range d.record.Headers {

@@ -19,10 +19,10 @@ var combinedAdvice = []Advice{
 	{NeedAddress, `begin the log format with $remote_addr (Apache: %a), HostnameLookups Off`},
 }
 
-// combined decodes one line: client ident user [time] "request" status size "referer" "user agent", where the last
-// two may be missing, a virtual host or syslog header may stand before, and other fields behind. The referer is not
-// kept. It decodes whatever has a time, a request (even an empty one) and a status (even "-"): old logs are full of
-// requests that are none.
+// combined decodes one line: client ident user [time] "request" status size "referer" "user agent", where the
+// last two may be missing, a virtual host or syslog header may stand before, and other fields behind. The
+// referer is not kept. It decodes whatever has a time, a request (even an empty one) and a status (even "-"):
+// old logs are full of requests that are none.
 func (d *Decoder) combined(line []byte, e *schemas.AccessEvent) bool {
 	t := d.validText(line)
 	open := commonTimeAt(t)
@@ -34,9 +34,9 @@ func (d *Decoder) combined(line []byte, e *schemas.AccessEvent) bool {
 		return d.notCombined("its time has no closing bracket")
 	}
 	end += open
-	ms, ok := commonTime(t[open+1 : end])
+	ms, ok := commonTime(strings.Trim(t[open+1:end], " "))
 	if !d.setTime(e, ms, ok, t[open+1:end]) {
-		d.fault.hint = "the log must write the time with its zone: [20/Feb/2016:00:00:45 -0500]"
+		d.fault.hint = "write a time that exists, with its zone: [20/Feb/2016:00:00:45 -0500]"
 		return false
 	}
 	d.combinedWho(e, t[:open])
@@ -86,7 +86,8 @@ func commonTimeAt(t string) int {
 			return -1
 		}
 		i += from
-		if day := i + 1; day+2 < len(t) && digit(t[day]) && (t[day+1] == '/' || digit(t[day+1]) && t[day+2] == '/') {
+		day := strings.TrimLeft(t[i+1:min(len(t), i+6)], " ")
+		if len(day) > 2 && digit(day[0]) && (day[1] == '/' || digit(day[1]) && day[2] == '/') {
 			return i
 		}
 		from = i + 1
@@ -132,9 +133,9 @@ func virtualHost(first, second string) bool {
 	return port && !address
 }
 
-// requestEnd is the index of the quote that ends the request: the first one that is not escaped and has a status
-// after it, as old servers wrote quotes within requests as they came. Where there is none, an escaped one will do:
-// old servers wrote a backslash at the end of a request as it came, too.
+// requestEnd is the index of the quote that ends the request: the first one that is not escaped and has a
+// status after it, as old servers wrote quotes within requests as they came. Where there is none, an escaped
+// one will do: old servers wrote a backslash at the end of a request as it came, too.
 func requestEnd(t string) int {
 	escaped := -1
 	for from := 0; ; {
@@ -155,7 +156,8 @@ func requestEnd(t string) int {
 	}
 }
 
-// statusFollows tells whether t begins with a space and a status: three digits, or "-" where there was no answer.
+// statusFollows tells whether t begins with a space and a status: three digits, or "-" where there was no
+// answer.
 func statusFollows(t string) bool {
 	if len(t) < 2 || t[0] != ' ' {
 		return false
@@ -199,8 +201,8 @@ func (d *Decoder) combinedNumbers(e *schemas.AccessEvent, t string) {
 	}
 }
 
-// quotedEnd is the index of the quote that ends a field: not escaped, and a space or nothing after it. A line that
-// was cut short ends the field too.
+// quotedEnd is the index of the quote that ends a field: not escaped, and a space or nothing after it. A line
+// that was cut short ends the field too.
 func quotedEnd(t string) int {
 	for from := 0; ; {
 		q := strings.IndexByte(t[from:], '"')

@@ -1,6 +1,6 @@
-// Package decode turns what gateways write into access events: bytes in, events out, one file per format.
-// It owns no judgment about an event (who pays, whether it counts) and no I/O; what a format cannot say stays empty.
-// The collector calls it for every record, the tools for files and samples.
+// Package decode turns what gateways write into access events: bytes in, events out, one file per format. It
+// owns no judgment about an event (who pays, whether it counts) and no I/O; what a format cannot say stays
+// empty. The collector calls it for every record, the tools for files and samples.
 package decode
 
 import (
@@ -21,8 +21,8 @@ const (
 	// MaxName is the longest id, source, customer, subject, route, service, version or name of a quantity or
 	// attribute, in bytes. Longer ones are rejected: cut short, two of them could become one.
 	MaxName = 256
-	// MaxText is the longest other text, in bytes. Clients choose path, host, user agent and address, so longer
-	// ones are cut, not rejected: otherwise a long header would be a free call.
+	// MaxText is the longest other text, in bytes. Clients choose path, host, user agent and address, so
+	// longer ones are cut, not rejected: otherwise a long header would be a free call.
 	MaxText = 4096
 )
 
@@ -44,14 +44,14 @@ type Header struct {
 	Value []byte
 }
 
-// Record is what is decoded at once: a Kafka record, an HTTP body, or lines of a file. It holds one event, a JSON
-// array, JSON texts one after the other (NDJSON), or lines.
+// Record is what is decoded at once: a Kafka record, an HTTP body, or lines of a file. It holds one event, a
+// JSON array, JSON texts one after the other (NDJSON), or lines.
 type Record struct {
 	Value   []byte
 	Headers []Header
-	// Redacted says that Value is a rejected payload given again, in which Redact replaced the secrets: its keys
-	// are then read as CredentialHash. Never set it for what a gateway sends, or a client who learned a hash
-	// could be taken for the owner of its key.
+	// Redacted says that Value is a rejected payload given again, in which Redact replaced the secrets: its
+	// keys are then read as CredentialHash. Never set it for what a gateway sends, or a client who learned a
+	// hash could be taken for the owner of its key.
 	Redacted bool
 }
 
@@ -75,9 +75,9 @@ func (e *EventError) Error() string {
 	return fmt.Sprintf("event %d at byte %d: %s (%s): %s", e.Index, e.Offset, e.Detail, e.Reason, e.Hint)
 }
 
-// Result is what a record held. Every event stands alone: a bad one rejects only itself, and a record that is not
-// in the form of its format at all is one rejected event with index 0. Reuse it: its memory serves the next record.
-// Texts of events alias the record and the Result: they are valid until either is used again.
+// Result is what a record held. Every event stands alone: a bad one rejects only itself, and a record that is
+// not in the form of its format at all is one rejected event with index 0. Reuse it: its memory serves the
+// next record. Texts of events alias the record and the Result: they are valid until either is used again.
 type Result struct {
 	Format string                // that was used: the one given, or the one found
 	Events []schemas.AccessEvent // in order
@@ -105,8 +105,8 @@ func (r *Result) next() *schemas.AccessEvent {
 // fault is why the event being decoded is rejected.
 type fault struct{ reason, detail, hint string }
 
-// Decoder decodes records, one after the other. It belongs to one goroutine; the zero value is ready. In the steady
-// state it allocates nothing for what decodes.
+// Decoder decodes records, one after the other. It belongs to one goroutine; the zero value is ready. In the
+// steady state it allocates nothing for what decodes.
 type Decoder struct {
 	scan   scanner
 	record Record
@@ -234,7 +234,8 @@ func (d *Decoder) documents(i int, decode element) {
 	}
 }
 
-// value decodes one element; false says that its syntax is broken, so that what follows cannot be read either.
+// value decodes one element; false says that its syntax is broken, so that what follows cannot be read
+// either.
 func (d *Decoder) value(decode element) bool {
 	s := &d.scan
 	s.peek()
@@ -259,8 +260,11 @@ func (d *Decoder) value(decode element) bool {
 func (d *Decoder) broken(from int, array bool) {
 	s := &d.scan
 	end := len(s.b)
-	if n := bytes.Index(s.b[from:], []byte("\n{")); n >= 0 && !array {
-		end = from + n + 1
+	for i := from; !array && i+1 < len(s.b); i++ {
+		if s.b[i] == '\n' && (s.b[i+1] == '{' || s.b[i+1] == '[') {
+			end = i + 1
+			break
+		}
 	}
 	d.fault = fault{ReasonUndecodable, fmt.Sprintf("not JSON: %s at byte %d", s.message, s.at),
 		"check the serializer of the sender; the text must be JSON by RFC 8259 in UTF-8"}

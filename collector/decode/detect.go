@@ -2,8 +2,8 @@ package decode
 
 import "bytes"
 
-// Detect finds the format of a record by its headers, its first bytes, and the names of the members of its first
-// JSON object; "" where no format recognises it.
+// Detect finds the format of a record by its headers, its first bytes, and the names of the members of its
+// first JSON object; "" where no format recognises it.
 func Detect(value []byte, headers []Header) string {
 	if hasHeader(headers, "ce-specversion") {
 		return CloudEvents
@@ -61,8 +61,8 @@ func detectJSON(value []byte) string {
 	return c.verdict(s.failed())
 }
 
-// note takes one member. Names that only one format has decide at once; extension attributes of CloudEvents have
-// no underscore, so such names cannot be one of these.
+// note takes one member. Names that only one format has decide at once; extension attributes of CloudEvents
+// have no underscore, so such names cannot be one of these.
 func (c *clues) note(name string, kind byte) string {
 	switch name {
 	case "specversion":
@@ -100,8 +100,8 @@ func (c *clues) note(name string, kind byte) string {
 	return ""
 }
 
-// verdict weighs what was noted. Native is also the answer for JSON that is cut short, or nobody's: it is strict,
-// so it rejects with a hint and cannot take one format for another.
+// verdict weighs what was noted. Native is also the answer for JSON that is cut short, or nobody's: it is
+// strict, so it rejects with a hint and cannot take one format for another.
 func (c *clues) verdict(broken bool) string {
 	switch {
 	case c.kong > 0:

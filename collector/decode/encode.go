@@ -8,8 +8,8 @@ import (
 	"tollgate/schemas"
 )
 
-// AppendNative appends e as native JSON, on one line without its end: what a producer sends, and what tools print.
-// It writes a raw key as it is; Mask it first where people read it.
+// AppendNative appends e as native JSON, on one line without its end: what a producer sends, and what tools
+// print. It writes a raw key as it is; Mask it first where people read it.
 func AppendNative(b []byte, e *schemas.AccessEvent) []byte {
 	w := writer{b: append(b, '{')}
 	w.text("source", e.Source)

@@ -9,7 +9,8 @@ import (
 	"tollgate/schemas"
 )
 
-// shown is what an event shows as its credential; fields of a log come in any order, so it is decided at the end.
+// shown is what an event shows as its credential; fields of a log come in any order, so it is decided at the
+// end.
 type shown struct {
 	name     string // a public name
 	key      string // a raw secret
@@ -137,7 +138,8 @@ func clip(text string, limit int) string {
 	return text[:limit]
 }
 
-// setTarget sets path, and host where target is a whole URL. What follows ? or # is left out: keys travel there.
+// setTarget sets path, and host where target is a whole URL. What follows ? or # is left out: keys travel
+// there.
 func (d *Decoder) setTarget(e *schemas.AccessEvent, target string) {
 	if i := strings.IndexAny(target, "?#"); i >= 0 {
 		target = target[:i]
@@ -211,7 +213,8 @@ func (d *Decoder) fold(text string, first, last byte) string {
 // clientAttribute names the attribute that keeps a client which is no IP address: a host name of an old log.
 const clientAttribute = "client"
 
-// setAddress sets the client's address, with or without port; a text that is none becomes the attribute client.
+// setAddress sets the client's address, with or without port; a text that is none becomes the attribute
+// client.
 func (d *Decoder) setAddress(e *schemas.AccessEvent, text string) {
 	if text == "" || text == "-" {
 		return
@@ -223,7 +226,8 @@ func (d *Decoder) setAddress(e *schemas.AccessEvent, text string) {
 	d.client = text
 }
 
-// nameClient keeps the text of a client that is no address, unless the event itself has an attribute of that name.
+// nameClient keeps the text of a client that is no address, unless the event itself has an attribute of that
+// name.
 func (d *Decoder) nameClient(e *schemas.AccessEvent) {
 	if d.client == "" || e.Address.IsValid() || len(e.Attributes) >= MaxNamed {
 		return
@@ -350,7 +354,8 @@ func (d *Decoder) looseFirst() string {
 	return first
 }
 
-// enter opens an object; any other value is passed over, because Lua writes an empty object as an empty array.
+// enter opens an object; any other value is passed over, because Lua writes an empty object as an empty
+// array.
 func (d *Decoder) enter() bool {
 	if d.scan.peek() == '{' {
 		return d.scan.open('{')

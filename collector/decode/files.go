@@ -9,8 +9,8 @@ import (
 	"iter"
 )
 
-// ErrTooLong is the error of a line or JSON text of a file that is longer than MaxRecordBytes. What follows it is
-// read on.
+// ErrTooLong is the error of a line or JSON text of a file that is longer than MaxRecordBytes. What follows
+// it is read on.
 var ErrTooLong = errors.New("longer than 1 MiB")
 
 // Piece is one event of a file, as it stands there: a line, or one JSON object.
@@ -20,11 +20,12 @@ type Piece struct {
 	Line   int64  // in which it begins, from 1
 }
 
-// ReadFile splits a file into its events: the lines of a text format or of NDJSON, the elements of a JSON array, or
-// JSON objects that go over many lines. Format "" finds out which by the first byte. Blank lines are passed over.
+// ReadFile splits a file into its events: the lines of a text format or of NDJSON, the elements of a JSON
+// array, or JSON objects that go over many lines. Format "" finds out which by the first byte. Blank lines
+// are passed over.
 //
-// An error that wraps ErrTooLong concerns only the piece it comes with, whose Value is its beginning; any other error
-// is the reader's, and the last thing that comes.
+// An error that wraps ErrTooLong concerns only the piece it comes with, whose Value is its beginning; any
+// other error is the reader's, and the last thing that comes.
 func ReadFile(r io.Reader, format string) iter.Seq2[Piece, error] {
 	return func(yield func(Piece, error) bool) {
 		f := &fileReader{r: bufio.NewReaderSize(r, 256<<10), line: 1, yield: yield}
@@ -98,8 +99,8 @@ func (f *fileReader) readLine(limit int) (long bool, err error) {
 	for {
 		part, err := f.r.ReadSlice('\n')
 		f.offset += int64(len(part))
-		if room := limit - len(f.buffer); len(part) > room+2 { // the line's end is not counted
-			part, long = part[:max(room, 0)], true
+		if room := limit - len(f.buffer); len(part) > room {
+			part, long = part[:room], true
 		}
 		f.buffer = append(f.buffer, part...)
 		if err != bufio.ErrBufferFull {
@@ -114,11 +115,14 @@ func (f *fileReader) readLine(limit int) (long bool, err error) {
 func (f *fileReader) lines() error {
 	for ; ; f.line++ {
 		at := f.offset
-		long, err := f.readLine(MaxRecordBytes)
+		long, err := f.readLine(MaxRecordBytes + 2) // the line's end is not counted
 		if err != nil {
 			return err
 		}
 		value := bytes.TrimRight(f.buffer, "\r\n")
+		if len(value) > MaxRecordBytes {
+			value, long = value[:MaxRecordBytes], true
+		}
 		if len(bytes.TrimSpace(value)) == 0 {
 			continue
 		}
@@ -190,8 +194,9 @@ func (f *fileReader) object(first byte) error {
 	return f.give(p, long)
 }
 
-// objectEnd finds the end of a JSON object, window by window. A line that begins with a brace begins a new object even
-// where the one before was never closed: one torn line of NDJSON must not take the others with it.
+// objectEnd finds the end of a JSON object, window by window. A line that begins with a brace begins a new
+// object even where the one before was never closed: one torn line of NDJSON must not take the others with
+// it.
 type objectEnd struct {
 	json            bool // it begins as JSON; else it ends with its line
 	depth           int

@@ -11,7 +11,8 @@ type Report struct {
 	Format string               `json:"format"`
 	Events []stdjson.RawMessage `json:"events"` // as native JSON, raw keys hidden
 	Errors []ReportError        `json:"errors"`
-	// Missing is what billing wants to know and some event does not say, with the gateway setting that adds it.
+	// Missing is what billing wants to know and some event does not say, with the gateway setting that adds
+	// it.
 	Missing []Missing `json:"missing"`
 }
 

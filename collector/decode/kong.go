@@ -27,7 +27,8 @@ func kongOwn(name string) bool {
 	return false
 }
 
-// kong decodes the log of http-log, tcp-log, file-log and kafka-log: sizes are numbers, in versions before 2.0 texts.
+// kong decodes the log of http-log, tcp-log, file-log and kafka-log: sizes are numbers, in versions before
+// 2.0 texts.
 func (d *Decoder) kong(e *schemas.AccessEvent) bool {
 	s := &d.scan
 	if s.peek() != '{' {
@@ -134,8 +135,8 @@ func (d *Decoder) kongURL(e *schemas.AccessEvent) {
 	}
 }
 
-// requestHeaders keeps host and user agent, and the credential where there is no consumer. No other header is kept:
-// they carry secrets and personal data.
+// requestHeaders keeps host and user agent, and the credential where there is no consumer. No other header is
+// kept: they carry secrets and personal data.
 func (d *Decoder) requestHeaders(e *schemas.AccessEvent) {
 	if !d.enter() {
 		return
@@ -232,8 +233,8 @@ func (d *Decoder) kongName(before string) string {
 	return clip(id, MaxName)
 }
 
-// kongConsumer names the credential by the consumer: its username, else its custom_id, else its id. The custom_id is
-// kept as an attribute, as operators put their own customer number there.
+// kongConsumer names the credential by the consumer: its username, else its custom_id, else its id. The
+// custom_id is kept as an attribute, as operators put their own customer number there.
 func (d *Decoder) kongConsumer(e *schemas.AccessEvent) {
 	if !d.enter() {
 		return
@@ -272,8 +273,8 @@ func (d *Decoder) kongConsumer(e *schemas.AccessEvent) {
 	}
 }
 
-// kongEntity keeps which of the consumer's credentials was shown, so that a leaked one can be named. It names the
-// credential itself where no consumer does.
+// kongEntity keeps which of the consumer's credentials was shown, so that a leaked one can be named. It names
+// the credential itself where no consumer does.
 func (d *Decoder) kongEntity(e *schemas.AccessEvent) {
 	if !d.enter() {
 		return
@@ -317,8 +318,8 @@ func (d *Decoder) keep(e *schemas.AccessEvent, name, value string) {
 	}
 }
 
-// custom keeps a field that the gateway's operator added: a number as a quantity, a text as an attribute, a text
-// that holds a number as both. Objects and arrays are passed over.
+// custom keeps a field that the gateway's operator added: a number as a quantity, a text as an attribute, a
+// text that holds a number as both. Objects and arrays are passed over.
 func (d *Decoder) custom(e *schemas.AccessEvent, name string) bool {
 	if rank, secret := secretHeader(name); secret {
 		d.showKey(rank, d.looseFirst())
@@ -338,7 +339,8 @@ func (d *Decoder) custom(e *schemas.AccessEvent, name string) bool {
 	return d.addAttribute(e, name, text, 0)
 }
 
-// kongAI reads what Kong's AI plugins log: {"PLUGIN": {"usage": {"prompt_tokens": 12, …}, "meta": {"response_model": …}}}.
+// kongAI reads what Kong's AI plugins log: {"PLUGIN": {"usage": {"prompt_tokens": 12, …}, "meta":
+// {"response_model": …}}}.
 func (d *Decoder) kongAI(e *schemas.AccessEvent) {
 	if !d.enter() {
 		return
@@ -360,7 +362,8 @@ func (d *Decoder) kongAI(e *schemas.AccessEvent) {
 	}
 }
 
-// kongAIValues keeps the token counts and the model of one AI plugin; where two plugins log them, the first counts.
+// kongAIValues keeps the token counts and the model of one AI plugin; where two plugins log them, the first
+// counts.
 func (d *Decoder) kongAIValues(e *schemas.AccessEvent) {
 	if !d.enter() {
 		return

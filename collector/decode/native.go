@@ -105,8 +105,8 @@ var nativeAdvice = []Advice{
 	{NeedAddress, `send "address": the client's IP address`},
 }
 
-// native decodes one event of schemas/access_event.schema.json, strictly: an unknown field may be a quantity with
-// a typing error in its name, and so money.
+// native decodes one event of schemas/access_event.schema.json, strictly: an unknown field may be a quantity
+// with a typing error in its name, and so money.
 func (d *Decoder) native(e *schemas.AccessEvent) bool {
 	s := &d.scan
 	if s.peek() != '{' {

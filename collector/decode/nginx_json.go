@@ -17,8 +17,8 @@ var nginxAdvice = []Advice{
 	{NeedAddress, `add "remote_addr":"$remote_addr" to log_format; behind a proxy use the realip module`},
 }
 
-// nginxJSON decodes a log_format that writes JSON. Operators choose the names; those of NGINX's variables and the
-// usual others are known, and what is left is kept: numbers as quantities, texts as attributes.
+// nginxJSON decodes a log_format that writes JSON. Operators choose the names; those of NGINX's variables and
+// the usual others are known, and what is left is kept: numbers as quantities, texts as attributes.
 func (d *Decoder) nginxJSON(e *schemas.AccessEvent) bool {
 	s := &d.scan
 	if s.peek() != '{' {
@@ -44,7 +44,8 @@ func (d *Decoder) nginxJSON(e *schemas.AccessEvent) bool {
 	return !s.failed()
 }
 
-// flat takes one member named after a variable of NGINX. known tells whether it says something of the request.
+// flat takes one member named after a variable of NGINX. known tells whether it says something of the
+// request.
 func (d *Decoder) flat(e *schemas.AccessEvent, name string) (ok, known bool) {
 	if rank := timeRank(name); rank > 0 {
 		return d.flatTime(e, rank), true
@@ -180,8 +181,8 @@ func (d *Decoder) flatPath(e *schemas.AccessEvent, target string, rank int8) {
 	}
 }
 
-// flatRest takes the credential of a header, leaves out other headers, cookies, arguments and what concerns the
-// connection or upstream, and keeps what the operator added.
+// flatRest takes the credential of a header, leaves out other headers, cookies, arguments and what concerns
+// the connection or upstream, and keeps what the operator added.
 func (d *Decoder) flatRest(e *schemas.AccessEvent, name string) bool {
 	if header, found := strings.CutPrefix(name, "http_"); found {
 		if rank, secret := secretHeader(header); secret {

@@ -6,8 +6,8 @@ import (
 	"tollgate/schemas"
 )
 
-// scaled is the decimal number in text times 10^places, rounded half up to a whole number. It is exact for any
-// text that ParseDecimal reads and false for others, negative ones and those beyond 63 bits.
+// scaled is the decimal number in text times 10^places, rounded half up to a whole number. It is exact for
+// any text that ParseDecimal reads and false for others, negative ones and those beyond 63 bits.
 func scaled(text string, places int) (int64, bool) {
 	var n int64
 	point, kept := -1, 0
@@ -74,7 +74,8 @@ func digitsOnly(text string) (n int64, ok bool) {
 	return n, true
 }
 
-// quantity is the canonical form of a number; for the usual forms it is a part of text, so nothing is allocated.
+// quantity is the canonical form of a number; for the usual forms it is a part of text, so nothing is
+// allocated.
 func quantity(text string) (string, error) {
 	point := strings.IndexByte(text, '.')
 	if point < 1 || point > 15 || len(text)-point-1 > schemas.QuantityPlaces ||

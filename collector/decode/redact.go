@@ -2,11 +2,12 @@ package decode
 
 import "bytes"
 
-// Redact replaces the secrets that a payload may hold by their keyed hash (hash gives its text form, "kh1:…"): the
-// values of headers, fields and query parameters that are known to carry keys, tokens, cookies and passwords. It
-// reads any payload, also one that nothing can decode, and errs on the side of replacing: every JSON text under a
-// name such as "key" is replaced. What it replaced in the place of a credential, a Decoder reads with
-// Record.Redacted as CredentialHash of the same hash. A hash is not hashed again. raw is not changed.
+// Redact replaces the secrets that a payload may hold by their keyed hash (hash gives its text form,
+// "kh1:…"): the values of headers, fields and query parameters that are known to carry keys, tokens, cookies
+// and passwords. It reads any payload, also one that nothing can decode, and errs on the side of replacing:
+// every JSON text under a name such as "key" is replaced. What it replaced in the place of a credential, a
+// Decoder reads with Record.Redacted as CredentialHash of the same hash. A hash is not hashed again. raw is
+// not changed.
 func Redact(raw []byte, hash func(secret []byte) string) []byte {
 	r := redactor{raw: raw, hash: hash, out: make([]byte, 0, len(raw)+128)}
 	for i, c := range raw {
@@ -25,7 +26,8 @@ type redactor struct {
 	scratch  []byte
 }
 
-// separator looks at the name before a colon or equals sign, and replaces the value behind it where it is a secret.
+// separator looks at the name before a colon or equals sign, and replaces the value behind it where it is a
+// secret.
 func (r *redactor) separator(i int) {
 	name, before, quoted := r.nameBefore(i)
 	kind := secretName(name)

@@ -6,18 +6,20 @@ import (
 	"unsafe"
 )
 
-// maxDepth is how deep values may nest before a record is refused: the deepest known gateway log has six levels.
+// maxDepth is how deep values may nest before a record is refused: the deepest known gateway log has six
+// levels.
 const maxDepth = 32
 
-// scanner reads JSON strictly by RFC 8259 and without allocating: texts alias the record, or the arena where they
-// had escapes. After the first failure every read answers false; message and at say what failed, and where.
+// scanner reads JSON strictly by RFC 8259 and without allocating: texts alias the record, or the arena where
+// they had escapes. After the first failure every read answers false; message and at say what failed, and
+// where.
 type scanner struct {
 	b     []byte
 	i     int
 	depth int
 	// lenient reads what gateways write although JSON forbids it, because a client that sends such bytes in a
-	// header or path would otherwise not be billed: invalid UTF-8 becomes the text \xHH, the escape \xHH (NGINX
-	// without escape=json) is kept as that text, a lone surrogate becomes U+FFFD.
+	// header or path would otherwise not be billed: invalid UTF-8 becomes the text \xHH, the escape \xHH
+	// (NGINX without escape=json) is kept as that text, a lone surrogate becomes U+FFFD.
 	lenient bool
 	arena   []byte
 	message string
@@ -67,8 +69,8 @@ func (s *scanner) open(c byte) bool {
 	return true
 }
 
-// key reads the name of the nth member of an open object and its colon. At the closing brace, which it consumes,
-// and after a failure there is none.
+// key reads the name of the nth member of an open object and its colon. At the closing brace, which it
+// consumes, and after a failure there is none.
 func (s *scanner) key(n int) (name string, more bool) {
 	if !s.next(n, '}') {
 		return "", false
@@ -90,7 +92,8 @@ func (s *scanner) key(n int) (name string, more bool) {
 	return name, true
 }
 
-// next tells whether an nth element follows in an open array or object that end closes; at the end it consumes it.
+// next tells whether an nth element follows in an open array or object that end closes; at the end it
+// consumes it.
 func (s *scanner) next(n int, end byte) bool {
 	if s.failed() {
 		return false

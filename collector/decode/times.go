@@ -19,14 +19,15 @@ type clock struct {
 	offset               int // of the zone, minutes east of UTC
 }
 
-// unix is c in milliseconds since 1970 UTC; false where there is no such date or time. A leap second counts as
-// the first second of the next minute.
+// unix is c in milliseconds since 1970 UTC; false where there is no such date or time. A leap second counts
+// as the first second of the next minute.
 func (c clock) unix() (int64, bool) {
 	if c.month < 1 || c.month > 12 || c.day < 1 || c.day > monthDays(c.year, c.month) ||
 		c.hour > 23 || c.minute > 59 || c.second > 60 || c.offset < -24*60 || c.offset > 24*60 {
 		return 0, false
 	}
-	// Days since 1970 of a proleptic Gregorian date, with years that begin in March so that 29 February is last.
+	// Days since 1970 of a proleptic Gregorian date, with years that begin in March so that 29 February is
+	// last.
 	y, m := c.year, c.month
 	if m <= 2 {
 		y--
@@ -85,7 +86,8 @@ func (c *clock) timeOfDay(t string, i int) (rest string, ok bool) {
 	return t[i:], true
 }
 
-// zone reads Z, ±hh:mm, ±hhmm or ±hh. A time without zone is no time: nobody can say which event it belongs to.
+// zone reads Z, ±hh:mm, ±hhmm or ±hh. A time without zone is no time: nobody can say which event it belongs
+// to.
 func (c *clock) zone(t string) bool {
 	if t == "Z" || t == "z" || t == "UTC" || t == "GMT" {
 		return true
@@ -168,8 +170,8 @@ func commonTime(t string) (int64, bool) {
 	return c.unix()
 }
 
-// epoch reads a number of seconds or milliseconds since 1970. Which of the two it is shows in its size: as seconds
-// 10^11 is the year 5138, as milliseconds it is 1973.
+// epoch reads a number of seconds or milliseconds since 1970. Which of the two it is shows in its size: as
+// seconds 10^11 is the year 5138, as milliseconds it is 1973.
 func epoch(t string) (int64, bool) {
 	if n, ok := scaled(t, 0); ok && n >= 100_000_000_000 {
 		return epochMS(t)
