@@ -132,7 +132,8 @@ func (c *conn) authenticate(ctx context.Context, mechanism sasl.Mechanism) error
 	for done := false; !done && err == nil; {
 		var m protocol.Message
 		if m, err = c.pc.RoundTrip(&saslauthenticate.Request{AuthBytes: state}); err != nil {
-			return fmt.Errorf("SASL authentication: %w", err)
+			// Some brokers say no by hanging up; so does one that is being stopped, hence not for good.
+			return fmt.Errorf("SASL authentication: %w; check kafka.sasl.user and its password", err)
 		}
 		r := m.(*saslauthenticate.Response)
 		if r.ErrorCode != 0 {
