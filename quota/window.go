@@ -25,10 +25,18 @@ func WindowOf(per string, ms int64, zone *time.Location) (Window, error) {
 		return cutByClock(t, time.Hour), nil
 	case "day":
 		y, m, d := t.Date()
-		return Window{midnight(y, m, d, zone), midnight(y, m, d+1, zone)}, nil
+		w := Window{midnight(y, m, d, zone), midnight(y, m, d+1, zone)}
+		if ms >= w.To { // clocks went back over midnight: the new day has begun and goes on, whatever they show
+			w = Window{w.To, midnight(y, m, d+2, zone)}
+		}
+		return w, nil
 	case "month":
 		y, m, _ := t.Date()
-		return Window{midnight(y, m, 1, zone), midnight(y, m+1, 1, zone)}, nil
+		w := Window{midnight(y, m, 1, zone), midnight(y, m+1, 1, zone)}
+		if ms >= w.To {
+			w = Window{w.To, midnight(y, m+2, 1, zone)}
+		}
+		return w, nil
 	}
 	return Window{}, fmt.Errorf("window %q: want minute, hour, day or month", per)
 }
@@ -41,24 +49,30 @@ func cutByClock(t time.Time, d time.Duration) Window {
 	size := d.Milliseconds()
 	from := t.UnixMilli() - (local%size+size)%size
 	to := from + size
-	begin, end := t.ZoneBounds()
-	if !begin.IsZero() {
+	begin, end := t.ZoneBounds() // asked only where clocks do change: far ahead it is not always right (2096)
+	if offsetAt(from, t.Location()) != offset {
 		from = max(from, begin.UnixMilli())
 	}
-	if !end.IsZero() {
+	if offsetAt(to-1, t.Location()) != offset {
 		to = min(to, end.UnixMilli())
 	}
 	return Window{from, to}
+}
+
+func offsetAt(ms int64, zone *time.Location) int {
+	_, offset := time.UnixMilli(ms).In(zone).Zone()
+	return offset
 }
 
 // midnight is when the day begins in zone: its first instant, also where clocks skip midnight or show it twice.
 func midnight(year int, month time.Month, day int, zone *time.Location) int64 {
 	t := time.Date(year, month, day, 0, 0, 0, 0, zone)
 	begin, end := t.ZoneBounds()
-	if t.Hour() != 0 || t.Minute() != 0 { // skipped, and Date chose the side before: the day begins with the change
-		if t.Hour() >= 12 {
-			return end.UnixMilli()
-		}
+	shown := time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), 0, 0, time.UTC)
+	switch want := time.Date(year, month, day, 0, 0, 0, 0, time.UTC); {
+	case shown.Before(want): // skipped (in Apia a whole day was): the day begins with the change
+		return end.UnixMilli()
+	case shown.After(want):
 		return begin.UnixMilli()
 	}
 	if begin.IsZero() {
