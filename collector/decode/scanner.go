@@ -1,7 +1,9 @@
 package decode
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"unicode/utf8"
 	"unsafe"
 )
@@ -43,6 +45,16 @@ func (s *scanner) fail(at int, message string) bool {
 
 // peek is the first byte of what comes after white space, 0 at the end.
 func (s *scanner) peek() byte {
+	if s.i < len(s.b) {
+		if c := s.b[s.i]; c > ' ' {
+			return c
+		}
+	}
+	return s.pass()
+}
+
+// pass passes over white space and gives the byte after it.
+func (s *scanner) pass() byte {
 	for s.i < len(s.b) {
 		switch c := s.b[s.i]; c {
 		case ' ', '\n', '\r', '\t':
@@ -245,6 +257,9 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
+// ones times a byte is that byte eight times.
+const ones = 0x0101010101010101
+
 // text reads a JSON string at the quote where the scanner stands.
 func (s *scanner) text() (string, bool) {
 	if s.failed() {
@@ -252,6 +267,17 @@ func (s *scanner) text() (string, bool) {
 	}
 	b, from := s.b, s.i+1
 	i := from
+	for i+8 <= len(b) {
+		// A high bit in m marks a byte below 0x20, a quote, a backslash or one beyond ASCII. A borrow may mark bytes
+		// wrongly, but only those after one that is marked rightly.
+		x := binary.LittleEndian.Uint64(b[i:])
+		m := ((x - 0x20*ones) | ((x ^ '"'*ones) - ones) | ((x ^ '\\'*ones) - ones) | x) & (0x80 * ones)
+		if m != 0 {
+			i += bits.TrailingZeros64(m) >> 3
+			break
+		}
+		i += 8
+	}
 	for i < len(b) && plain[b[i]] {
 		i++
 	}
