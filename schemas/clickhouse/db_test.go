@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/ClickHouse/ch-go/proto"
 
@@ -77,6 +78,36 @@ ENGINE = {{engine "MergeTree"}} ORDER BY n SETTINGS {{durable}};
 	}
 	if err := db.Insert(ctx, input.Into("one"), proto.Input{}); err != nil {
 		t.Fatalf("without rows: %v", err)
+	}
+}
+
+// A block that cannot be sent fails soon and leaves the pool usable; As sends a map of decimals.
+func TestInsertMapOfDecimals(t *testing.T) {
+	db := open(t)
+	ctx := context.Background()
+	err := db.Conn().Exec(ctx, `CREATE TABLE m (q Map(LowCardinality(String), Decimal(38, 12))) ENGINE = Memory`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := proto.NewMap[string, proto.Decimal128](new(proto.ColStr).LowCardinality(), new(proto.ColDecimal128))
+	q.Append(map[string]proto.Decimal128{"tokens": {Low: 1_500_000_000_000}})
+	begun := time.Now()
+	if err := db.Insert(ctx, `INSERT INTO m (q) VALUES`, proto.Input{{Name: "q", Data: q}}); err == nil {
+		t.Log("ch-go infers such maps now: As is not needed any more")
+	}
+	if took := time.Since(begun); took > 10*time.Second {
+		t.Fatalf("the failure took %s", took)
+	}
+	typed := clickhouse.As("Map(LowCardinality(String), Decimal(38, 12))", q)
+	if err := db.Insert(ctx, `INSERT INTO m (q) VALUES`, proto.Input{{Name: "q", Data: typed}}); err != nil {
+		t.Fatal(err)
+	}
+	var got string
+	if err := db.Conn().QueryRow(ctx, `SELECT toString(any(q['tokens'])) FROM m`).Scan(&got); err != nil {
+		t.Fatal(err)
+	}
+	if got != "1.5" {
+		t.Fatalf("got %s", got)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/ClickHouse/ch-go"
 	"github.com/ClickHouse/ch-go/proto"
@@ -58,6 +59,8 @@ func (p *insertPool) do(ctx context.Context, query ch.Query) error {
 		return errClosed
 	}
 	defer func() { <-p.slots }()
+	ctx, cancel := context.WithTimeout(ctx, p.options.ReadTimeout)
+	defer cancel()
 	client, err := p.take(ctx)
 	if err != nil {
 		return err
@@ -99,7 +102,9 @@ func (p *insertPool) dial(ctx context.Context) (*ch.Client, error) {
 			User: p.options.User, Password: p.options.Password,
 			ClientName: "tollgate", Compression: ch.CompressionLZ4, Settings: insertSettings(p.options),
 			TLS: p.tls, DialTimeout: p.options.DialTimeout, HandshakeTimeout: p.options.DialTimeout,
-			ReadTimeout: p.options.ReadTimeout,
+			// After each silence of this length ch-go looks whether the insert was cancelled or could not be sent,
+			// and else waits on; what bounds the whole insert is the context.
+			ReadTimeout: time.Second,
 		})
 		if err == nil {
 			return c, nil
@@ -133,5 +138,32 @@ func (p *insertPool) drain() {
 		default:
 			return
 		}
+	}
+}
+
+// As is a column whose type is written as given and not inferred from the table's. ch-go cannot infer a type with a
+// comma within a map, such as Map(LowCardinality(String), Decimal(38, 12)).
+func As(t proto.ColumnType, column proto.ColInput) proto.ColInput { return typedColumn{column, t} }
+
+type typedColumn struct {
+	proto.ColInput
+	t proto.ColumnType
+}
+
+// Type is the type as given.
+func (c typedColumn) Type() proto.ColumnType { return c.t }
+
+// Prepare makes the dictionaries of what is inside.
+func (c typedColumn) Prepare() error {
+	if inside, ok := c.ColInput.(proto.Preparable); ok {
+		return inside.Prepare()
+	}
+	return nil
+}
+
+// EncodeState writes the serialization version of what is inside.
+func (c typedColumn) EncodeState(b *proto.Buffer) {
+	if inside, ok := c.ColInput.(proto.StateEncoder); ok {
+		inside.EncodeState(b)
 	}
 }

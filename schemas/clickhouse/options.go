@@ -41,7 +41,7 @@ type Options struct {
 	// DialTimeout bounds one attempt to connect. Default 5s: a server on the same continent answers in 1s, and
 	// the next address should get its turn soon.
 	DialTimeout time.Duration
-	// ReadTimeout bounds the silence of the server during one query.
+	// ReadTimeout bounds the silence of the server during one query, and the whole of one column insert.
 	//
 	// Default 5m. Not less: a recomputation of a back-filled month works silently for a minute. Not more: a
 	// server that vanished without closing its connections would hold a shard as long.
