@@ -34,15 +34,16 @@ type TopicInfo struct {
 	Exists bool
 	// Partitions is how many it has.
 	Partitions int
-	// Replicas is how many brokers keep the partition that the fewest keep; InSync how many of them are up to date,
-	// for the partition with the fewest of those.
+	// Replicas is how many brokers keep the partition that the fewest keep; InSync how many of them are up to
+	// date, for the partition with the fewest of those.
 	Replicas, InSync int
 	// Config are the topic's settings, defaults included: retention.ms, cleanup.policy, min.insync.replicas, …
 	Config map[string]string
 }
 
-// EnsureTopics creates the topics that are missing. An existing one is never altered; where it cannot serve (another
-// number of partitions, or compaction that was not asked for), the error says which and how to mend it.
+// EnsureTopics creates the topics that are missing. An existing one is never altered; where it cannot serve
+// (another number of partitions, or compaction that was not asked for), the error says which and how to mend
+// it.
 func (c *Client) EnsureTopics(ctx context.Context, specs []TopicSpec) error {
 	names := make([]string, len(specs))
 	for i, s := range specs {
@@ -66,19 +67,23 @@ func (c *Client) EnsureTopics(ctx context.Context, specs []TopicSpec) error {
 func (s TopicSpec) fits(have TopicInfo) error {
 	var errs []error
 	if have.Partitions != s.Partitions {
-		errs = append(errs, fmt.Errorf("topic %s has %d partitions, configured are %d: set the number to %d, or rebuild "+
-			"(which partition an event is in depends on the number)", s.Name, have.Partitions, s.Partitions, have.Partitions))
+		errs = append(errs, fmt.Errorf("topic %s has %d partitions, configured are %d: set the number "+
+			"to %d, or rebuild (which partition an event is in depends on the number)",
+			s.Name, have.Partitions, s.Partitions, have.Partitions))
 	}
-	if strings.Contains(have.Config["cleanup.policy"], "compact") && !strings.Contains(s.Config["cleanup.policy"], "compact") {
-		errs = append(errs, fmt.Errorf("topic %s is compacted, which deletes events: set its cleanup.policy to delete", s.Name))
+	if strings.Contains(have.Config["cleanup.policy"],
+		"compact") && !strings.Contains(s.Config["cleanup.policy"], "compact") {
+		errs = append(errs, fmt.Errorf("topic %s is compacted, which deletes events: "+
+			"set its cleanup.policy to delete", s.Name))
 	}
 	return errors.Join(errs...)
 }
 
-// create makes one topic and waits until its partitions have leaders. That somebody else makes it at the same time is
-// no error, provided that it fits.
+// create makes one topic and waits until its partitions have leaders. That somebody else makes it at the same
+// time is no error, provided that it fits.
 func (c *Client) create(ctx context.Context, s TopicSpec) error {
-	request := createtopics.RequestTopic{Name: s.Name, NumPartitions: int32(s.Partitions), ReplicationFactor: int16(s.Replicas)}
+	request := createtopics.RequestTopic{Name: s.Name, NumPartitions: int32(s.Partitions),
+		ReplicationFactor: int16(s.Replicas)}
 	for key, value := range s.Config {
 		request.Configs = append(request.Configs, createtopics.RequestConfig{Name: key, Value: value})
 	}
@@ -92,7 +97,8 @@ func (c *Client) create(ctx context.Context, s TopicSpec) error {
 		if addr == "" {
 			return fmt.Errorf("no controller: %w", kafka.NotController)
 		}
-		m, err := c.ask(ctx, addr, &createtopics.Request{Topics: []createtopics.RequestTopic{request}, TimeoutMs: 30_000})
+		m, err := c.ask(ctx, addr, &createtopics.Request{Topics: []createtopics.RequestTopic{request},
+			TimeoutMs: 30_000})
 		if err != nil {
 			return err
 		}
@@ -150,7 +156,11 @@ func (c *Client) DescribeTopics(ctx context.Context, names ...string) ([]TopicIn
 		return out, nil
 	}
 	var configs map[string]map[string]string
-	if err := c.retry(ctx, func(ctx context.Context) (err error) { configs, err = c.configs(ctx, existing); return }); err != nil {
+	if err := c.retry(ctx, func(ctx context.Context) (err error) {
+		configs,
+			err = c.configs(ctx, existing)
+		return
+	}); err != nil {
 		return nil, fmt.Errorf("describe topics: %w", err)
 	}
 	for i := range out {
@@ -200,7 +210,8 @@ func (c *Client) Brokers(ctx context.Context) ([]BrokerInfo, error) {
 const resourceTopic = 2
 
 // configs reads settings of topics; all of them where no keys are named.
-func (c *Client) configs(ctx context.Context, topics []string, keys ...string) (map[string]map[string]string, error) {
+func (c *Client) configs(ctx context.Context, topics []string, keys ...string) (map[string]map[string]string,
+	error) {
 	request := &describeconfigs.Request{}
 	for _, t := range topics {
 		request.Resources = append(request.Resources,
@@ -216,7 +227,8 @@ func (c *Client) configs(ctx context.Context, topics []string, keys ...string) (
 		out := make(map[string]map[string]string, len(topics))
 		for _, r := range m.(*describeconfigs.Response).Resources {
 			if r.ErrorCode != 0 {
-				return nil, fmt.Errorf("read configuration of topic %s: %w: %s", r.ResourceName, kafka.Error(r.ErrorCode), r.ErrorMessage)
+				return nil, fmt.Errorf("read configuration of topic %s: %w: %s", r.ResourceName, kafka.Error(r.ErrorCode),
+					r.ErrorMessage)
 			}
 			out[r.ResourceName] = make(map[string]string, len(r.ConfigEntries))
 			for _, e := range r.ConfigEntries {

@@ -13,9 +13,9 @@ import (
 	"github.com/segmentio/kafka-go/compress"
 )
 
-// Record batches (Kafka's "magic" 2, the only format since Kafka 4) are read and written in this file, purely: bytes
-// in, records out. kafka-go reads them too, but drops control batches, aborted ranges and last offset deltas, and
-// without these a gap cannot be told from a commit marker.
+// Record batches (Kafka's "magic" 2, the only format since Kafka 4) are read and written in this file,
+// purely: bytes in, records out. kafka-go reads them too, but drops control batches, aborted ranges and last
+// offset deltas, and without these a gap cannot be told from a commit marker.
 
 // Header is one header of a record.
 type Header struct {
@@ -53,8 +53,8 @@ const (
 // compresses 30 times. Not more: a batch made to explode must not take the process with it.
 const maxInflated = 64 << 20
 
-// maxArena is how much a Fetch decompresses before it returns what it has: 4 MiB, some 10,000 events of 400 bytes.
-// Not less: work per Fetch spreads over fewer records. Not more: every partition holds so much.
+// maxArena is how much a Fetch decompresses before it returns what it has: 4 MiB, some 10,000 events of 400
+// bytes. Not less: work per Fetch spreads over fewer records. Not more: every partition holds so much.
 const maxArena = 4 << 20
 
 var castagnoli = crc32.MakeTable(crcTable)
@@ -84,8 +84,8 @@ type batchHeader struct {
 // next is the offset that the following batch begins at.
 func (h batchHeader) next() int64 { return h.base + int64(h.lastDelta) + 1 }
 
-// abortedTxn is one entry of a Fetch answer's list: from first on, transactional records of producer are void, until
-// its abort marker.
+// abortedTxn is one entry of a Fetch answer's list: from first on, transactional records of producer are
+// void, until its abort marker.
 type abortedTxn struct{ producer, first int64 }
 
 // cutBatch splits the first record batch off b. The checksum is not tested yet: see verify.
@@ -149,8 +149,8 @@ func (r *batchReader) reset() {
 	}
 }
 
-// read appends the records of h from offset `from` on. holes allows offsets without a record, as compacted topics
-// have; where it is false they are a holeError, since nothing else explains them.
+// read appends the records of h from offset `from` on. holes allows offsets without a record, as compacted
+// topics have; where it is false they are a holeError, since nothing else explains them.
 func (r *batchReader) read(h batchHeader, from int64, holes bool) error {
 	if err := h.verify(); err != nil {
 		return err
@@ -194,8 +194,8 @@ func (e holeError) Error() string {
 	return fmt.Sprintf("record batch has no records from offset %d to before %d", e.want, e.got)
 }
 
-// inflate decompresses into the arena and returns the new part. Where the arena moves, earlier records keep the old
-// memory, so they stay valid.
+// inflate decompresses into the arena and returns the new part. Where the arena moves, earlier records keep
+// the old memory, so they stay valid.
 func (r *batchReader) inflate(codec compress.Compression, payload []byte) ([]byte, error) {
 	c := codec.Codec()
 	if c == nil {
@@ -310,8 +310,8 @@ func (s *recordScanner) skip(n int) {
 	s.b = s.b[n:]
 }
 
-// aborts reports whether the transactional batch h belongs to an aborted transaction, and, where h is an abort
-// marker, strikes its transaction from the list. The list of a Fetch answer is ordered by first offset.
+// aborts reports whether the transactional batch h belongs to an aborted transaction, and, where h is an
+// abort marker, strikes its transaction from the list. The list of a Fetch answer is ordered by first offset.
 type aborts struct {
 	list   []abortedTxn
 	active map[int64]bool // producers whose transaction in progress is one of the list
@@ -334,8 +334,8 @@ func (a *aborts) void(h batchHeader) bool {
 	return h.attrs.Transactional() && a.active[h.producer]
 }
 
-// abortMarker reports whether a control batch says abort. Its one record's key is a version and a type, both 16 bits;
-// type 0 is abort. Control batches are never compressed.
+// abortMarker reports whether a control batch says abort. Its one record's key is a version and a type, both
+// 16 bits; type 0 is abort. Control batches are never compressed.
 func (h batchHeader) abortMarker() bool {
 	s := recordScanner{b: h.raw[batchHead:]}
 	s.varint() // length
@@ -348,7 +348,8 @@ func (h batchHeader) abortMarker() bool {
 
 // appendBatch appends one record batch with the given records, base offset 0, compressed where that makes it
 // smaller. scratch is reused for the uncompressed records.
-func appendBatch(b []byte, records []Record, codec compress.Compression, scratch *bytes.Buffer) ([]byte, error) {
+func appendBatch(b []byte, records []Record, codec compress.Compression, scratch *bytes.Buffer) ([]byte,
+	error) {
 	start, first, last := len(b), records[0].Time.UnixMilli(), records[0].Time.UnixMilli()
 	scratch.Reset()
 	plain := scratch.AvailableBuffer()
@@ -380,7 +381,8 @@ func appendBatch(b []byte, records []Record, codec compress.Compression, scratch
 	binary.BigEndian.PutUint32(h[23:], uint32(len(records)-1))
 	binary.BigEndian.PutUint64(h[27:], uint64(first))
 	binary.BigEndian.PutUint64(h[35:], uint64(last))
-	binary.BigEndian.PutUint64(h[43:], ^uint64(0)) // no producer id: repeats are harmless here by the events' keys
+	// No producer id: repeats are harmless here by the events' keys.
+	binary.BigEndian.PutUint64(h[43:], ^uint64(0))
 	binary.BigEndian.PutUint16(h[51:], ^uint16(0))
 	binary.BigEndian.PutUint32(h[53:], ^uint32(0))
 	binary.BigEndian.PutUint32(h[57:], uint32(len(records)))
@@ -424,7 +426,8 @@ func appendRecord(b []byte, r *Record, ms, delta int64) []byte {
 }
 
 func recordLen(r *Record, ms, delta int64) int {
-	n := 1 + varintLen(ms) + varintLen(delta) + nullableLen(r.Key) + nullableLen(r.Value) + varintLen(int64(len(r.Headers)))
+	n := 1 + varintLen(ms) + varintLen(delta) + nullableLen(r.Key) + nullableLen(r.Value)
+	n += varintLen(int64(len(r.Headers)))
 	for _, h := range r.Headers {
 		n += varintLen(int64(len(h.Key))) + len(h.Key) + nullableLen(h.Value)
 	}

@@ -30,7 +30,8 @@ func someRecords(seed uint64, n int) []Record {
 	}
 	out := make([]Record, n)
 	for i := range out {
-		out[i] = Record{Time: time.UnixMilli(1_700_000_000_000 + rng.Int64N(1_000_000)).UTC(), Key: some(), Value: some()}
+		out[i] = Record{Time: time.UnixMilli(1_700_000_000_000 + rng.Int64N(1_000_000)).UTC(), Key: some(),
+			Value: some()}
 		for range rng.IntN(3) {
 			out[i].Headers = append(out[i].Headers, Header{Key: fmt.Sprint("h", rng.IntN(3)), Value: some()})
 		}
@@ -61,7 +62,8 @@ func same(t *testing.T, got, want []Record, base int64) {
 	}
 	for i := range want {
 		g, w := got[i], want[i]
-		if g.Offset != base+int64(i) || !g.Time.Equal(w.Time) || !sameBytes(g.Key, w.Key) || !sameBytes(g.Value, w.Value) ||
+		if g.Offset != base+int64(i) || !g.Time.Equal(w.Time) || !sameBytes(g.Key, w.Key) || !sameBytes(g.Value,
+			w.Value) ||
 			len(g.Headers) != len(w.Headers) {
 			t.Fatalf("record %d: got %+v, want %+v", i, g, w)
 		}
@@ -101,14 +103,16 @@ func TestReadsWhatAnotherImplementationEncodes(t *testing.T) {
 	want := someRecords(7, 50)
 	var plain []byte
 	for i, w := range want {
-		rec := kmsg.Record{TimestampDelta64: w.Time.UnixMilli() - 5, OffsetDelta: int32(i), Key: w.Key, Value: w.Value}
+		rec := kmsg.Record{TimestampDelta64: w.Time.UnixMilli() - 5, OffsetDelta: int32(i), Key: w.Key,
+			Value: w.Value}
 		for _, h := range w.Headers {
 			rec.Headers = append(rec.Headers, kmsg.Header{Key: h.Key, Value: h.Value})
 		}
 		body := rec.AppendTo(nil)[1:] // the length 0 that it was encoded with
 		plain = append(binary.AppendVarint(plain, int64(len(body))), body...)
 	}
-	for _, codec := range []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(),
+	for _, codec := range []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(),
+		kgo.SnappyCompression(),
 		kgo.Lz4Compression(), kgo.ZstdCompression()} {
 		c, err := kgo.DefaultCompressor(codec)
 		if err != nil {
@@ -118,8 +122,9 @@ func TestReadsWhatAnotherImplementationEncodes(t *testing.T) {
 		if c != nil {
 			payload, kind = c.Compress(new(bytes.Buffer), plain)
 		}
-		batch := kmsg.RecordBatch{FirstOffset: 42, Magic: 2, Attributes: int16(kind), LastOffsetDelta: 49, FirstTimestamp: 5,
-			ProducerID: -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: 50, Records: payload}
+		batch := kmsg.RecordBatch{FirstOffset: 42, Magic: 2, Attributes: int16(kind), LastOffsetDelta: 49,
+			FirstTimestamp: 5,
+			ProducerID:     -1, ProducerEpoch: -1, FirstSequence: -1, NumRecords: 50, Records: payload}
 		batch.Length = int32(49 + len(payload))
 		h, _, err := cutBatch(seal(batch.AppendTo(nil)))
 		if err != nil {
@@ -140,7 +145,8 @@ func TestAnotherImplementationReadsWhatWeEncode(t *testing.T) {
 	if err := batch.ReadFrom(pack(t, want, compress.None, 3)); err != nil {
 		t.Fatal(err)
 	}
-	if batch.NumRecords != 20 || batch.LastOffsetDelta != 19 || batch.FirstOffset != 3 || batch.ProducerID != -1 {
+	if batch.NumRecords != 20 || batch.LastOffsetDelta != 19 || batch.FirstOffset != 3 ||
+		batch.ProducerID != -1 {
 		t.Fatalf("%+v", batch)
 	}
 	rest := batch.Records
@@ -150,7 +156,8 @@ func TestAnotherImplementationReadsWhatWeEncode(t *testing.T) {
 		if err := rec.ReadFrom(rest[:n+int(size)]); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(rec.Value, w.Value) || batch.FirstTimestamp+rec.TimestampDelta64 != w.Time.UnixMilli() || int(rec.OffsetDelta) != i {
+		if !bytes.Equal(rec.Value, w.Value) || int(rec.OffsetDelta) != i ||
+			batch.FirstTimestamp+rec.TimestampDelta64 != w.Time.UnixMilli() {
 			t.Fatalf("record %d: %+v, want %+v", i, rec, w)
 		}
 		rest = rest[n+int(size):]
@@ -195,7 +202,8 @@ func TestBatchThatExplodesIsRefused(t *testing.T) {
 	if err != nil || len(b) > 1<<20 {
 		t.Fatal(err, len(b))
 	}
-	if err := new(batchReader).read(h, 0, false); !errors.Is(err, errCorrupt) || !strings.Contains(err.Error(), "64 MiB") {
+	if err := new(batchReader).read(h, 0, false); !errors.Is(err, errCorrupt) || !strings.Contains(err.Error(),
+		"64 MiB") {
 		t.Fatal(err)
 	}
 }
@@ -332,7 +340,8 @@ func FuzzAnswers(f *testing.F) {
 func BenchmarkReadBatch(b *testing.B) {
 	records := make([]Record, 1000)
 	for i := range records {
-		value := fmt.Sprintf(`{"id":"%032x","path":"/v1/search","status":200,"n":%d,"pad":"%s"}`, i*7919, i, strings.Repeat("ab ", 100))
+		value := fmt.Sprintf(`{"id":"%032x","path":"/v1/search","status":200,"n":%d,"pad":"%s"}`, i*7919, i,
+			strings.Repeat("ab ", 100))
 		records[i] = Record{Time: time.UnixMilli(int64(i)), Value: []byte(value)}
 	}
 	h, _, err := cutBatch(pack(b, records, compress.Lz4, 0))

@@ -14,7 +14,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 )
 
-// broker returns addresses of a Kafka: the one named by TOLLGATE_TEST_KAFKA, or a fake one of this test's own.
+// broker returns addresses of a Kafka: the one named by TOLLGATE_TEST_KAFKA, or a fake one of this test's
+// own.
 func broker(t testing.TB) []string {
 	t.Helper()
 	if given := os.Getenv("TOLLGATE_TEST_KAFKA"); given != "" {
@@ -51,14 +52,16 @@ func client(t testing.TB, brokers []string) *Client {
 
 // name makes a name that no other test on the same broker uses.
 func name(t testing.TB, what string) string {
-	return fmt.Sprintf("%s-%s-%08x", what, strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")), rand.Uint32())
+	return fmt.Sprintf("%s-%s-%08x", what, strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-")),
+		rand.Uint32())
 }
 
 // topic makes a topic of a name of its own.
 func topic(t testing.TB, c *Client, partitions int, config map[string]string) string {
 	t.Helper()
 	n := name(t, "topic")
-	if err := c.EnsureTopics(t.Context(), []TopicSpec{{Name: n, Partitions: partitions, Replicas: 1, Config: config}}); err != nil {
+	if err := c.EnsureTopics(t.Context(), []TopicSpec{{Name: n, Partitions: partitions, Replicas: 1,
+		Config: config}}); err != nil {
 		t.Fatal(err)
 	}
 	return n
@@ -106,7 +109,8 @@ func limit(t testing.TB) context.Context {
 }
 
 // consume runs Consume until the test ends or the returned stop is called, which returns Consume's error.
-func consume(t testing.TB, c *Client, o GroupOptions, run func(context.Context, *Partition) error) (stop func() error) {
+func consume(t testing.TB, c *Client, o GroupOptions,
+	run func(context.Context, *Partition) error) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(limit(t))
 	done := make(chan error, 1)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -28,19 +27,20 @@ type ClaimRecord struct {
 	Offset int64
 	// Time is when it was written, by the claimer's clock: to show, not to decide.
 	Time time.Time
-	// Token tells this claimer's record from an equal one of another; a record that was sent twice has one token.
+	// Token tells this claimer's record from an equal one of another; a record that was sent twice has one
+	// token.
 	Token string
 	// Valid says that the series was drawn by it; else it came too late and is void.
 	Valid bool
 }
 
-// MaxPlanBytes is the largest plan of a claim: 900 KiB. Not less: a run's plan lists its invoices, some 20,000 at 45
-// bytes. Not more: it is one Kafka record.
+// MaxPlanBytes is the largest plan of a claim: 900 KiB. Not less: a run's plan lists its invoices, some
+// 20,000 at 45 bytes. Not more: it is one Kafka record.
 const MaxPlanBytes = 900 << 10
 
-// Chain decides which claims are valid, from the claims in the order of the topic: of each series, the first claim
-// whose Previous is the series' last valid claim continues it, all others are void. So everybody who reads the topic
-// decides the same. The zero Chain has read nothing. It is pure: no clock, no I/O.
+// Chain decides which claims are valid, from the claims in the order of the topic: of each series, the first
+// claim whose Previous is the series' last valid claim continues it, all others are void. So everybody who
+// reads the topic decides the same. The zero Chain has read nothing. It is pure: no clock, no I/O.
 type Chain struct {
 	last map[string]int64
 }
@@ -67,8 +67,8 @@ func (c *Chain) Last(series string) int64 {
 
 func (c *Chain) clone() *Chain { return &Chain{last: maps.Clone(c.last)} }
 
-// claimVersion is the form of the records; a reader that meets a newer one stops, because it could not decide as the
-// newer ones do.
+// claimVersion is the form of the records; a reader that meets a newer one stops, because it could not decide
+// as the newer ones do.
 const claimVersion = 1
 
 // claimRecord is the JSON form of a claim in the topic.
@@ -106,8 +106,8 @@ type Claims struct {
 	records []ClaimRecord
 }
 
-// NewClaims returns the door to a topic of claims; TopicClaims is ours. The topic must exist with one partition and
-// be kept for ever.
+// NewClaims returns the door to a topic of claims; TopicClaims is ours. The topic must exist with one
+// partition and be kept for ever.
 func (c *Client) NewClaims(ctx context.Context, topic string) (*Claims, error) {
 	info, err := c.DescribeTopics(ctx, topic)
 	if err != nil {
@@ -118,7 +118,8 @@ func (c *Client) NewClaims(ctx context.Context, topic string) (*Claims, error) {
 	case !info[0].Exists:
 		return nil, fmt.Errorf("open claims: topic %s does not exist", topic)
 	case info[0].Partitions != 1:
-		return nil, fmt.Errorf("open claims: topic %s has %d partitions, a chain needs exactly 1", topic, info[0].Partitions)
+		return nil, fmt.Errorf("open claims: topic %s has %d partitions, a chain needs exactly 1", topic,
+			info[0].Partitions)
 	case known && ms >= 0:
 		return nil, fmt.Errorf("open claims: topic %s forgets after %d ms: set its retention.ms to -1, "+
 			"or numbers will be drawn twice", topic, ms)
@@ -139,8 +140,8 @@ func (s *Claims) Close() error {
 	return s.p.Close()
 }
 
-// Append writes a claim and returns its offset. Whether it is valid is known only after Read has passed that offset;
-// Claim does both.
+// Append writes a claim and returns its offset. Whether it is valid is known only after Read has passed that
+// offset; Claim does both.
 func (s *Claims) Append(ctx context.Context, c Claim) (int64, error) {
 	return s.append(ctx, c, rand.Text())
 }
@@ -150,11 +151,13 @@ func (s *Claims) append(ctx context.Context, c Claim, token string) (int64, erro
 	case c.Series == "" || len(c.Series) > 200:
 		return -1, fmt.Errorf("claim: series %q must have 1 to 200 bytes", c.Series)
 	case len(c.Plan) > MaxPlanBytes:
-		return -1, fmt.Errorf("claim of %s: the plan has %d bytes, at most %d fit", c.Series, len(c.Plan), MaxPlanBytes)
+		return -1, fmt.Errorf("claim of %s: the plan has %d bytes, at most %d fit", c.Series, len(c.Plan),
+			MaxPlanBytes)
 	case c.Previous < -1:
 		return -1, fmt.Errorf("claim of %s: previous is %d, must be an offset or -1", c.Series, c.Previous)
 	}
-	value, err := json.Marshal(claimRecord{Version: claimVersion, Series: c.Series, Previous: c.Previous, Token: token, Plan: c.Plan})
+	value, err := json.Marshal(claimRecord{Version: claimVersion, Series: c.Series, Previous: c.Previous,
+		Token: token, Plan: c.Plan})
 	if err != nil {
 		return -1, fmt.Errorf("claim of %s: the plan is not JSON: %w", c.Series, err)
 	}
@@ -165,13 +168,17 @@ func (s *Claims) append(ctx context.Context, c Claim, token string) (int64, erro
 	return at[0].Offset, nil
 }
 
-// Read returns all claims up to the high watermark that the topic has now, the valid ones marked, in order. It reads
-// from the beginning once, then only what is new; the slice is shared and not to be changed.
+// Read returns all claims up to the high watermark that the topic has now, the valid ones marked, in order.
+// It reads from the beginning once, then only what is new; the slice is shared and not to be changed.
 func (s *Claims) Read(ctx context.Context) ([]ClaimRecord, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var w Watermark
-	err := s.c.retry(ctx, func(ctx context.Context) (err error) { w, err = s.c.watermark(ctx, s.topic, 0); return })
+	err := s.c.retry(ctx, func(ctx context.Context) (err error) {
+		w,
+			err = s.c.watermark(ctx, s.topic, 0)
+		return
+	})
 	if err != nil {
 		return nil, fmt.Errorf("read claims: %w", err)
 	}
@@ -207,10 +214,11 @@ func (s *Claims) add(b Batch) error {
 	return nil
 }
 
-// Claim appends a claim that continues the series, as this process knows it now, and reads it back. Of all who claim
-// at the same time exactly one wins; the others get the record that won in their place, and may carry out its plan.
-// After an error it is unknown whether the claim was won: Read tells.
-func (s *Claims) Claim(ctx context.Context, series string, plan json.RawMessage) (r ClaimRecord, won bool, err error) {
+// Claim appends a claim that continues the series, as this process knows it now, and reads it back. Of all
+// who claim at the same time exactly one wins; the others get the record that won in their place, and may
+// carry out its plan. After an error it is unknown whether the claim was won: Read tells.
+func (s *Claims) Claim(ctx context.Context, series string, plan json.RawMessage) (r ClaimRecord, won bool,
+	err error) {
 	if _, err := s.Read(ctx); err != nil {
 		return r, false, err
 	}
@@ -220,8 +228,8 @@ func (s *Claims) Claim(ctx context.Context, series string, plan json.RawMessage)
 	return s.ClaimAfter(ctx, Claim{Series: series, Previous: previous, Plan: plan})
 }
 
-// ClaimAfter is Claim for a plan that was made knowing that c.Previous is the series' last valid claim: it loses
-// where the series has gone on since.
+// ClaimAfter is Claim for a plan that was made knowing that c.Previous is the series' last valid claim: it
+// loses where the series has gone on since.
 func (s *Claims) ClaimAfter(ctx context.Context, c Claim) (r ClaimRecord, won bool, err error) {
 	token := rand.Text()
 	if _, err = s.append(ctx, c, token); err != nil {
@@ -236,6 +244,6 @@ func (s *Claims) ClaimAfter(ctx context.Context, c Claim) (r ClaimRecord, won bo
 			return r, r.Token == token, nil
 		}
 	}
-	return ClaimRecord{}, false, errors.New("claim of " + c.Series + ": no claim follows the previous one it names: " +
-		"that offset is no valid claim of the series")
+	return ClaimRecord{}, false, fmt.Errorf("claim of %s after %d: that offset is no valid claim of the series",
+		c.Series, c.Previous)
 }

@@ -39,7 +39,8 @@ func TestChainProperty(t *testing.T) {
 	var one, other Chain
 	last := make(map[string]int64)
 	for offset := range int64(5000) {
-		r := ClaimRecord{Claim: Claim{Series: fmt.Sprint(rng.IntN(5)), Previous: rng.Int64N(offset+1) - 1}, Offset: offset}
+		r := ClaimRecord{Claim: Claim{Series: fmt.Sprint(rng.IntN(5)), Previous: rng.Int64N(offset+1) - 1},
+			Offset: offset}
 		if rng.IntN(2) == 0 {
 			r.Previous = one.Last(r.Series)
 		}
@@ -124,14 +125,16 @@ func TestIntegrationOfManyClaimersExactlyOneWins(t *testing.T) {
 	if len(read) != claimers*rounds || valid != rounds {
 		t.Errorf("%d claims, %d valid; want %d and %d", len(read), valid, claimers*rounds, rounds)
 	}
-	if r, won, err := doors[1].Claim(limit(t), "invoices/2026", nil); err != nil || !won || r.Previous != previous {
+	if r, won, err := doors[1].Claim(limit(t), "invoices/2026",
+		nil); err != nil || !won || r.Previous != previous {
 		t.Errorf("a lone claim: %+v, won %v, %v", r, won, err)
 	}
 }
 
 func TestIntegrationClaimsRefuseAForgetfulTopic(t *testing.T) {
 	c := client(t, broker(t))
-	if _, err := c.NewClaims(t.Context(), topic(t, c, 1, map[string]string{"retention.ms": "86400000"})); err == nil {
+	if _, err := c.NewClaims(t.Context(), topic(t, c, 1,
+		map[string]string{"retention.ms": "86400000"})); err == nil {
 		t.Error("a topic that forgets was taken")
 	}
 	if _, err := c.NewClaims(t.Context(), topic(t, c, 2, map[string]string{"retention.ms": "-1"})); err == nil {

@@ -60,7 +60,8 @@ func Open(ctx context.Context, o Options) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open Kafka: %w", err)
 	}
-	c := &Client{opts: prepared, log: prepared.Log, idle: make(map[string][]*conn), coordinators: make(map[string]string)}
+	c := &Client{opts: prepared, log: prepared.Log, idle: make(map[string][]*conn),
+		coordinators: make(map[string]string)}
 	c.cluster.topics = make(map[string]*topicView)
 	if c.metrics, err = newMetrics(prepared.Metrics); err != nil {
 		return nil, fmt.Errorf("open Kafka: %w", err)
@@ -109,8 +110,8 @@ func (c *Client) lease(ctx context.Context, addr string) (*conn, error) {
 	return dial(ctx, addr, &c.opts)
 }
 
-// release takes a connection back; after an error it is closed, and its idle siblings with it, as the broker has
-// probably gone.
+// release takes a connection back; after an error it is closed, and its idle siblings with it, as the broker
+// has probably gone.
 func (c *Client) release(k *conn, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -205,7 +206,8 @@ func (c *Client) topic(ctx context.Context, name string, maxAge time.Duration) (
 		c.mu.Unlock()
 	}
 	if view == nil {
-		return metadataTopic{}, fmt.Errorf("topic %s: broker did not answer for it: %w", name, kafka.UnknownTopicOrPartition)
+		return metadataTopic{}, fmt.Errorf("topic %s: broker did not answer for it: %w", name,
+			kafka.UnknownTopicOrPartition)
 	}
 	if view.code != 0 {
 		c.forget(name)
@@ -236,7 +238,8 @@ func (c *Client) leader(ctx context.Context, topic string, partition int) (strin
 	c.mu.Unlock()
 	if !ok {
 		c.forget(topic)
-		return "", t, fmt.Errorf("topic %s partition %d has no leader: %w", topic, partition, kafka.LeaderNotAvailable)
+		return "", t, fmt.Errorf("topic %s partition %d has no leader: %w", topic, partition,
+			kafka.LeaderNotAvailable)
 	}
 	return addr, t, nil
 }
@@ -286,8 +289,8 @@ func (c *Client) askGroup(ctx context.Context, group string, m protocol.Message,
 	return answer, err
 }
 
-// doubtCoordinator makes the next request look for the coordinator anew, where the error says that it has moved or
-// was not reached.
+// doubtCoordinator makes the next request look for the coordinator anew, where the error says that it has
+// moved or was not reached.
 func (c *Client) doubtCoordinator(group string, err error) {
 	var refused kafka.Error
 	if err == nil || errors.As(err, &refused) && refused != kafka.NotCoordinatorForGroup &&
@@ -299,8 +302,8 @@ func (c *Client) doubtCoordinator(group string, err error) {
 	c.mu.Unlock()
 }
 
-// retriable reports whether the same request may succeed later: a lost connection, an election, a coordinator that
-// is loading. Wrong credentials, rights, sizes and names are not.
+// retriable reports whether the same request may succeed later: a lost connection, an election, a coordinator
+// that is loading. Wrong credentials, rights, sizes and names are not.
 func retriable(err error) bool {
 	var fixed permanentError
 	if errors.As(err, &fixed) || errors.Is(err, context.Canceled) {
@@ -328,7 +331,8 @@ func pause(ctx context.Context, attempt int) error {
 	}
 }
 
-// missingFor is how long a topic that does not exist is looked for: one just created needs a moment to be known.
+// missingFor is how long a topic that does not exist is looked for: one just created needs a moment to be
+// known.
 const missingFor = 5 * time.Second
 
 // retry repeats do until it succeeds, fails for good, ctx ends, or 35 s have passed.

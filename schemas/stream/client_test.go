@@ -32,7 +32,8 @@ func TestOptionsSayEverythingThatIsWrong(t *testing.T) {
 	b := []string{"localhost:9092"}
 	f(Options{Brokers: b})
 	f(Options{}, "kafka.brokers")
-	f(Options{Brokers: []string{"localhost"}, SASL: &SASL{}}, `"localhost" is not host:port`, "user and password")
+	f(Options{Brokers: []string{"localhost"}, SASL: &SASL{}}, `"localhost" is not host:port`,
+		"user and password")
 	f(Options{Brokers: b, SASL: &SASL{Mechanism: "plain", User: "u", Password: "p"}}, "kafka.sasl.mechanism")
 	f(Options{Brokers: b, SASL: &SASL{Mechanism: SASLScramSHA512, User: "u", Password: "p"}})
 	f(Options{Brokers: b, TLS: &TLS{CA: "/does/not/exist"}}, "kafka.tls.ca")
@@ -40,8 +41,10 @@ func TestOptionsSayEverythingThatIsWrong(t *testing.T) {
 }
 
 func TestGroupOptionsSayEverythingThatIsWrong(t *testing.T) {
-	err := GroupOptions{Standalone: true, Instance: "i", MaxBytes: 1, MaxWait: time.Hour, SessionTimeout: -1}.Validate()
-	for _, want := range []string{"group:", "topics:", "standalone and instance", "max bytes", "max wait", "session timeout"} {
+	err := GroupOptions{Standalone: true, Instance: "i", MaxBytes: 1, MaxWait: time.Hour,
+		SessionTimeout: -1}.Validate()
+	for _, want := range []string{"group:", "topics:", "standalone and instance", "max bytes", "max wait",
+		"session timeout"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q", err, want)
 		}
@@ -72,10 +75,12 @@ func TestTLSAndSASL(t *testing.T) {
 	open := func(tls *TLS, sasl *SASL) (*Client, error) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		return Open(ctx, Options{Brokers: cluster.ListenAddrs(), TLS: tls, SASL: sasl, Log: slog.New(slog.DiscardHandler)})
+		return Open(ctx, Options{Brokers: cluster.ListenAddrs(), TLS: tls, SASL: sasl,
+			Log: slog.New(slog.DiscardHandler)})
 	}
 	good := &TLS{CA: ca}
-	for mechanism, user := range map[string]string{SASLPlain: "p", SASLScramSHA256: "s256", SASLScramSHA512: "s512"} {
+	for mechanism, user := range map[string]string{SASLPlain: "p", SASLScramSHA256: "s256",
+		SASLScramSHA512: "s512"} {
 		c, err := open(good, &SASL{Mechanism: mechanism, User: user, Password: "secret"})
 		if err != nil {
 			t.Errorf("%s: %v", mechanism, err)
@@ -193,7 +198,8 @@ func TestFetchResumesAfterATimeout(t *testing.T) {
 
 func TestMetricsAreRegisteredAndNamed(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	c, err := Open(t.Context(), Options{Brokers: fake(t).ListenAddrs(), Metrics: registry, Log: slog.New(slog.DiscardHandler)})
+	c, err := Open(t.Context(), Options{Brokers: fake(t).ListenAddrs(), Metrics: registry,
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +256,8 @@ func BenchmarkFetch(b *testing.B) {
 	for i := 0; i < total; i += 1000 {
 		records := make([]Record, 1000)
 		for j := range records {
-			records[j] = Record{Topic: in, Value: fmt.Appendf(nil, `{"id":"%032x","path":"/v1/search","n":%d,"pad":"%s"}`, i+j, j, pad)}
+			records[j] = Record{Topic: in, Value: fmt.Appendf(nil,
+				`{"id":"%032x","path":"/v1/search","n":%d,"pad":"%s"}`, i+j, j, pad)}
 		}
 		if _, err := p.Produce(b.Context(), records); err != nil {
 			b.Fatal(err)

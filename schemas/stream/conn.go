@@ -20,8 +20,9 @@ import (
 	"github.com/segmentio/kafka-go/sasl"
 )
 
-// pinned are the versions of the requests that we send: the newest that kafka-go 0.4.51 encodes right (its flexible
-// versions of the group requests write strings of the wrong kind). Kafka 3.1 to 4.2 answer all of them.
+// pinned are the versions of the requests that we send: the newest that kafka-go 0.4.51 encodes right (its
+// flexible versions of the group requests write strings of the wrong kind). Kafka 3.1 to 4.2 answer all of
+// them.
 var pinned = map[protocol.ApiKey]int16{
 	protocol.Produce: 8, protocol.ListOffsets: 5, protocol.FindCoordinator: 2, protocol.JoinGroup: 5,
 	protocol.SyncGroup: 3, protocol.Heartbeat: heartbeatVer, protocol.LeaveGroup: 3, protocol.OffsetCommit: 7,
@@ -30,13 +31,14 @@ var pinned = map[protocol.ApiKey]int16{
 }
 
 const (
-	// dialTimeout bounds connecting, TLS and SASL together. Not less: a distant broker with SCRAM needs six round
-	// trips. Not more: a dead broker must not hold up the attempt at the next one.
+	// dialTimeout bounds connecting, TLS and SASL together. Not less: a distant broker with SCRAM needs six
+	// round trips. Not more: a dead broker must not hold up the attempt at the next one.
 	dialTimeout = 5 * time.Second
-	// answerTimeout bounds an answer where the context sets no bound. Not less: Kafka's own request timeout is 30 s.
+	// answerTimeout bounds an answer where the context sets no bound. Not less: Kafka's own request timeout is
+	// 30 s.
 	answerTimeout = 35 * time.Second
-	// maxAnswer bounds what we allocate for one answer: a batch of the largest size that brokers are configured to
-	// take (tens of MiB), never what four garbled bytes claim.
+	// maxAnswer bounds what we allocate for one answer: a batch of the largest size that brokers are configured
+	// to take (tens of MiB), never what four garbled bytes claim.
 	maxAnswer = 128 << 20
 )
 
@@ -108,7 +110,8 @@ func (c *conn) agree(r *apiversions.Response) error {
 	for _, k := range r.ApiKeys {
 		want, ours := pinned[protocol.ApiKey(k.ApiKey)]
 		if ours && (want < k.MinVersion || want > k.MaxVersion) {
-			return permanentError{fmt.Errorf("broker speaks %s in versions %d to %d, we need %d: use Apache Kafka 3.1 or later",
+			return permanentError{fmt.Errorf("broker speaks %s in versions %d to %d, "+
+				"we need %d: use Apache Kafka 3.1 or later",
 				protocol.ApiKey(k.ApiKey), k.MinVersion, k.MaxVersion, want)}
 		}
 	}
@@ -158,11 +161,17 @@ func (c *conn) bind(ctx context.Context) func() {
 		deadline = d
 	}
 	c.net.SetDeadline(deadline)
-	stop := context.AfterFunc(ctx, func() { c.net.SetDeadline(longAgo) })
-	return func() { stop() }
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { c.net.SetDeadline(longAgo); close(ended) })
+	return func() {
+		if !stop() {
+			<-ended // so that it does not end the next request
+		}
+	}
 }
 
-// call sends a request that kafka-go knows and waits for its answer. After an error the connection must be closed.
+// call sends a request that kafka-go knows and waits for its answer. After an error the connection must be
+// closed.
 func (c *conn) call(ctx context.Context, m protocol.Message) (protocol.Message, error) {
 	defer c.bind(ctx)()
 	answer, err := c.pc.RoundTrip(m)
@@ -200,15 +209,18 @@ func (c *conn) exchange(ctx context.Context, request func(correlation int32) []b
 
 // metadata asks for topics, with their ids.
 func (c *conn) metadata(ctx context.Context, topics []string) (metadataAnswer, error) {
-	body, err := c.exchange(ctx, func(id int32) []byte { return appendMetadataRequest(nil, id, c.clientID, topics) })
+	body, err := c.exchange(ctx, func(id int32) []byte {
+		return appendMetadataRequest(nil, id, c.clientID,
+			topics)
+	})
 	if err != nil {
 		return metadataAnswer{}, err
 	}
 	return parseMetadata(body)
 }
 
-// answerSize waits for an answer's first eight bytes and returns how many follow. A timeout before they are there
-// leaves the connection as it was, so the answer can still be awaited.
+// answerSize waits for an answer's first eight bytes and returns how many follow. A timeout before they are
+// there leaves the connection as it was, so the answer can still be awaited.
 func (c *conn) answerSize(correlation int32) (int, error) {
 	head, err := c.pc.Peek(8)
 	if err != nil {

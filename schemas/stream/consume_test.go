@@ -95,14 +95,16 @@ func TestIntegrationWatermarksAndDescription(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := []Watermark{{Partition: 0}, {Partition: 1}, {Partition: 2, High: 2, Stable: 2}}; !slices.Equal(marks, want) {
+	if want := []Watermark{{Partition: 0}, {Partition: 1},
+		{Partition: 2, High: 2, Stable: 2}}; !slices.Equal(marks, want) {
 		t.Errorf("watermarks %+v, want %+v", marks, want)
 	}
 	info, err := c.DescribeTopics(t.Context(), in, name(t, "missing"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ms, ok := info[0].Retention(); !ok || ms != 12345678 || info[0].Partitions != 3 || info[0].ID == [16]byte{} {
+	ms, ok := info[0].Retention()
+	if !ok || ms != 12345678 || info[0].Partitions != 3 || info[0].ID == [16]byte{} {
 		t.Errorf("described as %+v", info[0])
 	}
 	if info[1].Exists {

@@ -21,7 +21,8 @@ func Example() {
 	defer broker.Close()
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	client, err := stream.Open(ctx, stream.Options{Brokers: broker.ListenAddrs(), Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	client, err := stream.Open(ctx, stream.Options{Brokers: broker.ListenAddrs(),
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -42,7 +43,8 @@ func Example() {
 		log.Fatal(err)
 	}
 	fmt.Println(at)
-	group := stream.GroupOptions{Group: "aggregator", Topics: []string{stream.TopicUsageEvents}, Standalone: true}
+	group := stream.GroupOptions{Group: "aggregator", Topics: []string{stream.TopicUsageEvents},
+		Standalone: true}
 	err = client.Consume(ctx, group, func(ctx context.Context, p *stream.Partition) error {
 		for {
 			batch, err := p.Fetch(ctx)

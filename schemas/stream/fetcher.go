@@ -11,9 +11,9 @@ import (
 	kafka "github.com/segmentio/kafka-go"
 )
 
-// fetcher reads one partition of one topic id, in order, over a connection of its own. The next request is sent
-// before the answer to the last one is handed out, so that the broker works while we do; the answer waits in the
-// socket, whose size bounds it. Only its owner's goroutine uses it.
+// fetcher reads one partition of one topic id, in order, over a connection of its own. The next request is
+// sent before the answer to the last one is handed out, so that the broker works while we do; the answer
+// waits in the socket, whose size bounds it. Only its owner's goroutine uses it.
 type fetcher struct {
 	c         *Client
 	topic     string
@@ -99,8 +99,8 @@ func (f *fetcher) exchange(ctx context.Context) error {
 	return nil
 }
 
-// tail is the offset after the last whole batch of the answer; false where there is a gap or damage before it, which
-// take will find.
+// tail is the offset after the last whole batch of the answer; false where there is a gap or damage before
+// it, which take will find.
 func (f *fetcher) tail() (int64, bool) {
 	tail := f.next
 	for b := f.rest; len(b) > 0; {
@@ -132,8 +132,9 @@ func (f *fetcher) ask(ctx context.Context, offset int64) error {
 		}
 	}
 	id := f.k.sequence.Add(1)
-	f.request = appendFetchRequest(f.request[:0], id, f.k.clientID, fetchRequest{topicID: f.topicID,
-		partition: int32(f.partition), offset: offset, waitMS: int32(f.wait.Milliseconds()), maxBytes: int32(f.maxBytes)})
+	f.request = appendFetchRequest(f.request[:0], id, f.k.clientID, fetchRequest{
+		topicID: f.topicID, partition: int32(f.partition), offset: offset,
+		waitMS: int32(f.wait.Milliseconds()), maxBytes: int32(f.maxBytes)})
 	f.k.net.SetWriteDeadline(time.Now().Add(dialTimeout))
 	if _, err := f.k.pc.Write(f.request); err != nil {
 		return fmt.Errorf("fetch %s partition %d: %w", f.topic, f.partition, err)
@@ -142,8 +143,8 @@ func (f *fetcher) ask(ctx context.Context, offset int64) error {
 	return nil
 }
 
-// await reads the answer to the request in flight into f.body. Where ctx ends before it begins to come, the request
-// stays in flight and the next call awaits the same answer.
+// await reads the answer to the request in flight into f.body. Where ctx ends before it begins to come, the
+// request stays in flight and the next call awaits the same answer.
 func (f *fetcher) await(ctx context.Context) error {
 	f.k.net.SetReadDeadline(time.Now().Add(f.wait + answerTimeout))
 	ended := make(chan struct{})
@@ -187,8 +188,8 @@ func (f *fetcher) refused(ctx context.Context, code kafka.Error) error {
 	return err
 }
 
-// outOfRange tells retention that has passed us from a log that lost its end. Kafka's clients jump to either end
-// here in silence, which is the loss that law 4 forbids.
+// outOfRange tells retention that has passed us from a log that lost its end. Kafka's clients jump to either
+// end here in silence, which is the loss that law 4 forbids.
 func (f *fetcher) outOfRange(ctx context.Context, cause error) error {
 	w, err := f.c.watermark(ctx, f.topic, f.partition)
 	if err != nil {

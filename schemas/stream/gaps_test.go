@@ -228,13 +228,15 @@ func TestIntegrationCompactedTopicIsRefused(t *testing.T) {
 	if err := c.EnsureTopics(t.Context(), []TopicSpec{{Name: in, Partitions: 1}}); err == nil {
 		t.Error("EnsureTopics takes a compacted topic")
 	}
-	if err := c.EnsureTopics(t.Context(), []TopicSpec{{Name: in, Partitions: 2, Config: map[string]string{
-		"cleanup.policy": "compact"}}}); err == nil || !strings.Contains(err.Error(), "1 partitions, configured are 2") {
+	two := TopicSpec{Name: in, Partitions: 2, Config: map[string]string{"cleanup.policy": "compact"}}
+	err = c.EnsureTopics(t.Context(), []TopicSpec{two})
+	if err == nil || !strings.Contains(err.Error(), "1 partitions, configured are 2") {
 		t.Errorf("EnsureTopics with another number of partitions: %v", err)
 	}
 }
 
-// Real transactions: the records of the aborted one are passed, and the markers, and committed to the very end.
+// Real transactions: the records of the aborted one are passed, and the markers, and committed to the very
+// end.
 func TestIntegrationTransactions(t *testing.T) {
 	brokers := broker(t)
 	c := client(t, brokers)

@@ -29,7 +29,8 @@ type Stop struct {
 	Partition int
 	// Err is what its run returned; a GapError keeps it stopped until the gap is accepted.
 	Err error
-	// Retry is when it is tried again: after an error the back-off, after a gap how often acceptance is asked for.
+	// Retry is when it is tried again: after an error the back-off, after a gap how often acceptance is asked
+	// for.
 	Retry time.Duration
 }
 
@@ -39,33 +40,33 @@ type GroupOptions struct {
 	Group string
 	// Topics are read by every member of the group. Required.
 	Topics []string
-	// Instance, if set, makes this a static member of the group: after a kill the process that starts with the same
-	// name takes over its partitions at once, instead of after SessionTimeout. It must be unique within the group and
-	// the same after a restart: a host name and role, say. Default "": dynamic.
+	// Instance, if set, makes this a static member of the group: after a kill the process that starts with the
+	// same name takes over its partitions at once, instead of after SessionTimeout. It must be unique within the
+	// group and the same after a restart: a host name and role, say. Default "": dynamic.
 	Instance string
-	// Standalone reads all partitions without membership: for one process on a broker of its own, which then starts
-	// without any wait. Offsets are stored for the group all the same; the broker refuses them while the group has
-	// members. Default false.
+	// Standalone reads all partitions without membership: for one process on a broker of its own, which then
+	// starts without any wait. Offsets are stored for the group all the same; the broker refuses them while the
+	// group has members. Default false.
 	Standalone bool
 	// MaxBytes bounds one answer of the broker, per partition; a record batch that is larger comes whole.
 	//
-	// Default 1 MiB. Not less: two of our largest values. Not more: 40 partitions hold so much each, and four times
-	// as much decompressed.
+	// Default 1 MiB. Not less: two of our largest values. Not more: 40 partitions hold so much each, and four
+	// times as much decompressed.
 	MaxBytes int
 	// MaxWait is how long a Fetch waits while there is nothing, before it returns an empty Batch.
 	//
-	// Default 250 ms. Not less: each idle partition costs a request per wait. Not more: a reader that has something
-	// to flush is told only then that there is nothing else for now.
+	// Default 250 ms. Not less: each idle partition costs a request per wait. Not more: a reader that has
+	// something to flush is told only then that there is nothing else for now.
 	MaxWait time.Duration
 	// SessionTimeout is how long a silent member keeps its partitions.
 	//
-	// Default 6s. Not less: brokers refuse less by default (group.min.session.timeout.ms). Not more: so long do the
-	// partitions of a killed process stand still.
+	// Default 6s. Not less: brokers refuse less by default (group.min.session.timeout.ms). Not more: so long do
+	// the partitions of a killed process stand still.
 	SessionTimeout time.Duration
 	// RebalanceTimeout is how long the runs of all members may take to return when partitions change hands.
 	//
-	// Default 30s. Not less: an insert that has begun should end and be committed. Not more: all members wait for
-	// the slowest.
+	// Default 30s. Not less: an insert that has begun should end and be committed. Not more: all members wait
+	// for the slowest.
 	RebalanceTimeout time.Duration
 	// GapPoll is how often a partition stopped by a gap asks Gaps again. Default 10s.
 	GapPoll time.Duration
@@ -73,8 +74,8 @@ type GroupOptions struct {
 	Generations Generations
 	// Gaps says which gaps are accepted. Default nil: none ever is.
 	Gaps Gaps
-	// AllowCompacted are topics that may have cleanup.policy=compact. Default none: compaction removes records, which
-	// cannot be told from losing them.
+	// AllowCompacted are topics that may have cleanup.policy=compact. Default none: compaction removes records,
+	// which cannot be told from losing them.
 	AllowCompacted []string
 	// OnStop is called, from any goroutine, each time a partition stops. Default nil.
 	OnStop func(Stop)
@@ -111,7 +112,8 @@ func (o GroupOptions) prepare() (GroupOptions, error) {
 	for _, d := range []struct {
 		name string
 		d    time.Duration
-	}{{"session timeout", o.SessionTimeout}, {"rebalance timeout", o.RebalanceTimeout}, {"gap poll", o.GapPoll}} {
+	}{{"session timeout", o.SessionTimeout}, {"rebalance timeout", o.RebalanceTimeout}, {"gap poll",
+		o.GapPoll}} {
 		if d.d < time.Millisecond || d.d > time.Hour {
 			errs = append(errs, fmt.Errorf("%s: %v: choose 1ms to 1h", d.name, d.d))
 		}
@@ -147,17 +149,19 @@ type lastSeen struct {
 	next    int64
 }
 
-// Consume reads the partitions that the group assigns to this process until ctx ends, then returns nil. It calls run
-// once per partition, each in a goroutine of its own; the context of run ends when the partition is revoked, and
-// Consume waits for all runs to return before it takes new partitions, so no two runs of one partition overlap.
+// Consume reads the partitions that the group assigns to this process until ctx ends, then returns nil. It
+// calls run once per partition, each in a goroutine of its own; the context of run ends when the partition is
+// revoked, and Consume waits for all runs to return before it takes new partitions, so no two runs of one
+// partition overlap.
 //
-// A run that returns an error stops its partition, not the others: it is reported through OnStop and run again from
-// the committed offset after a back-off of 1 to 30 s, or, after a GapError, once the gap is accepted. A run that
-// returns nil while it owns the partition is done with it until the next assignment.
+// A run that returns an error stops its partition, not the others: it is reported through OnStop and run
+// again from the committed offset after a back-off of 1 to 30 s, or, after a GapError, once the gap is
+// accepted. A run that returns nil while it owns the partition is done with it until the next assignment.
 //
-// Consume itself returns an error only for what cannot mend itself: wrong options, missing rights, a compacted topic,
-// another process with the same Instance.
-func (c *Client) Consume(ctx context.Context, o GroupOptions, run func(context.Context, *Partition) error) error {
+// Consume itself returns an error only for what cannot mend itself: wrong options, missing rights, a
+// compacted topic, another process with the same Instance.
+func (c *Client) Consume(ctx context.Context, o GroupOptions,
+	run func(context.Context, *Partition) error) error {
 	o, err := o.prepare()
 	if err != nil {
 		return fmt.Errorf("consume: %w", err)
@@ -196,8 +200,8 @@ func (g *group) mends(err error) bool {
 	return retriable(err) || notOwner(err) || errors.Is(err, errMemberID)
 }
 
-// session joins, reads until the assignment ends, and waits for all runs to return. nil means that a new assignment
-// is due.
+// session joins, reads until the assignment ends, and waits for all runs to return. nil means that a new
+// assignment is due.
 func (g *group) session(ctx context.Context) error {
 	layout, err := g.layout(ctx)
 	if err != nil {

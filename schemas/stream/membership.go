@@ -17,8 +17,9 @@ import (
 	"github.com/segmentio/kafka-go/protocol/syncgroup"
 )
 
-// kafka-go's own ConsumerGroup knows no static members, ends all partitions when one function returns, and hides
-// which answer refused a commit; so the five requests of membership are sent here, in kafka-go's encoding.
+// kafka-go's own ConsumerGroup knows no static members, ends all partitions when one function returns, and
+// hides which answer refused a commit; so the five requests of membership are sent here, in kafka-go's
+// encoding.
 
 const (
 	protocolType = "consumer"
@@ -30,7 +31,8 @@ const (
 	layoutEvery = 10 * time.Second
 )
 
-// errMemberID says that the coordinator does not know our member id, or wants us to come back with the one it gave.
+// errMemberID says that the coordinator does not know our member id, or wants us to come back with the one it
+// gave.
 var errMemberID = errors.New("join again with another member id")
 
 // layout is the topics of a group, with their number of partitions.
@@ -58,16 +60,18 @@ func (g *group) layout(ctx context.Context) (layout, error) {
 	}
 	configs, err := g.c.configs(ctx, g.o.Topics, "cleanup.policy")
 	if errors.Is(err, kafka.TopicAuthorizationFailed) || errors.Is(err, kafka.ClusterAuthorizationFailed) {
-		g.c.log.Warn("cannot test for compaction: no right to describe the configuration of topics", "topics", g.o.Topics)
+		g.c.log.Warn("cannot test for compaction: no right to describe the configuration of topics", "topics",
+			g.o.Topics)
 		return out, nil
 	}
 	if err != nil {
 		return nil, err
 	}
 	for _, name := range g.o.Topics {
-		if strings.Contains(configs[name]["cleanup.policy"], "compact") && !slices.Contains(g.o.AllowCompacted, name) {
-			return nil, permanentError{fmt.Errorf("topic %s is compacted: compaction removes records, which cannot be told "+
-				"from losing them; set its cleanup.policy to delete", name)}
+		if strings.Contains(configs[name]["cleanup.policy"], "compact") && !slices.Contains(g.o.AllowCompacted,
+			name) {
+			return nil, permanentError{fmt.Errorf("topic %s is compacted: compaction removes records, "+
+				"which cannot be told from losing them; set its cleanup.policy to delete", name)}
 		}
 	}
 	return out, nil
@@ -87,7 +91,8 @@ func (g *group) join(ctx context.Context, l layout) (map[string][]int, error) {
 		SessionTimeoutMS: int32(g.o.SessionTimeout.Milliseconds()), ProtocolType: protocolType,
 		RebalanceTimeoutMS: int32(g.o.RebalanceTimeout.Milliseconds()),
 		Protocols:          []joingroup.RequestProtocol{{Name: protocolName, Metadata: metadata}}}
-	m, err := g.c.askGroup(ctx, g.o.Group, request, func(m protocol.Message) int16 { return m.(*joingroup.Response).ErrorCode })
+	m, err := g.c.askGroup(ctx, g.o.Group, request,
+		func(m protocol.Message) int16 { return m.(*joingroup.Response).ErrorCode })
 	if errors.Is(err, kafka.MemberIDRequired) {
 		g.who.id = m.(*joingroup.Response).MemberID
 		return nil, errMemberID
@@ -110,7 +115,8 @@ func (g *group) join(ctx context.Context, l layout) (map[string][]int, error) {
 func (g *group) sync(ctx context.Context, dealt []syncgroup.RequestAssignment) (map[string][]int, error) {
 	request := &syncgroup.Request{GroupID: g.o.Group, GenerationID: g.who.generation, MemberID: g.who.id,
 		GroupInstanceID: g.o.Instance, Assignments: dealt}
-	m, err := g.c.askGroup(ctx, g.o.Group, request, func(m protocol.Message) int16 { return m.(*syncgroup.Response).ErrorCode })
+	m, err := g.c.askGroup(ctx, g.o.Group, request,
+		func(m protocol.Message) int16 { return m.(*syncgroup.Response).ErrorCode })
 	if err != nil {
 		g.forgetMember(err)
 		return nil, fmt.Errorf("sync group: %w", g.explain(err))
@@ -147,8 +153,8 @@ func (g *group) explain(err error) error {
 	return err
 }
 
-// deal gives the partitions of all topics to the members in turn; the order of members is by instance, then id, so
-// that the same members get the same partitions again.
+// deal gives the partitions of all topics to the members in turn; the order of members is by instance, then
+// id, so that the same members get the same partitions again.
 func deal(members []joingroup.ResponseMember, l layout) ([]syncgroup.RequestAssignment, error) {
 	slices.SortFunc(members, func(a, b joingroup.ResponseMember) int {
 		return strings.Compare(a.GroupInstanceID+"\x00"+a.MemberID, b.GroupInstanceID+"\x00"+b.MemberID)
@@ -182,12 +188,14 @@ func deal(members []joingroup.ResponseMember, l layout) ([]syncgroup.RequestAssi
 	return encodeHands(members, hands)
 }
 
-func encodeHands(members []joingroup.ResponseMember, hands []map[string][]int32) ([]syncgroup.RequestAssignment, error) {
+func encodeHands(members []joingroup.ResponseMember,
+	hands []map[string][]int32) ([]syncgroup.RequestAssignment, error) {
 	out := make([]syncgroup.RequestAssignment, len(members))
 	for i, m := range members {
 		a := consumer.Assignment{Version: consumer.MaxVersionSupported}
 		for _, topic := range slices.Sorted(maps.Keys(hands[i])) {
-			a.AssignedPartitions = append(a.AssignedPartitions, consumer.TopicPartition{Topic: topic, Partitions: hands[i][topic]})
+			a.AssignedPartitions = append(a.AssignedPartitions,
+				consumer.TopicPartition{Topic: topic, Partitions: hands[i][topic]})
 		}
 		encoded, err := protocol.Marshal(consumer.MaxVersionSupported, a)
 		if err != nil {
@@ -220,8 +228,8 @@ func (g *group) leave() {
 	}
 }
 
-// beat keeps the membership alive until ctx ends, and ends the session where the group has moved on or has not been
-// reached for a whole session timeout: then somebody else may own our partitions.
+// beat keeps the membership alive until ctx ends, and ends the session where the group has moved on or has
+// not been reached for a whole session timeout: then somebody else may own our partitions.
 func (s *session) beat(ctx context.Context) {
 	every := s.g.o.SessionTimeout / beatsPerSession
 	if s.g.o.Standalone {
@@ -266,7 +274,10 @@ func (g *group) heartbeat(ctx context.Context, within time.Duration) error {
 	k, err := g.c.lease(ctx, addr)
 	if err == nil {
 		var body []byte
-		body, err = k.exchange(ctx, func(id int32) []byte { return appendHeartbeatRequest(nil, id, k.clientID, g.who) })
+		body, err = k.exchange(ctx, func(id int32) []byte {
+			return appendHeartbeatRequest(nil, id, k.clientID,
+				g.who)
+		})
 		g.c.release(k, err)
 		var code int16
 		if err == nil {
@@ -279,8 +290,8 @@ func (g *group) heartbeat(ctx context.Context, within time.Duration) error {
 	return err
 }
 
-// look ends the session where a topic has more partitions than were dealt, so that they are dealt anew. A member
-// that is not the leader may do so too: joining again is harmless.
+// look ends the session where a topic has more partitions than were dealt, so that they are dealt anew. A
+// member that is not the leader may do so too: joining again is harmless.
 func (s *session) look(ctx context.Context) {
 	for name, dealt := range s.layout {
 		if t, err := s.g.c.topic(ctx, name, layoutEvery/2); err == nil && len(t.partitions) != dealt {

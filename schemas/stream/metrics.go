@@ -43,15 +43,19 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	m.lag = gauge("lag_records", "Offsets between the last committed one and the high watermark.",
 		"group", "topic", "partition")
 	m.fetched = counter("fetched_records_total", "Records read.", "topic")
-	m.fetchedB = counter("fetched_bytes_total", "Bytes of record batches read, as compressed on the wire.", "topic")
-	m.skipped = counter("skipped_batches_total", "Markers and batches of aborted transactions passed over.", "topic")
+	m.fetchedB = counter("fetched_bytes_total", "Bytes of record batches read, as compressed on the wire.",
+		"topic")
+	m.skipped = counter("skipped_batches_total", "Markers and batches of aborted transactions passed over.",
+		"topic")
 	m.produced = counter("produced_records_total", "Records acknowledged by all in-sync replicas.", "topic")
-	m.producedB = counter("produced_bytes_total", "Bytes of record batches acknowledged, as compressed.", "topic")
+	m.producedB = counter("produced_bytes_total", "Bytes of record batches acknowledged, as compressed.",
+		"topic")
 	m.failed = counter("failed_records_total", "Records given back to their producer with an error.", "topic")
 	m.retries = counter("produce_retries_total", "Produce requests sent again after an error.", "topic")
 	m.owned = gauge("owned_partitions", "Partitions that this process reads.", "group", "topic")
-	m.stopped = gauge("stopped_partitions", "1 while an owned partition is not being read: after a gap until it is "+
-		"accepted, after an error until the next attempt.", "group", "topic", "partition", "reason")
+	m.stopped = gauge("stopped_partitions",
+		"1 while an owned partition is not being read: after a gap until it is "+
+			"accepted, after an error until the next attempt.", "group", "topic", "partition", "reason")
 	m.stops = counter("stops_total", "Times that a partition stopped.", "group", "topic", "reason")
 	m.rebalance = counter("rebalances_total", "Times that this process got an assignment.", "group")
 	m.seconds = prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tollgate_stream_produce_seconds",

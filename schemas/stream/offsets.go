@@ -70,7 +70,8 @@ func (c *Client) watermark(ctx context.Context, topic string, partition int) (Wa
 		}
 		r := m.(*listoffsets.Response)
 		if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
-			return w, fmt.Errorf("list offsets of %s partition %d: the answer is about something else", topic, partition)
+			return w, fmt.Errorf("list offsets of %s partition %d: the answer is about something else", topic,
+				partition)
 		}
 		if code := r.Topics[0].Partitions[0].ErrorCode; code != 0 {
 			c.forget(topic)
@@ -81,8 +82,8 @@ func (c *Client) watermark(ctx context.Context, topic string, partition int) (Wa
 	return w, nil
 }
 
-// Committed returns the offset that a group has committed for each partition of a topic: the next one it will read;
-// -1 where it has committed nothing.
+// Committed returns the offset that a group has committed for each partition of a topic: the next one it will
+// read; -1 where it has committed nothing.
 func (c *Client) Committed(ctx context.Context, group, topic string) ([]int64, error) {
 	var out []int64
 	err := c.retry(ctx, func(ctx context.Context) error {
@@ -122,17 +123,19 @@ const notePrefix = "topic-id "
 
 func noteOf(topicID [16]byte) string { return notePrefix + hex.EncodeToString(topicID[:]) }
 
-// isOther reports whether the commit belongs to another topic of the same name. Commits of other tools have no such
-// note and are believed.
+// isOther reports whether the commit belongs to another topic of the same name. Commits of other tools have
+// no such note and are believed.
 func (c commit) isOther(topicID [16]byte) bool {
 	return c.offset >= 0 && strings.HasPrefix(c.note, notePrefix) && c.note != noteOf(topicID)
 }
 
 // commits reads what a group has stored for some partitions of a topic.
-func (c *Client) commits(ctx context.Context, group, topic string, partitions []int32) (map[int32]commit, error) {
+func (c *Client) commits(ctx context.Context, group, topic string, partitions []int32) (map[int32]commit,
+	error) {
 	request := &offsetfetch.Request{GroupID: group,
 		Topics: []offsetfetch.RequestTopic{{Name: topic, PartitionIndexes: partitions}}}
-	m, err := c.askGroup(ctx, group, request, func(m protocol.Message) int16 { return m.(*offsetfetch.Response).ErrorCode })
+	m, err := c.askGroup(ctx, group, request,
+		func(m protocol.Message) int16 { return m.(*offsetfetch.Response).ErrorCode })
 	if errors.Is(err, kafka.GroupIdNotFound) {
 		return nil, nil // a group that never was has committed nothing
 	}
@@ -143,7 +146,8 @@ func (c *Client) commits(ctx context.Context, group, topic string, partitions []
 	for _, t := range m.(*offsetfetch.Response).Topics {
 		for _, p := range t.Partitions {
 			if p.ErrorCode != 0 {
-				return nil, fmt.Errorf("fetch offset of group %s for %s partition %d: %w", group, t.Name, p.PartitionIndex,
+				return nil, fmt.Errorf("fetch offset of group %s for %s partition %d: %w", group, t.Name,
+					p.PartitionIndex,
 					kafka.Error(p.ErrorCode))
 			}
 			out[p.PartitionIndex] = commit{offset: p.CommittedOffset, note: p.Metadata}
@@ -152,8 +156,8 @@ func (c *Client) commits(ctx context.Context, group, topic string, partitions []
 	return out, nil
 }
 
-// ErrNotOwner says that a commit was refused because the partition belongs to another member of the group, or is
-// about to: what it covers will be read again by the new owner.
+// ErrNotOwner says that a commit was refused because the partition belongs to another member of the group, or
+// is about to: what it covers will be read again by the new owner.
 var ErrNotOwner = errors.New("this process does not own the partition any more")
 
 // notOwner are the answers by which a coordinator fences.
@@ -175,7 +179,8 @@ type member struct {
 	generation int32
 }
 
-func (c *Client) commit(ctx context.Context, who member, topic string, p offsetcommit.RequestPartition) error {
+func (c *Client) commit(ctx context.Context, who member, topic string,
+	p offsetcommit.RequestPartition) error {
 	request := &offsetcommit.Request{GroupID: who.group, GenerationID: who.generation, MemberID: who.id,
 		GroupInstanceID: who.instance, RetentionTimeMs: -1,
 		Topics: []offsetcommit.RequestTopic{{Name: topic, Partitions: []offsetcommit.RequestPartition{p}}}}

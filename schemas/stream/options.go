@@ -17,8 +17,8 @@ import (
 
 // Options say how to reach a Kafka cluster.
 type Options struct {
-	// Brokers are host:port of one or more brokers, tried in order until one answers; the others are learnt from it.
-	// Required.
+	// Brokers are host:port of one or more brokers, tried in order until one answers; the others are learnt from
+	// it. Required.
 	Brokers []string
 	// ClientID names this process in the broker's logs and quotas. Default "tollgate".
 	ClientID string
@@ -28,7 +28,8 @@ type Options struct {
 	SASL *SASL
 	// Log receives what happens to connections, groups and partitions. Default slog.Default().
 	Log *slog.Logger
-	// Metrics is where the tollgate_stream_… metrics are registered. Default nil: they are counted but not shown.
+	// Metrics is where the tollgate_stream_… metrics are registered. Default nil: they are counted but not
+	// shown.
 	Metrics prometheus.Registerer
 
 	tlsConfig *tls.Config

@@ -8,14 +8,15 @@ import (
 	"github.com/segmentio/kafka-go/protocol/offsetcommit"
 )
 
-// Batch is what one Fetch returns: the records from Base to before Next. Its memory is reused: Key, Value and Headers
-// of the records, and the slice itself, are valid until the next Fetch.
+// Batch is what one Fetch returns: the records from Base to before Next. Its memory is reused: Key, Value and
+// Headers of the records, and the slice itself, are valid until the next Fetch.
 type Batch struct {
-	// Records are in the order of their offsets. There may be none although Next is beyond Base: markers and aborted
-	// transactions take offsets. There are none, and Next is Base, where nothing came within GroupOptions.MaxWait.
+	// Records are in the order of their offsets. There may be none although Next is beyond Base: markers and
+	// aborted transactions take offsets. There are none, and Next is Base, where nothing came within
+	// GroupOptions.MaxWait.
 	Records []Record
-	// Base is the offset that the batch begins at; Next the one that the next batch begins at, to be committed once
-	// everything before it is safe.
+	// Base is the offset that the batch begins at; Next the one that the next batch begins at, to be committed
+	// once everything before it is safe.
 	Base, Next int64
 	// HighWatermark is the offset after the newest record, when the broker answered.
 	HighWatermark int64
@@ -23,8 +24,8 @@ type Batch struct {
 	LastStable int64
 }
 
-// Partition is a partition that this process owns while the context of its run lasts. Its methods are for the one
-// goroutine of the run, except Commit, which any goroutine may call.
+// Partition is a partition that this process owns while the context of its run lasts. Its methods are for the
+// one goroutine of the run, except Commit, which any goroutine may call.
 type Partition struct {
 	// Topic is the topic's name, TopicID what Kafka calls this creation of it.
 	Topic   string
@@ -35,8 +36,8 @@ type Partition struct {
 	Generation int64
 	// Committed is the offset that the group had committed on assignment, -1 where none.
 	Committed int64
-	// Began is the offset of the first record read from it by this run: Committed, or the earliest there was. It is
-	// greater than 0 on a first start where retention has already removed records.
+	// Began is the offset of the first record read from it by this run: Committed, or the earliest there was. It
+	// is greater than 0 on a first start where retention has already removed records.
 	Began int64
 
 	f        *fetcher
@@ -47,9 +48,10 @@ type Partition struct {
 	lose     func(error)
 }
 
-// Fetch returns the records that follow, waiting for them at most GroupOptions.MaxWait, then an empty Batch. It tries
-// again by itself while brokers are away. It returns a GapError where records are missing, and the context's error
-// where ctx ends first; a ctx that merely timed out costs nothing, the next Fetch awaits the same answer.
+// Fetch returns the records that follow, waiting for them at most GroupOptions.MaxWait, then an empty Batch.
+// It tries again by itself while brokers are away. It returns a GapError where records are missing, and the
+// context's error where ctx ends first; a ctx that merely timed out costs nothing, the next Fetch awaits the
+// same answer.
 func (p *Partition) Fetch(ctx context.Context) (Batch, error) {
 	b, err := p.f.fetch(ctx)
 	if err == nil {
@@ -73,9 +75,9 @@ func (p *Partition) SeekTo(offset int64) {
 	p.read.Store(offset)
 }
 
-// Commit stores next as the offset that the partition's next owner begins at. The group refuses it with ErrNotOwner
-// from everybody but the present owner. It does not look at the run's context, so that a run may commit what it
-// finished while it is being stopped; give it a ctx of its own then.
+// Commit stores next as the offset that the partition's next owner begins at. The group refuses it with
+// ErrNotOwner from everybody but the present owner. It does not look at the run's context, so that a run may
+// commit what it finished while it is being stopped; give it a ctx of its own then.
 func (p *Partition) Commit(ctx context.Context, next int64) error {
 	if read := p.read.Load(); next > read {
 		return fmt.Errorf("commit offset %d of %s partition %d: only %d has been read", next, p.Topic, p.ID, read)

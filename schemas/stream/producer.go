@@ -19,32 +19,34 @@ import (
 	"golang.org/x/sync/semaphore"
 )
 
-// MaxRecordBytes is the largest record that a Producer takes, key, value and headers together: 1 MiB. Not less:
-// usage-events carries values of 512 KiB. Not more: brokers refuse larger batches unless a topic says otherwise; ours
-// do (see Topics), with room for the batch's own head.
+// MaxRecordBytes is the largest record that a Producer takes, key, value and headers together: 1 MiB. Not
+// less: usage-events carries values of 512 KiB. Not more: brokers refuse larger batches unless a topic says
+// otherwise; ours do (see Topics), with room for the batch's own head.
 const MaxRecordBytes = 1 << 20
 
 // ProducerOptions say how a Producer batches and how long it tries.
 type ProducerOptions struct {
-	// MaxInFlight bounds the bytes of records given to Produce and not yet acknowledged; Produce waits beyond it.
+	// MaxInFlight bounds the bytes of records given to Produce and not yet acknowledged; Produce waits beyond
+	// it.
 	//
 	// Default 64 MiB. Not less: 16 shards with two batches of 1 MiB each, twice. Not more: it is memory.
 	MaxInFlight int
 	// MaxBatch is how many bytes of records are put into one record batch, before compression.
 	//
-	// Default 900 KiB. Not more: Kafka's default max.message.bytes is 1 MiB, and records may not compress. Not less:
-	// a batch costs the broker some 50 µs, whatever its size.
+	// Default 900 KiB. Not more: Kafka's default max.message.bytes is 1 MiB, and records may not compress. Not
+	// less: a batch costs the broker some 50 µs, whatever its size.
 	MaxBatch int
 	// Attempts is how often a batch is sent before its records are given back with an error.
 	//
-	// Default 12, about 18 s. Not less: a leader election takes some seconds. Not more: an HTTP client waits for it.
+	// Default 12, about 18 s. Not less: a leader election takes some seconds. Not more: an HTTP client waits for
+	// it.
 	Attempts int
 	// NoCompression sends records as they are, for values that are compressed already. Default false: LZ4.
 	NoCompression bool
 }
 
-// Producer writes records, with acknowledgement by all in-sync replicas (acks=all) always. It is safe for concurrent
-// use: what several calls give for one partition goes out together, in the order of the calls.
+// Producer writes records, with acknowledgement by all in-sync replicas (acks=all) always. It is safe for
+// concurrent use: what several calls give for one partition goes out together, in the order of the calls.
 type Producer struct {
 	c      *Client
 	o      ProducerOptions
@@ -56,8 +58,8 @@ type Producer struct {
 	busy   sync.WaitGroup
 }
 
-// lane is a partition's queue. One batch at a time is on its way, so that an attempt that is repeated cannot overtake
-// the next batch.
+// lane is a partition's queue. One batch at a time is on its way, so that an attempt that is repeated cannot
+// overtake the next batch.
 type lane struct {
 	mu      sync.Mutex
 	queue   []*item
@@ -107,13 +109,16 @@ func (c *Client) NewProducer(o ProducerOptions) (*Producer, error) {
 	o.MaxBatch = orDefault(o.MaxBatch, 900<<10)
 	o.Attempts = orDefault(o.Attempts, 12)
 	if o.MaxInFlight < MaxRecordBytes || o.MaxBatch < 1 || o.MaxBatch > MaxRecordBytes || o.Attempts < 1 {
-		return nil, fmt.Errorf("producer: max in flight %d (at least %d), max batch %d (1 to %d), attempts %d (at least 1)",
+		return nil, fmt.Errorf(
+			"producer: max in flight %d (at least %d), max batch %d (1 to %d), attempts %d (at least 1)",
 			o.MaxInFlight, MaxRecordBytes, o.MaxBatch, MaxRecordBytes, o.Attempts)
 	}
-	return &Producer{c: c, o: o, room: semaphore.NewWeighted(int64(o.MaxInFlight)), lanes: make(map[place]*lane)}, nil
+	return &Producer{c: c, o: o, room: semaphore.NewWeighted(int64(o.MaxInFlight)),
+		lanes: make(map[place]*lane)}, nil
 }
 
-// Close waits until everything given to Produce is acknowledged or has failed. Produce afterwards is an error.
+// Close waits until everything given to Produce is acknowledged or has failed. Produce afterwards is an
+// error.
 func (p *Producer) Close() error {
 	p.mu.Lock()
 	p.closed = true
@@ -133,12 +138,13 @@ func sizeOf(r *Record) int {
 	return n
 }
 
-// Produce writes the records and returns once all are acknowledged, with their positions in the same order. On an
-// error the positions of those that were acknowledged are right and the others' offsets are -1; of these some may
-// have been written all the same (an answer that got lost), so sending them again may repeat them.
+// Produce writes the records and returns once all are acknowledged, with their positions in the same order.
+// On an error the positions of those that were acknowledged are right and the others' offsets are -1; of
+// these some may have been written all the same (an answer that got lost), so sending them again may repeat
+// them.
 //
-// Where ctx ends first, records that are not on their way are taken back. The records' memory is not looked at any
-// more once Produce has returned.
+// Where ctx ends first, records that are not on their way are taken back. The records' memory is not looked
+// at any more once Produce has returned.
 func (p *Producer) Produce(ctx context.Context, records []Record) ([]Position, error) {
 	if len(records) == 0 {
 		return nil, nil
@@ -167,7 +173,8 @@ func (p *Producer) Produce(ctx context.Context, records []Record) ([]Position, e
 		if k.left == 0 {
 			return k.positions, errors.Join(k.errs...)
 		}
-		unsure := fmt.Errorf("produce: %d records are on their way and may be written: %w", k.left, context.Cause(ctx))
+		unsure := fmt.Errorf("produce: %d records are on their way and may be written: %w", k.left,
+			context.Cause(ctx))
 		return slices.Clone(k.positions), errors.Join(append(k.errs, unsure)...)
 	}
 }
@@ -200,7 +207,11 @@ func (p *Producer) items(ctx context.Context, records []Record) (items []item, t
 
 func (p *Producer) choose(ctx context.Context, r *Record, turn int) (int, error) {
 	var t metadataTopic
-	err := p.c.retry(ctx, func(ctx context.Context) (err error) { t, err = p.c.topic(ctx, r.Topic, topicFor); return })
+	err := p.c.retry(ctx, func(ctx context.Context) (err error) {
+		t,
+			err = p.c.topic(ctx, r.Topic, topicFor)
+		return
+	})
 	if err != nil {
 		return 0, fmt.Errorf("produce to %s: %w", r.Topic, err)
 	}
@@ -240,8 +251,8 @@ func (p *Producer) enqueue(items []item) error {
 	return nil
 }
 
-// takeBack ends the items that still wait in their lanes. Those on their way are packed already, as packing holds the
-// lane: nobody looks at their records any more.
+// takeBack ends the items that still wait in their lanes. Those on their way are packed already, as packing
+// holds the lane: nobody looks at their records any more.
 func (p *Producer) takeBack(items []item, cause error) {
 	k := items[0].call
 	lanes := make(map[place]*lane)
@@ -296,7 +307,8 @@ func (p *Producer) drain(at place, l *lane) {
 	}
 }
 
-// pack takes what fits into one batch off the queue and encodes it; nil where the queue is empty, and the lane stops.
+// pack takes what fits into one batch off the queue and encodes it; nil where the queue is empty, and the
+// lane stops.
 func (p *Producer) pack(l *lane) ([]*item, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -358,7 +370,8 @@ func (p *Producer) attempt(at place, packed []byte) (int64, error) {
 	if err != nil {
 		return -1, err
 	}
-	m, err := p.c.ask(ctx, addr, &rawproduce.Request{Acks: acksAll, Timeout: int32(produceTimeout.Milliseconds()),
+	m, err := p.c.ask(ctx, addr, &rawproduce.Request{Acks: acksAll,
+		Timeout: int32(produceTimeout.Milliseconds()),
 		Topics: []rawproduce.RequestTopic{{Topic: at.topic, Partitions: []rawproduce.RequestPartition{
 			{Partition: int32(at.partition), RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(packed)}}}}}})
 	if err != nil {

@@ -27,7 +27,8 @@ func readAll(t testing.TB, c *Client, topic string, partition int) []Record {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fetcher{c: c, topic: topic, topicID: info[0].ID, partition: partition, wait: 100 * time.Millisecond, maxBytes: 1 << 20}
+	f := &fetcher{c: c, topic: topic, topicID: info[0].ID, partition: partition, wait: 100 * time.Millisecond,
+		maxBytes: 1 << 20}
 	defer f.drop()
 	var out []Record
 	for f.next < marks[partition].High {
@@ -132,7 +133,8 @@ func TestIntegrationKeysChooseTheSamePartition(t *testing.T) {
 	in := topic(t, c, 8, nil)
 	records := make([]Record, 40)
 	for i := range records {
-		records[i] = Record{Topic: in, Partition: AnyPartition, Key: []byte(fmt.Sprint("customer-", i%4)), Value: []byte("v")}
+		records[i] = Record{Topic: in, Partition: AnyPartition, Key: []byte(fmt.Sprint("customer-", i%4)),
+			Value: []byte("v")}
 	}
 	at, err := p.Produce(limit(t), records)
 	if err != nil {
@@ -169,7 +171,8 @@ func TestIntegrationProduceErrorsSayWhere(t *testing.T) {
 	f("produce to "+in+" partition 0", Record{Topic: in, Value: noise})
 	f("there is no partition 7", Record{Topic: in, Partition: 7, Value: []byte("v")})
 	f("at most 1048576", Record{Topic: in, Value: make([]byte, MaxRecordBytes+1)})
-	f("there is no partition 7", Record{Topic: in, Value: []byte("good")}, Record{Topic: in, Partition: 7, Value: []byte("v")})
+	f("there is no partition 7", Record{Topic: in, Value: []byte("good")},
+		Record{Topic: in, Partition: 7, Value: []byte("v")})
 	if n := len(readAll(t, c, in, 0)); n != 1 {
 		t.Errorf("%d records, only the good one of the last call was to be written", n)
 	}
@@ -195,7 +198,8 @@ func TestProduceRetriesWhatMayPass(t *testing.T) {
 			{ErrorCode: kerr.NotEnoughReplicas.Code}}}}
 		return resp, nil, true
 	})
-	if at, err := p.Produce(limit(t), []Record{{Topic: in, Value: []byte("v")}}); err != nil || at[0].Offset != 0 || fail != 0 {
+	if at, err := p.Produce(limit(t), []Record{{Topic: in,
+		Value: []byte("v")}}); err != nil || at[0].Offset != 0 || fail != 0 {
 		t.Fatalf("%v, %v, %d failures left", at, err, fail)
 	}
 	p.o.Attempts, fail = 2, 100

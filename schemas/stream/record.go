@@ -15,8 +15,8 @@ type Record struct {
 	Partition int
 	// Offset is its place in the partition; ignored when producing.
 	Offset int64
-	// Time is Kafka's record time, in milliseconds. When producing, zero means now. Never an event's time: retention
-	// counts from it, so a back-dated record would be deleted before it is read.
+	// Time is Kafka's record time, in milliseconds. When producing, zero means now. Never an event's time:
+	// retention counts from it, so a back-dated record would be deleted before it is read.
 	Time time.Time
 	// Key is nil where there is none.
 	Key []byte
@@ -28,8 +28,8 @@ type Record struct {
 	Attributes Attributes
 }
 
-// AnyPartition as a Record's Partition lets the producer choose: by the key's hash as other Kafka clients do, or, where
-// there is no key, the same partition for all such records of one call, turning from call to call.
+// AnyPartition as a Record's Partition lets the producer choose: by the key's hash as other Kafka clients do,
+// or, where there is no key, the same partition for all such records of one call, turning from call to call.
 const AnyPartition = -1
 
 // Clone returns a copy of a fetched record that outlives the next Fetch.
@@ -70,8 +70,8 @@ const (
 	ModeHistory = "history"
 )
 
-// Mode returns ModeHistory where the record says so, else ModeLive. Any other value is an error: to treat what is
-// not understood as live would notify about it, to treat it as history would not enforce it.
+// Mode returns ModeHistory where the record says so, else ModeLive. Any other value is an error: to treat
+// what is not understood as live would notify about it, to treat it as history would not enforce it.
 func (r *Record) Mode() (string, error) {
 	v, ok := r.Header(HeaderMode)
 	switch {
@@ -92,17 +92,17 @@ type Position struct {
 	Offset int64
 }
 
-// GapError says that a partition does not continue where it should: records between Want and Got are not there.
-// It stops the partition until somebody accepts the loss.
+// GapError says that a partition does not continue where it should: records between Want and Got are not
+// there. It stops the partition until somebody accepts the loss.
 type GapError struct {
 	// Topic and Partition are where the gap is.
 	Topic     string
 	Partition int
-	// Want is the offset that should have come, Got the one that can be read next. Got below Want means that the log
-	// lost its end.
+	// Want is the offset that should have come, Got the one that can be read next. Got below Want means that the
+	// log lost its end.
 	Want, Got int64
-	// Recreated says that the committed offset belongs to an earlier topic of the same name: what was left in that
-	// one is gone, and Got is the new one's beginning.
+	// Recreated says that the committed offset belongs to an earlier topic of the same name: what was left in
+	// that one is gone, and Got is the new one's beginning.
 	Recreated bool
 }
 

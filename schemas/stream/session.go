@@ -51,7 +51,8 @@ func (s *session) keep(at place, seen *lastSeen) {
 	}
 }
 
-// standStill reports why a partition stopped and waits until it may be tried again; false where the session ended.
+// standStill reports why a partition stopped and waits until it may be tried again; false where the session
+// ended.
 func (s *session) standStill(at place, err error, backOff time.Duration) bool {
 	o, m := s.g.o, s.g.c.metrics
 	reason, retry := "error", backOff
@@ -116,14 +117,16 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 	if !ok {
 		stored.offset = -1
 	}
-	p := &Partition{Topic: at.topic, TopicID: t.id, ID: at.partition, Committed: stored.offset, c: c, who: s.g.who,
+	p := &Partition{Topic: at.topic, TopicID: t.id, ID: at.partition, Committed: stored.offset, c: c,
+		who:      s.g.who,
 		lagLabel: []string{o.Group, at.topic, label(at.partition)}, lose: s.cancel}
 	if o.Generations != nil {
 		if p.Generation, err = o.Generations.Generation(s.ctx, at.topic, t.id); err != nil {
 			return nil, fmt.Errorf("number topic %s with id %x: %w", at.topic, t.id, err)
 		}
 	}
-	p.f = &fetcher{c: c, topic: at.topic, topicID: t.id, partition: at.partition, wait: o.MaxWait, maxBytes: o.MaxBytes}
+	p.f = &fetcher{c: c, topic: at.topic, topicID: t.id, partition: at.partition, wait: o.MaxWait,
+		maxBytes: o.MaxBytes}
 	for _, name := range o.AllowCompacted {
 		p.f.holes = p.f.holes || name == at.topic
 	}
@@ -141,8 +144,8 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 	return p, nil
 }
 
-// begin decides where a partition is read from: where the group left it, or, where it never began, at the earliest
-// record. A commit that belongs to an earlier topic of the same name is a gap.
+// begin decides where a partition is read from: where the group left it, or, where it never began, at the
+// earliest record. A commit that belongs to an earlier topic of the same name is a gap.
 func (s *session) begin(p *Partition, stored commit, seen *lastSeen) error {
 	if stored.offset >= 0 && !stored.isOther(p.TopicID) {
 		p.f.next = stored.offset

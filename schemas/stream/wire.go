@@ -6,9 +6,10 @@ import (
 	"fmt"
 )
 
-// Three requests are written and read here rather than by kafka-go's protocol package: Metadata 12 and Fetch 13,
-// whose topic ids it does not know, in Kafka's "flexible" encoding (unsigned varints, compact arrays, tagged fields);
-// and Heartbeat 3, whose answer it reads in the wrong order, so that every refusal looks like a success.
+// Three requests are written and read here rather than by kafka-go's protocol package: Metadata 12 and Fetch
+// 13, whose topic ids it does not know, in Kafka's "flexible" encoding (unsigned varints, compact arrays,
+// tagged fields); and Heartbeat 3, whose answer it reads in the wrong order, so that every refusal looks like
+// a success.
 
 // errShort says that an answer of the broker ended before its own lengths said it would.
 var errShort = errors.New("answer is shorter than its lengths say")
@@ -18,8 +19,8 @@ func appendString(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))+1), s...)
 }
 
-// appendHeader begins a request: room for the size, the request header (version 2) and no tagged fields. The size
-// is filled in by finishRequest.
+// appendHeader begins a request: room for the size, the request header (version 2) and no tagged fields. The
+// size is filled in by finishRequest.
 func appendHeader(b []byte, apiKey, version int16, correlation int32, clientID string) []byte {
 	b = append(b, 0, 0, 0, 0)
 	b = binary.BigEndian.AppendUint16(b, uint16(apiKey))
@@ -36,7 +37,8 @@ func appendPlainHeader(b []byte, apiKey, version int16, correlation int32, clien
 	return b[:len(b)-1]
 }
 
-// appendPlainString appends a string as versions that are not flexible have it: a 16-bit length, then the bytes.
+// appendPlainString appends a string as versions that are not flexible have it: a 16-bit length, then the
+// bytes.
 func appendPlainString(b []byte, s string) []byte {
 	return append(binary.BigEndian.AppendUint16(b, uint16(len(s))), s...)
 }
@@ -47,8 +49,8 @@ func finishRequest(b []byte) []byte {
 	return b
 }
 
-// wire reads an answer. After the first failure every read gives zero values and err says what failed, so that a
-// reader checks once, at its end (and before it trusts a count).
+// wire reads an answer. After the first failure every read gives zero values and err says what failed, so
+// that a reader checks once, at its end (and before it trusts a count).
 type wire struct {
 	b   []byte
 	err error
@@ -113,8 +115,8 @@ func (w *wire) uvarint() uint64 {
 	return v
 }
 
-// count reads the length of a compact array, string or byte field; -1 is null. It never exceeds what is left, as
-// every element takes at least one byte: a garbled length cannot make us allocate.
+// count reads the length of a compact array, string or byte field; -1 is null. It never exceeds what is left,
+// as every element takes at least one byte: a garbled length cannot make us allocate.
 func (w *wire) count() int {
 	v := w.uvarint()
 	if v == 0 {
@@ -157,9 +159,9 @@ func (w *wire) tags() {
 }
 
 const (
-	metadataKey, metadataVersion = 3, 12 // 12: topic ids, and nulls allowed for both name and id
+	metadataKey, metadataVersion = 3, 12 // 12: topic ids
 	heartbeatKey, heartbeatVer   = 12, 3 // 3: static members
-	fetchKey, fetchVersion       = 1, 13 // 13: topics by id, so a recreated topic is never read under its old name
+	fetchKey, fetchVersion       = 1, 13 // 13: topics by id; a recreated one is refused
 )
 
 func appendMetadataRequest(b []byte, correlation int32, clientID string, topics []string) []byte {
@@ -232,7 +234,8 @@ func parseMetadata(body []byte) (metadataAnswer, error) {
 	w.tags()
 	w.int32() // throttle
 	for n := w.count(); n > 0 && w.err == nil; n-- {
-		out.brokers = append(out.brokers, metadataBroker{id: w.int32(), host: w.string(), port: w.int32(), rack: w.string()})
+		out.brokers = append(out.brokers, metadataBroker{id: w.int32(), host: w.string(), port: w.int32(),
+			rack: w.string()})
 		w.tags()
 	}
 	out.clusterID = w.string()
