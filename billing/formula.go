@@ -27,7 +27,11 @@ func Formula(r Rating, quantity schemas.Decimal, unit string, places int32) stri
 	if d, ok := r.Amount.Decimal(); ok && d.Equal(rounded) {
 		return b.String() + " = " + money(rounded, places)
 	}
-	return b.String() + " = " + r.Amount.String() + ", rounded " + money(rounded, places)
+	exact := group(r.Amount.Num.String()) + " ÷ " + group(r.Amount.Den.String())
+	if d, ok := r.Amount.Decimal(); ok {
+		exact = group(d.String())
+	}
+	return b.String() + " = " + exact + ", rounded " + money(rounded, places)
 }
 
 func (s Step) text(unit string, places int32) string {

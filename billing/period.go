@@ -24,8 +24,8 @@ func PeriodOf(t time.Time, every string, zone *time.Location) (schemas.Period, e
 		return schemas.Period{}, fmt.Errorf("billing period %q: want month, quarter or year", every)
 	}
 	return schemas.Period{
-		From: time.Date(year, month, 1, 0, 0, 0, 0, zone),
-		To:   time.Date(year, month+time.Month(months), 1, 0, 0, 0, 0, zone),
+		From: firstInstant(time.Date(year, month, 1, 0, 0, 0, 0, zone), zone),
+		To:   firstInstant(time.Date(year, month+time.Month(months), 1, 0, 0, 0, 0, zone), zone),
 	}, nil
 }
 
@@ -46,19 +46,20 @@ func DaysIn(p schemas.Period, zone *time.Location) int {
 	day := p.From.In(zone)
 	days := 0
 	for n := 0; ; n++ {
-		begin := time.Date(day.Year(), day.Month(), day.Day()+n, 0, 0, 0, 0, zone)
-		begin = firstInstant(begin, zone)
+		date := time.Date(day.Year(), day.Month(), day.Day()+n, 0, 0, 0, 0, time.UTC)
+		begin := firstInstant(time.Date(date.Year(), date.Month(), date.Day(), 0, 0, 0, 0, zone), zone)
 		if !begin.Before(p.To) {
 			return days
 		}
-		if !begin.Before(p.From) {
+		// A day that a zone left out (30 December 2011 in Samoa) begins on another date: it is none.
+		if !begin.Before(p.From) && begin.In(zone).Day() == date.Day() {
 			days++
 		}
 	}
 }
 
-// firstInstant is the first instant of the day that t (a day's midnight as time.Date gives it) means. time.Date answers
-// an instant of the day before where midnight is skipped.
+// firstInstant is the first instant of the day that t, a day's midnight as time.Date gives it, means. Where clocks skip
+// midnight, time.Date answers an instant of the day before: an hour that would belong to no period.
 func firstInstant(t time.Time, zone *time.Location) time.Time {
 	for range 24 {
 		if local := t.In(zone); local.Hour() < 12 {

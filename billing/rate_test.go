@@ -245,10 +245,10 @@ func TestFormula(t *testing.T) {
 	f(catalog.Price{Model: catalog.PriceStairstep, Tiers: tiers("rest: 1000")}, "1234567.5", "byte", 2,
 		"1,234,567.5 bytes: 1,000.00 for up to this quantity = 1,000.00")
 	f(catalog.Price{Model: catalog.PricePerUnit, Amount: dec("1"), Per: dec("3")}, "1", "", 2,
-		"1 units: 1 at 1.00 per 3 = 1/3, rounded 0.33")
+		"1 units: 1 at 1.00 per 3 = 1 ÷ 3, rounded 0.33")
 	f(catalog.Price{Model: catalog.PriceFlat, Amount: dec("49")}, "1", "", 2, "49.00 for the period = 49.00")
 	if got := Formula(RateFlat(&catalog.Price{Amount: dec("100")}, 17, 31), one, "", 2); got !=
-		"17 of 31 days at 100.00 for the period = 1700/31, rounded 54.84" {
+		"17 of 31 days at 100.00 for the period = 1,700 ÷ 31, rounded 54.84" {
 		t.Error(got)
 	}
 }
