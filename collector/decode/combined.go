@@ -101,6 +101,7 @@ func (d *Decoder) combinedWho(e *schemas.AccessEvent, t string) {
 		t = t[i+2:] // a syslog header: <190>Nov 23 10:00:00 host nginx: …
 	}
 	client, rest, _ := strings.Cut(t, " ")
+	rest = strings.TrimLeft(rest, " ")
 	if second, third, more := strings.Cut(rest, " "); more && second != "-" && strings.IndexByte(third, ' ') > 0 &&
 		virtualHost(client, second) {
 		d.setHost(e, client)

@@ -241,7 +241,7 @@ func (d *Decoder) nameClient(e *schemas.AccessEvent) {
 }
 
 func parseAddress(text string) (netip.Addr, bool) {
-	if len(text) > 64 || !digit(text[0]) && text[0] != '[' && strings.IndexByte(text, ':') < 0 {
+	if text == "" || len(text) > 64 || !digit(text[0]) && text[0] != '[' && strings.IndexByte(text, ':') < 0 {
 		return netip.Addr{}, false // netip allocates an error: not for a host name in every line
 	}
 	if a, err := netip.ParseAddr(text); err == nil {

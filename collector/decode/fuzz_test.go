@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -360,6 +361,8 @@ func want(ok bool) error {
 	return errValue
 }
 
+var timePattern = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$`)
+
 func referenceTime(e *schemas.AccessEvent, text string, isText bool, number string) error {
 	if !isText {
 		r, ok := new(big.Rat).SetString(number)
@@ -372,6 +375,9 @@ func referenceTime(e *schemas.AccessEvent, text string, isText bool, number stri
 		n := new(big.Int).Quo(r.Num(), r.Denom())
 		e.Time = n.Int64()
 		return want(n.IsInt64() && r.Sign() >= 0 && number[0] != '-')
+	}
+	if !timePattern.MatchString(strings.ToUpper(text)) {
+		return errValue // time.Parse also takes hours of one digit
 	}
 	at, err := time.Parse(time.RFC3339Nano, strings.ToUpper(text))
 	if strings.Contains(text, ":60") || strings.Contains(text, ",") || len(text) > 40 {
