@@ -6,9 +6,9 @@
 #   services.sh status [DIR]   say what runs; exit code 1 where something does not
 #   services.sh env [DIR]      print the variables that point the tests at them
 #
-# DIR keeps data, logs and pid files; default .cache/services of the repository. Kafka's jars (47, 43 MB) are kept in
-# .cache/kafka-VERSION. Ports: TOLLGATE_SERVICES_REDIS_PORT (16379), TOLLGATE_SERVICES_KAFKA_PORT (19092) and the port
-# above it for Kafka's controller.
+# DIR keeps data, logs and pid files; default .cache/services of the repository. Kafka's jars (47, 43 MB) are
+# kept in .cache/kafka-VERSION. Ports: TOLLGATE_SERVICES_REDIS_PORT (16379), TOLLGATE_SERVICES_KAFKA_PORT (19092)
+# and the port above it for Kafka's controller.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -26,7 +26,7 @@ say() { printf 'services: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
 # started_at PID: when the process began, so that a pid used again by another process is not taken for ours.
-started_at() { ps -o lstart= -p "$1" 2>/dev/null | tr -s ' ' || true; }
+started_at() { ps -o lstart= -p "$1" 2> /dev/null | tr -s ' ' | sed 's/^ //; s/ $//' || true; }
 
 remember() { printf '%s\n%s\n' "$2" "$(started_at "$2")" > "$dir/$1.pid"; }
 
@@ -35,19 +35,24 @@ running() {
   [ -f "$dir/$1.pid" ] || return 1
   local pid began
   { read -r pid && read -r began; } < "$dir/$1.pid" || return 1
-  [ -n "$began" ] && [ "$(started_at "$pid" | sed 's/^ *//')" = "$(printf '%s' "$began" | sed 's/^ *//')" ] || return 1
+  [ -n "$began" ] && [ "$(started_at "$pid")" = "$began" ] || return 1
   printf '%s\n' "$pid"
 }
 
 # answers PORT: something listens there.
 answers() { (exec 3<> "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
 
+fail() { # NAME WHAT
+  tail -n 20 "$dir/$1.log" >&2
+  die "$1 $2, see $dir/$1.log"
+}
+
 await() { # NAME TEST...
   local name=$1 end=$((SECONDS + patience))
   shift
   until "$@"; do
-    running "$name" > /dev/null || { tail -n 20 "$dir/$name.log" >&2; die "$name ended while starting, see $dir/$name.log"; }
-    [ "$SECONDS" -lt "$end" ] || { tail -n 20 "$dir/$name.log" >&2; die "$name does not answer after $patience s"; }
+    running "$name" > /dev/null || fail "$name" "ended while starting"
+    [ "$SECONDS" -lt "$end" ] || fail "$name" "does not answer after $patience s"
     sleep 0.2
   done
 }
@@ -63,11 +68,13 @@ install_redis() {
   say "installing redis-server"
   DEBIAN_FRONTEND=noninteractive apt-get update -qq
   # The package would start a server of its own; ours is started here, on its own port.
-  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server > /dev/null
+  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+    apt-get install -y -qq --no-install-recommends redis-server > /dev/null
 }
 
 fetch_kafka() {
-  command -v java > /dev/null || die "java is absent: install Java 17 or later (Debian: apt-get install openjdk-17-jre-headless)"
+  command -v java > /dev/null ||
+    die "java is absent: install Java 17 or later (Debian: apt-get install openjdk-17-jre-headless)"
   [ -f "$jars/complete" ] && return
   command -v mvn > /dev/null || die "mvn is absent: install Maven (Debian: apt-get install maven)"
   say "fetching Apache Kafka $kafka_version (43 MB) into $jars"
@@ -121,7 +128,8 @@ start_kafka() {
   if [ ! -f "$dir/kafka/meta.properties" ]; then
     local id
     id=$(java -cp "$jars/*" kafka.tools.StorageTool random-uuid 2> /dev/null | tail -n 1)
-    java -cp "$jars/*" kafka.tools.StorageTool format -t "$id" -c "$dir/kafka.properties" > "$dir/kafka-format.log" 2>&1 ||
+    java -cp "$jars/*" kafka.tools.StorageTool format -t "$id" -c "$dir/kafka.properties" \
+      > "$dir/kafka-format.log" 2>&1 ||
       { tail -n 20 "$dir/kafka-format.log" >&2; die "format of Kafka's folder failed"; }
   fi
   java -Xmx512m -Xms256m -XX:+UseG1GC -Dorg.slf4j.simpleLogger.showDateTime=true -cp "$jars/*" kafka.Kafka \

@@ -13,8 +13,8 @@ import (
 	chproto "github.com/ClickHouse/ch-go/proto"
 )
 
-// BenchmarkInsert inserts 200,000 rows of 25 columns per turn, as the aggregator does, and reports rows per second and
-// the CPU time of the engine's process per row.
+// BenchmarkInsert inserts 200,000 rows of 25 columns per turn, as the aggregator does, and reports rows per
+// second and the CPU time of the engine's process per row.
 func BenchmarkInsert(b *testing.B) {
 	const rows = 200_000
 	e := open(b, nil)
@@ -79,7 +79,8 @@ func BenchmarkSelect(b *testing.B) {
 	started, cpu := time.Now(), engineCPU(b)
 	for b.Loop() {
 		err := client.Do(context.Background(), ch.Query{
-			Body:     fmt.Sprintf("SELECT number AS n, toString(number) AS s, toString(number %% 100) AS lc FROM numbers(%d)", rows),
+			Body: fmt.Sprint("SELECT number AS n, toString(n) AS s, toString(n % 100) AS lc FROM numbers(",
+				rows, ")"),
 			Result:   chproto.Results{{Name: "n", Data: &n}, {Name: "s", Data: &s}, {Name: "lc", Data: &lc}},
 			OnResult: func(context.Context, chproto.Block) error { return nil },
 		})
@@ -92,7 +93,8 @@ func BenchmarkSelect(b *testing.B) {
 	b.ReportMetric(float64((engineCPU(b)-cpu).Nanoseconds())/total, "engine-cpu-ns/row")
 }
 
-// engineCPU is the processor time that the children of this process have used, 0 where the system does not tell.
+// engineCPU is the processor time that the children of this process have used, 0 where the system does not
+// tell.
 func engineCPU(b *testing.B) time.Duration {
 	b.Helper()
 	const tick = 10 * time.Millisecond // USER_HZ is 100 on Linux

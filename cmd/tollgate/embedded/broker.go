@@ -17,8 +17,9 @@ type Broker struct {
 	unlock  func() error
 }
 
-// StartBroker starts a broker on o.Dir and o.Port. What was acknowledged survives kill -9 of the process, for it has
-// been handed to the operating system; as with Kafka itself, a power failure may take the last seconds.
+// StartBroker starts a broker on o.Dir and o.Port. What was acknowledged survives kill -9 of the process, for
+// it has been handed to the operating system; as with Kafka itself, a power failure may take the last
+// seconds.
 func StartBroker(ctx context.Context, o Options) (*Broker, error) {
 	o, err := o.part("broker")
 	if err != nil {
@@ -46,7 +47,8 @@ func StartBroker(ctx context.Context, o Options) (*Broker, error) {
 	return b, nil
 }
 
-// maxBrokerBatch is the largest batch of records in bytes, Kafka's own default: what passes here passes there.
+// maxBrokerBatch is the largest batch of records in bytes, Kafka's own default: what passes here passes
+// there.
 const maxBrokerBatch = 1_048_588
 
 // Addr is where the broker answers: host and port.

@@ -27,9 +27,9 @@ type Cache struct {
 	lock *os.File
 }
 
-// StartCache starts a Redis server on o.Dir: redis-server where it is on PATH, else one inside this process, which is
-// slower at scripts and keeps its keys only when closed in order. Counters are rebuilt either way: nothing that must
-// last lives in Redis.
+// StartCache starts a Redis server on o.Dir: redis-server where it is on PATH, else one inside this process,
+// which is slower at scripts and keeps its keys only when closed in order. Counters are rebuilt either way:
+// nothing that must last lives in Redis.
 func StartCache(ctx context.Context, o Options) (*Cache, error) {
 	o, err := o.part("cache")
 	if err != nil {

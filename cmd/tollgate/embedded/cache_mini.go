@@ -15,8 +15,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 )
 
-// clockTick is how often the imitation's clock is set. Not less: it costs a lock. Not more: the shortest limits are
-// per second.
+// clockTick is how often the imitation's clock is set. Not less: it costs a lock. Not more: the shortest
+// limits are per second.
 const clockTick = 10 * time.Millisecond
 
 // dumpedKey is one key of the imitation in its file.
@@ -38,7 +38,8 @@ func startMini(ctx context.Context, o Options) (*Cache, error) {
 		return nil, fmt.Errorf("start embedded cache: does another process use it? %w", err)
 	}
 	c := &Cache{
-		mini: miniredis.NewMiniRedis(), dump: filepath.Join(o.Dir, "keys.gob"), stop: make(chan struct{}), lock: lock,
+		mini: miniredis.NewMiniRedis(), dump: filepath.Join(o.Dir, "keys.gob"),
+		stop: make(chan struct{}), lock: lock,
 	}
 	c.mini.SetTime(o.Clock())
 	if err := c.load(); err != nil {
@@ -61,7 +62,8 @@ func startMini(ctx context.Context, o Options) (*Cache, error) {
 			}
 		}
 	})
-	o.Log.Info("embedded cache started: no redis-server on PATH, so an imitation with slow scripts", "addr", c.addr)
+	o.Log.Info("embedded cache started: no redis-server on PATH, so an imitation with slow scripts",
+		"addr", c.addr)
 	return c, nil
 }
 
@@ -136,8 +138,8 @@ func (c *Cache) dumpKeys() ([]dumpedKey, error) {
 	return keys, nil
 }
 
-// load reads the file of an earlier run, if there is one. The time between does not count: windows carry theirs in
-// the key.
+// load reads the file of an earlier run, if there is one. The time between does not count: windows carry
+// theirs in the key.
 func (c *Cache) load() error {
 	in, err := os.Open(c.dump)
 	if errors.Is(err, fs.ErrNotExist) {

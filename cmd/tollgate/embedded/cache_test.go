@@ -11,8 +11,8 @@ import (
 	"tollgate/cmd/tollgate/embedded"
 )
 
-// TestImitationFollowsTheClock: without redis-server, keys expire by the given clock, and what has not expired is there
-// after a restart.
+// TestImitationFollowsTheClock: without redis-server, keys expire by the given clock, and what has not
+// expired is there after a restart.
 func TestImitationFollowsTheClock(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	ctx, dir := context.Background(), t.TempDir()
@@ -46,7 +46,8 @@ func TestImitationFollowsTheClock(t *testing.T) {
 	do(client, "RPUSH", "list", "x", "y")
 	do(client, "SADD", "set", "m")
 	do(client, "ZADD", "scores", "1.5", "m")
-	if got := do(client, "EVAL", "return redis.call('INCRBY', KEYS[1], ARGV[1])", 1, "count", 5); got != int64(5) {
+	const script = "return redis.call('INCRBY', KEYS[1], ARGV[1])"
+	if got := do(client, "EVAL", script, 1, "count", 5); got != int64(5) {
 		t.Error(got)
 	}
 	now.Add(int64(59 * time.Second))
@@ -55,8 +56,9 @@ func TestImitationFollowsTheClock(t *testing.T) {
 		t.Fatal(err)
 	}
 	cache, client = start()
-	if do(client, "GET", "text") != "bytes\x00\xff" || do(client, "HGET", "hash", "b") != "2" || do(client, "GET", "count") != "5" ||
-		do(client, "LINDEX", "list", 1) != "y" || do(client, "SISMEMBER", "set", "m") != int64(1) {
+	if do(client, "GET", "text") != "bytes\x00\xff" || do(client, "HGET", "hash", "b") != "2" ||
+		do(client, "GET", "count") != "5" || do(client, "LINDEX", "list", 1) != "y" ||
+		do(client, "SISMEMBER", "set", "m") != int64(1) {
 		t.Error("keys changed over a restart")
 	}
 	now.Add(int64(2 * time.Second))

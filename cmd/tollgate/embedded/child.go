@@ -11,22 +11,24 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
 )
 
-// EngineArgument is the hidden first argument with which the program starts itself as a child of an embedded part:
-// its main, and TestMain of a test that needs parts, then calls EngineMain with the arguments behind it.
+// EngineArgument is the hidden first argument with which the program starts itself as a child of an embedded
+// part: its main, and TestMain of a test that needs parts, then calls EngineMain with the arguments behind
+// it.
 const EngineArgument = "embedded-engine"
 
 // stopPatience is how long a server may take to stop when asked, before it is killed. Its data survive both.
 const stopPatience = 10 * time.Second
 
-// EngineMain runs the child process of an embedded part and returns its exit code. It holds the folder's lock, and it
-// ends when its standard input closes, which happens even when the parent is killed.
+// EngineMain runs the child process of an embedded part and returns its exit code. It holds the folder's
+// lock, and it ends when its standard input closes, which happens even when the parent is killed.
 //
-// `-dir D -library F` serves the ClickHouse library F on data folder D; `-dir D -- command …` runs a server.
+// `-dir D -library F` serves the ClickHouse library F on folder D; `-dir D -- command …` runs a server.
 func EngineMain(args []string) int {
 	if err := engineMain(args); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -51,7 +53,8 @@ func engineMain(args []string) error {
 	if err != nil {
 		return err
 	}
-	defer lock.Close()
+	// The lock is given back by the end of the process, not before: until then the engine holds the data.
+	defer runtime.KeepAlive(lock)
 	if *file != "" {
 		return serveLibrary(*file, *dir, parentGone)
 	}
@@ -61,9 +64,15 @@ func engineMain(args []string) error {
 // errParentGone ends a child whose parent went before it served.
 var errParentGone = errors.New("the parent process has gone")
 
-// lockFolder waits until no other process uses the folder. The lock goes with the last process that holds the file.
+// lockFolder waits until no other process uses the folder. The lock goes with the last process that holds the
+// file.
 func lockFolder(dir string, parentGone <-chan struct{}) (*os.File, error) {
-	file, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	return lockFile(filepath.Join(dir, "lock"), parentGone)
+}
+
+// lockFile waits until no other process has locked the file.
+func lockFile(path string, parentGone <-chan struct{}) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock data folder: %w", err)
 	}
@@ -73,14 +82,31 @@ func lockFolder(dir string, parentGone <-chan struct{}) (*os.File, error) {
 			return file, nil
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
-			return nil, errors.Join(fmt.Errorf("lock data folder %s: %w", dir, err), file.Close())
+			return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), file.Close())
 		}
 		select {
 		case <-parentGone:
-			return nil, errors.Join(fmt.Errorf("wait for the lock of %s: %w", dir, errParentGone), file.Close())
+			return nil, errors.Join(fmt.Errorf("wait for lock %s: %w", path, errParentGone), file.Close())
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+}
+
+// awaitEngineLock waits until the engine's own lock is free. When a process dies the system takes its locks
+// one by one, so the engine of a predecessor may hold its file for a moment after the folder's lock is ours.
+func awaitEngineLock(dir string, parentGone <-chan struct{}) error {
+	status := filepath.Join(dir, "data", "status")
+	if !isFile(status) {
+		return nil
+	}
+	lock, err := lockFile(status, parentGone)
+	if err != nil {
+		return err
+	}
+	if err := lock.Close(); err != nil {
+		return fmt.Errorf("give back the engine's lock: %w", err)
+	}
+	return nil
 }
 
 // ready begins the line by which a child says where it answers and what it is.
@@ -93,6 +119,9 @@ func serveLibrary(file, dir string, parentGone <-chan struct{}) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	if err := awaitEngineLock(dir, parentGone); err != nil {
+		return err
+	}
 	front, err := newFront(lib, dir, log)
 	if err != nil {
 		return err
@@ -121,7 +150,8 @@ func runServer(command []string, lock *os.File, parentGone <-chan struct{}) erro
 	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	cmd.ExtraFiles = []*os.File{lock} // as long as the server lives, however it was orphaned, the folder is locked
+	// As long as the server lives, however it was orphaned, the folder is locked.
+	cmd.ExtraFiles = []*os.File{lock}
 	started, exited := make(chan error, 1), make(chan error, 1)
 	go startServer(cmd, started, exited)
 	if err := <-started; err != nil {
@@ -170,7 +200,8 @@ func startChild(o Options, args ...string) (*child, error) {
 	// Go's preemption signals interrupt system calls of the library; times are UTC as on a server.
 	c.cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1", "TZ=UTC")
 	c.cmd.Stderr = logFile
-	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt at the terminal is the parent's to handle
+	// An interrupt at the terminal is the parent's to handle.
+	c.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	stdin, err := c.cmd.StdinPipe()
 	if err != nil {
 		return nil, fmt.Errorf("make pipe to child: %w", err)

@@ -6,8 +6,8 @@ import (
 	"syscall"
 )
 
-// startServer starts cmd, says so, and waits for its end. On Linux the kernel kills the server when this process dies;
-// it watches the thread that started the server, so this goroutine keeps its thread.
+// startServer starts cmd, says so, and waits for its end. On Linux the kernel kills the server when this
+// process dies; it watches the thread that started the server, so this goroutine keeps its thread.
 func startServer(cmd *exec.Cmd, started, exited chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()

@@ -17,12 +17,14 @@ type Engine struct {
 }
 
 // ErrNoEngine is the error when no ClickHouse can be had; its text names every way to give one.
-var ErrNoEngine = errors.New("no ClickHouse engine: (1) give the address of a ClickHouse server in the configuration, or " +
-	"(2) put `clickhouse` on PATH, or (3) put libchdb.so of chdb " + chdbVersion + " into the cache folder, or " +
+var ErrNoEngine = errors.New("no ClickHouse engine: " +
+	"(1) give the address of a ClickHouse server in the configuration, or (2) put `clickhouse` on PATH, or " +
+	"(3) put libchdb.so of chdb " + chdbVersion + " into the cache folder, or " +
 	"(4) put `npm` on PATH, with which it is fetched")
 
-// StartEngine starts ClickHouse on o.Dir: `clickhouse` on PATH, else the cached library, else the library fetched
-// through npm. With none of them it returns ErrNoEngine. ctx ends the search and the download, not the engine.
+// StartEngine starts ClickHouse on o.Dir: `clickhouse` on PATH, else the cached library, else the library
+// fetched through npm. With none of them it returns ErrNoEngine. ctx ends the search and the download, not
+// the engine.
 func StartEngine(ctx context.Context, o Options) (*Engine, error) {
 	o, err := o.part("engine")
 	if err != nil {
@@ -43,12 +45,14 @@ func StartEngine(ctx context.Context, o Options) (*Engine, error) {
 	if !ok {
 		return nil, errors.Join(fmt.Errorf("start embedded ClickHouse: child said %q", c.said), c.stop())
 	}
-	e := &Engine{child: c, addr: addr, describe: "ClickHouse " + version + " (library " + file + ", data in " + o.Dir + ")"}
+	describe := fmt.Sprintf("ClickHouse %s (library %s, data in %s)", version, file, o.Dir)
+	e := &Engine{child: c, addr: addr, describe: describe}
 	o.Log.Info("embedded ClickHouse started", "addr", addr, "version", version, "dir", o.Dir)
 	return e, nil
 }
 
-// Addr is where the engine answers ClickHouse's native protocol: host and port. Any user and password are accepted.
+// Addr is where the engine answers ClickHouse's native protocol: host and port. Any user and password are
+// accepted.
 func (e *Engine) Addr() string { return e.addr }
 
 // Describe says in one line what runs and where its data are.

@@ -16,8 +16,8 @@ import (
 	"github.com/ClickHouse/ch-go"
 )
 
-// clickHouseConfig is the least configuration of a ClickHouse server: loopback, one port, one user without password,
-// and async_insert off, as on the library.
+// clickHouseConfig is the least configuration of a ClickHouse server: loopback, one port, one user without
+// password, and async_insert off, as on the library.
 const clickHouseConfig = `<clickhouse>
   <logger><level>warning</level><console>1</console></logger>
   <listen_host>127.0.0.1</listen_host>
@@ -79,7 +79,9 @@ func startClickHouse(ctx context.Context, o Options, program string) (*Engine, e
 }
 
 // awaitAnswer asks until the child answers, ends, or the patience does.
-func awaitAnswer(ctx context.Context, c *child, patience time.Duration, ask func(context.Context) error) error {
+func awaitAnswer(
+	ctx context.Context, c *child, patience time.Duration, ask func(context.Context) error,
+) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {

@@ -22,8 +22,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 )
 
-// chdbVersion is the version of the ClickHouse library that the tests run on. Another is not taken by itself: what
-// the library writes and how it fails differs between versions.
+// chdbVersion is the version of the ClickHouse library that the tests run on. Another is not taken by itself:
+// what the library writes and how it fails differs between versions.
 const chdbVersion = "26.5.3"
 
 // chdbPackage is an npm package that contains the library.
@@ -33,20 +33,22 @@ type chdbPackage struct {
 	bytes     int64  // of the packed file, for the progress bar
 }
 
-// chdbPackages are the packages by operating system and processor. Only those whose content has been run here, and
-// whose integrity is therefore known, are fetched.
+// chdbPackages are the packages by operating system and processor. Only those whose content has been run
+// here, and whose integrity is therefore known, are fetched.
 var chdbPackages = map[string]chdbPackage{
 	"linux/amd64": {
-		name:      "@chdb/lib-linux-x64-gnu",
-		integrity: "sha512-fPrLmRt5Moor9yGz4mazbrNje4t7X9KB2mTGkXFWRxRBs2iKy8yh6jx11xsa0Qr3iDFMU/yHqd+bVdYJXu3QaQ==",
-		bytes:     166_572_008,
+		name: "@chdb/lib-linux-x64-gnu",
+		integrity: "sha512-fPrLmRt5Moor9yGz4mazbrNje4t7X9KB2mTGkXFWRxRB" +
+			"s2iKy8yh6jx11xsa0Qr3iDFMU/yHqd+bVdYJXu3QaQ==",
+		bytes: 166_572_008,
 	},
 }
 
 // libraryName is the library's file in the package and in the cache.
 const libraryName = "libchdb.so"
 
-// CacheDir is the folder for what is fetched once and used by every run: $TOLLGATE_CACHE, else the user's cache folder.
+// CacheDir is the folder for what is fetched once and used by every run: $TOLLGATE_CACHE, else the user's
+// cache folder.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("TOLLGATE_CACHE"); dir != "" {
 		return dir, nil
@@ -89,7 +91,8 @@ func findLibrary(ctx context.Context, o Options) (string, error) {
 	if isFile(file) { // another process was faster
 		return file, nil
 	}
-	o.Log.Info("fetching the ClickHouse library", "package", pkg.name, "version", chdbVersion, "bytes", pkg.bytes, "to", dir)
+	o.Log.Info("fetching the ClickHouse library", "package", pkg.name,
+		"version", chdbVersion, "bytes", pkg.bytes, "to", dir)
 	if err := fetchLibrary(ctx, o, fetch{npm: npm, pkg: pkg, dir: dir}); err != nil {
 		return "", fmt.Errorf("%w; fetch %s@%s through npm: %w", ErrNoEngine, pkg.name, chdbVersion, err)
 	}
@@ -146,13 +149,14 @@ func newProgress(o Options, total int64, what string) *progressbar.ProgressBar {
 	if to == nil {
 		to = io.Discard
 	}
-	return progressbar.NewOptions64(total, progressbar.OptionSetWriter(to), progressbar.OptionSetDescription(what),
+	return progressbar.NewOptions64(total, progressbar.OptionSetWriter(to),
+		progressbar.OptionSetDescription(what),
 		progressbar.OptionShowBytes(true), progressbar.OptionThrottle(200*time.Millisecond),
 		progressbar.OptionSetPredictTime(total > 0), progressbar.OptionClearOnFinish())
 }
 
-// packWithNPM lets npm download the packed file into work. npm says nothing of its progress, so the bar follows the
-// bytes that appear in its cache, which is kept inside work.
+// packWithNPM lets npm download the packed file into work. npm says nothing of its progress, so the bar
+// follows the bytes that appear in its cache, which is kept inside work.
 func packWithNPM(ctx context.Context, o Options, f fetch, work string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
 	defer cancel()
@@ -160,7 +164,8 @@ func packWithNPM(ctx context.Context, o Options, f fetch, work string) (string, 
 		"--cache", filepath.Join(work, "npm-cache"), f.pkg.name+"@"+chdbVersion)
 	cmd.Dir = work
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // npm and what it started
+	// npm starts processes of its own, which go with it.
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	bar := newProgress(o, f.pkg.bytes, "fetching ClickHouse")

@@ -23,18 +23,20 @@ import (
 )
 
 const (
-	// frontRevision is the revision of ClickHouse's native protocol that the front speaks. Not less than 54459: query
-	// parameters came with it. Not more: it is the greatest that clickhouse-go and ch-go speak.
+	// frontRevision is the revision of ClickHouse's native protocol that the front speaks. Not less than 54459:
+	// query parameters came with it. Not more: it is the greatest that clickhouse-go and ch-go speak.
 	frontRevision = 54460
 
-	// maxSessions bounds the clients. A session costs about 0.5 MB; connection pools of all roles together need less.
+	// maxSessions bounds the clients. A session costs about 0.5 MB; connection pools of all roles together need
+	// less.
 	maxSessions = 512
 
 	// handshakeTimeout is how long a new client may stay silent.
 	handshakeTimeout = 10 * time.Second
 )
 
-// front answers ClickHouse's native protocol with the library's engine. Each client has a session of the engine.
+// front answers ClickHouse's native protocol with the library's engine. Each client has a session of the
+// engine.
 type front struct {
 	lib     *library
 	dir     string // the engine's data
@@ -85,8 +87,9 @@ func newFront(lib *library, dir string, log *slog.Logger) (*front, error) {
 	return f, nil
 }
 
-// removeDropped removes the files of tables that an earlier run dropped, which the library itself leaves behind. It
-// runs before the engine boots; a table's metadata go last, so a crash in between repeats the removal.
+// removeDropped removes the files of tables that an earlier run dropped, which the library itself leaves
+// behind. It runs before the engine boots; a table's metadata go last, so a crash in between repeats the
+// removal.
 func removeDropped(dir string) error {
 	dropped, err := filepath.Glob(filepath.Join(dir, "metadata_dropped", "*.sql"))
 	if err != nil {
@@ -139,13 +142,15 @@ func (f *front) kill(tag string) {
 	f.keeperMu.Lock()
 	defer f.keeperMu.Unlock()
 	quoted := strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(tag)
-	err := f.keeper.exec("KILL QUERY WHERE position(query, '" + quoted + "') > 0 AND query NOT ILIKE 'KILL QUERY%' ASYNC")
+	err := f.keeper.exec("KILL QUERY WHERE position(query, '" + quoted + "') > 0 " +
+		"AND query NOT ILIKE 'KILL QUERY%' ASYNC")
 	if err != nil {
 		f.log.Warn("cancel of a query failed", "error", err)
 	}
 }
 
-// session is one client and its session of the engine. Only its goroutine touches it, but for the watch on conn.
+// session is one client and its session of the engine. Only its goroutine touches it, but for the watch on
+// conn.
 type session struct {
 	front  *front
 	conn   net.Conn
@@ -244,8 +249,8 @@ func (s *session) handshake() error {
 	return s.conn.SetDeadline(time.Time{})
 }
 
-// sessionDefaults make a session of the library behave as one of a server: the library infers SELECT from bare
-// expressions, and its inserts would answer before the rows are stored.
+// sessionDefaults make a session of the library behave as one of a server: the library infers SELECT from
+// bare expressions, and its inserts would answer before the rows are stored.
 const sessionDefaults = "SET async_insert = 0, implicit_select = 0"
 
 // openEngine opens a session of the engine with what this client has set before.
@@ -264,8 +269,8 @@ func (s *session) openEngine() error {
 	return nil
 }
 
-// dropEngine ends the session of the engine. After an error it must go: the library has been seen to hand what a
-// failed statement had already written to the next one.
+// dropEngine ends the session of the engine. After an error it must go: the library has been seen to hand
+// what a failed statement had already written to the next one.
 func (s *session) dropEngine() {
 	if s.engine != nil {
 		s.engine.close()
@@ -280,8 +285,8 @@ func (s *session) prepare(settings []proto.Setting) error {
 	wanted := make(map[string]string, len(settings))
 	for _, setting := range settings {
 		if !settingName.MatchString(setting.Key) {
-			return engineError{fmt.Sprintf("Code: 115. DB::Exception: Setting name %q is not a name. (UNKNOWN_SETTING)",
-				setting.Key)}
+			const text = "Code: 115. DB::Exception: Setting name %q is not a name. (UNKNOWN_SETTING)"
+			return engineError{fmt.Sprintf(text, setting.Key)}
 		}
 		value := setting.Value
 		if !setting.Custom {

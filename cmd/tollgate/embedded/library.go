@@ -14,8 +14,8 @@ import (
 // ptr shortens the signatures below, which are those of chdb.h.
 type ptr = unsafe.Pointer
 
-// library is libchdb, the ClickHouse engine, loaded into this process. It runs only in the child process: it takes
-// over signal handlers, and a fault in it ends the process.
+// library is libchdb, the ClickHouse engine, loaded into this process. It runs only in the child process: it
+// takes over signal handlers, and a fault in it ends the process.
 type library struct {
 	connect      func(argc int32, argv ptr) ptr
 	closeConn    func(conn ptr)
@@ -34,7 +34,8 @@ type library struct {
 	opening sync.Mutex
 }
 
-// withParams is the signature of a query with parameters bound by the engine, never pasted into the statement.
+// withParams is the signature of a query with parameters bound by the engine, never pasted into the
+// statement.
 type withParams = func(conn, sql ptr, sqlLen uintptr, format ptr, formatLen uintptr,
 	names, nameLens, values, valueLens ptr, count uintptr) ptr
 
@@ -49,7 +50,7 @@ func (e engineError) Error() string { return e.text }
 // errNoStream is what the library answers to a fetch after a stream that ended without a block.
 const errNoStream = "No active streaming query"
 
-// errNotStreamable begins the library's answer to a statement whose result it does not stream (SHOW, DDL, …).
+// errNotStreamable begins the library's answer to a statement that it does not stream (SHOW, DDL, …).
 const errNotStreamable = "Streaming query is not supported"
 
 // loadLibrary loads libchdb from file and finds its functions.
@@ -130,8 +131,8 @@ func (c *libraryConn) run(sql, format string, params []parameter, use func([]byt
 // exec executes a statement whose result is not wanted.
 func (c *libraryConn) exec(sql string) error { return c.run(sql, "Native", nil, nil) }
 
-// stream executes one SELECT and hands over its result piece by piece, each of them whole blocks in format Native,
-// valid only during use.
+// stream executes one SELECT and hands over its result piece by piece, each of them whole blocks in format
+// Native, valid only during use.
 func (c *libraryConn) stream(sql string, params []parameter, use func([]byte) error) error {
 	result := c.call(c.lib.stream, c.lib.streamParams, statementCall{sql, "Native", params})
 	defer c.lib.destroy(result)

@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// This file finds where a column of ClickHouse's Native format ends, without looking at its values. The library
-// writes and reads blocks of revision 0; the clients' revision has a byte more per column, so blocks pass through
-// whole but for that byte.
+// This file finds where a column of ClickHouse's Native format ends, without looking at its values. The
+// library writes and reads blocks of revision 0; the clients' revision has a byte more per column, so blocks
+// pass through whole but for that byte.
 
-// maxColumnBytes bounds one column of one block. Not less: a million rows of 500 bytes are legal. Not more: a wrong
-// length must not take the machine's memory.
+// maxColumnBytes bounds one column of one block. Not less: a million rows of 500 bytes are legal. Not more: a
+// wrong length must not take the machine's memory.
 const maxColumnBytes = 1 << 30
 
 // layout says how the values of a type lie in a column.
@@ -34,7 +34,8 @@ const (
 	layoutLowCard                   // a dictionary, then indexes
 )
 
-// fixedWidths are the bytes per value of the types without arguments, and of those whose arguments do not matter.
+// fixedWidths are the bytes per value of the types without arguments, and of those whose arguments do not
+// matter.
 var fixedWidths = map[string]int{
 	"UInt8": 1, "UInt16": 2, "UInt32": 4, "UInt64": 8, "UInt128": 16, "UInt256": 32,
 	"Int8": 1, "Int16": 2, "Int32": 4, "Int64": 8, "Int128": 16, "Int256": 32,
@@ -89,8 +90,8 @@ func layoutOf(name string) (*layout, error) {
 
 // unknownLayout is the error for a type that cannot pass the front.
 func unknownLayout(name string) error {
-	return fmt.Errorf("the embedded engine's front cannot pass a column of type %s: select or insert it as another "+
-		"type (toString, finalizeAggregation, hex), or use a ClickHouse server", name)
+	return fmt.Errorf("the embedded engine's front cannot pass a column of type %s: select or insert it as "+
+		"another type (toString, finalizeAggregation, hex), or use a ClickHouse server", name)
 }
 
 // sizedLayout reads the width from the type's argument.
@@ -133,7 +134,8 @@ func nestedLayout(kind layoutKind, names []string) (*layout, error) {
 	return l, nil
 }
 
-// lowCardinalityLayout: the dictionary of a nullable type holds plain values, the first of them stands for NULL.
+// lowCardinalityLayout: the dictionary of a nullable type holds plain values, the first of them stands for
+// NULL.
 func lowCardinalityLayout(args []string) (*layout, error) {
 	if len(args) == 1 {
 		if inner, ok := strings.CutPrefix(args[0], "Nullable("); ok {
@@ -324,7 +326,7 @@ func (w *window) need(n int) error {
 		return io.ErrUnexpectedEOF
 	}
 	if n > maxColumnBytes {
-		return fmt.Errorf("a column of %d bytes, at most %d pass in one block: send smaller blocks", n, maxColumnBytes)
+		return fmt.Errorf("a column of %d bytes, at most %d pass: send smaller blocks", n, maxColumnBytes)
 	}
 	if w.mark > 0 {
 		w.buf = w.buf[:copy(w.buf, w.buf[w.mark:])]

@@ -11,7 +11,8 @@ import (
 
 // Options say where an embedded part keeps its data and whom it tells what it does.
 type Options struct {
-	// Dir is the data folder; the parts use its subfolders broker, cache and engine. Required, made where absent.
+	// Dir is the data folder; the parts use its subfolders broker, cache and engine. Required, made where
+	// absent.
 	Dir string
 
 	// Port is the loopback port to listen on. Default 0: any free one. The broker and the cache honour it; the
@@ -24,7 +25,8 @@ type Options struct {
 	// Progress receives the progress of a download. Default nil: none is shown.
 	Progress io.Writer
 
-	// Clock tells the time by which keys of the miniredis cache expire. Default time.Now; the demo gives its own.
+	// Clock tells the time by which keys of the miniredis cache expire. Default time.Now; the demo gives its
+	// own.
 	Clock func() time.Time
 
 	// StartTimeout is how long a part may take to answer, waiting for the folder's lock included. Default 60 s.

@@ -30,8 +30,8 @@ func TestBrokerAndCacheOfTests(t *testing.T) {
 	if err := writer.Close(); err != nil {
 		t.Fatal(err)
 	}
-	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{addr}, GroupID: prefix + "group", Topic: prefix + "topic",
-		MaxWait: 50 * time.Millisecond})
+	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{addr}, GroupID: prefix + "group",
+		Topic: prefix + "topic", MaxWait: 50 * time.Millisecond})
 	m, err := reader.FetchMessage(ctx)
 	if err != nil || string(m.Value) != "v" {
 		t.Fatal(m, err)

@@ -45,8 +45,9 @@ func startEngine(t testing.TB, dir string) (*embedded.Engine, clickhouse.Conn) {
 	return e, conn
 }
 
-// TestEngineSurvivesKill: what was acknowledged before the child was killed is there after the next start, whether it
-// is started at once or the killed one's folder is still locked; what was dropped is gone from the disk.
+// TestEngineSurvivesKill: what was acknowledged before the child was killed is there after the next start,
+// whether it is started at once or the killed one's folder is still locked; what was dropped is gone from the
+// disk.
 func TestEngineSurvivesKill(t *testing.T) {
 	ctx, dir := context.Background(), t.TempDir()
 	const rounds, rows = 4, 20_000
@@ -107,8 +108,8 @@ func kill(t testing.TB, pid int) {
 	}
 }
 
-// parentEnv makes this test program a parent that starts every part in the folder it names, says where they are, and
-// waits.
+// parentEnv makes this test program a parent that starts every part in the folder it names, says where they
+// are, and waits.
 const parentEnv = "EMBEDDED_TEST_PARENT"
 
 // TestParent is not a test of its own: TestPartsSurviveKillOfParent runs it in another process.
@@ -164,8 +165,8 @@ func startParent(t testing.TB, dir string) (cmd *exec.Cmd, engine, broker, cache
 	return nil, "", "", "", false
 }
 
-// TestPartsSurviveKillOfParent: when the parent is killed its children go by themselves, and a new parent, started at
-// once, finds everything acknowledged.
+// TestPartsSurviveKillOfParent: when the parent is killed its children go by themselves, and a new parent,
+// started at once, finds everything acknowledged.
 func TestPartsSurviveKillOfParent(t *testing.T) {
 	embeddedtest.Engine(t) // skips where there is none
 	ctx, dir := context.Background(), t.TempDir()
@@ -176,7 +177,8 @@ func TestPartsSurviveKillOfParent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := conn.Exec(ctx, "CREATE TABLE IF NOT EXISTS t (a UInt64) ENGINE = MergeTree ORDER BY a"); err != nil {
+		const create = "CREATE TABLE IF NOT EXISTS t (a UInt64) ENGINE = MergeTree ORDER BY a"
+		if err := conn.Exec(ctx, create); err != nil {
 			t.Fatal(err)
 		}
 		var n uint64
@@ -213,14 +215,16 @@ func produceAndRead(t testing.TB, addr string, round int) {
 			t.Fatal(err, answer)
 		}
 	}
-	writer := &kafka.Writer{Addr: kafka.TCP(addr), Topic: "kept", RequiredAcks: kafka.RequireAll, BatchTimeout: time.Millisecond}
+	writer := &kafka.Writer{Addr: kafka.TCP(addr), Topic: "kept", RequiredAcks: kafka.RequireAll,
+		BatchTimeout: time.Millisecond}
 	if err := writer.WriteMessages(ctx, kafka.Message{Value: []byte(strconv.Itoa(round))}); err != nil {
 		t.Fatal(err)
 	}
 	if err := writer.Close(); err != nil {
 		t.Fatal(err)
 	}
-	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{addr}, Topic: "kept", MaxWait: 100 * time.Millisecond})
+	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{addr}, Topic: "kept",
+		MaxWait: 100 * time.Millisecond})
 	defer reader.Close()
 	for want := range round + 1 {
 		m, err := reader.ReadMessage(ctx)
@@ -230,7 +234,8 @@ func produceAndRead(t testing.TB, addr string, round int) {
 	}
 }
 
-// countInCache counts the rounds. The last second may be lost to a kill of the machine, not to one of the process.
+// countInCache counts the rounds. The last second may be lost to a kill of the machine, not to one of the
+// process.
 func countInCache(t testing.TB, addr string, round int) {
 	t.Helper()
 	client := redis.NewClient(&redis.Options{Addr: addr})
@@ -247,7 +252,8 @@ func TestEngineWaitsForTheFolder(t *testing.T) {
 	first, _ := startEngine(t, dir)
 	o := quiet(dir)
 	o.StartTimeout = 300 * time.Millisecond
-	if _, err := embedded.StartEngine(context.Background(), o); err == nil || !strings.Contains(err.Error(), "lock") {
+	_, err := embedded.StartEngine(context.Background(), o)
+	if err == nil || !strings.Contains(err.Error(), "lock") {
 		t.Fatalf("second engine: %v", err)
 	}
 	o.StartTimeout = time.Minute

@@ -5,16 +5,16 @@ import (
 	"strings"
 )
 
-// This file reads as much SQL as the front must know: what kind of statement came, where it ends, and, for an INSERT,
-// where its data begin. The engine parses the statement itself.
+// This file reads as much SQL as the front must know: what kind of statement came, where it ends, and, for an
+// INSERT, where its data begin. The engine parses the statement itself.
 
 // statement is one SQL statement as a client sent it.
 type statement struct {
 	kind statementKind
 	text string // the statement, without what follows its last token, and without FORMAT for a read
 
-	// target, columns and data are set for an INSERT: text[:target] ends after the columns (or the table), columns is
-	// "(a, b)" or empty, table is the table or `FUNCTION f(…)`, settings the SETTINGS clause.
+	// target, columns and data are set for an INSERT: text[:target] ends after the columns (or the table),
+	// columns is "(a, b)" or empty, table is the table or `FUNCTION f(…)`, settings the SETTINGS clause.
 	table, columns, settings string
 	format                   string // of the data that came inline
 	inline                   string // the inline data themselves; empty: the client sends blocks
@@ -188,8 +188,8 @@ func parseStatement(body string) (statement, error) {
 	return parseWhole(body, statementOther)
 }
 
-// parseWhole finds the end of a statement, refuses a second one, and cuts FORMAT from a statement that reads: over
-// this protocol results are always blocks.
+// parseWhole finds the end of a statement, refuses a second one, and cuts FORMAT from a statement that reads:
+// over this protocol results are always blocks.
 func parseWhole(body string, kind statementKind) (statement, error) {
 	var tokens []token
 	l := lexer{s: body}
@@ -218,15 +218,15 @@ func parseWhole(body string, kind statementKind) (statement, error) {
 		return statement{}, engineError{"Code: 62. DB::Exception: Empty query. (SYNTAX_ERROR)"}
 	}
 	end := tokens[len(tokens)-1].end
-	if len(tokens) == 2 && tokens[1].kind == tokenWord && strings.EqualFold(body[tokens[0].start:tokens[0].end], "FORMAT") &&
-		kind != statementSet {
+	if len(tokens) == 2 && tokens[1].kind == tokenWord && kind != statementSet &&
+		strings.EqualFold(body[tokens[0].start:tokens[0].end], "FORMAT") {
 		end = tokens[0].start
 	}
 	return statement{kind: kind, text: withoutSync(body[:end])}, nil
 }
 
-// withoutSync cuts SYNC from DROP and DETACH. The library never runs the task that removes the files of what was
-// dropped, so it would wait for ever; the front removes them at its next start.
+// withoutSync cuts SYNC from DROP and DETACH. The library never runs the task that removes the files of what
+// was dropped, so it would wait for ever; the front removes them at its next start.
 func withoutSync(sql string) string {
 	l := lexer{s: sql}
 	first, _ := l.next()
@@ -254,7 +254,7 @@ func parseInsert(body string, l *lexer) (statement, error) {
 		t, ok = l.next()
 	}
 	if !ok {
-		return statement{}, engineError{"Code: 62. DB::Exception: Syntax error: INSERT without a table. (SYNTAX_ERROR)"}
+		return statement{}, engineError{"Code: 62. DB::Exception: INSERT without a table. (SYNTAX_ERROR)"}
 	}
 	start := t.start
 	isFunction := t.kind == tokenWord && word(t) == "FUNCTION"
@@ -367,6 +367,10 @@ func (s statement) sample() string {
 	if s.columns != "" {
 		columns = s.columns[1 : len(s.columns)-1]
 	}
-	return "SELECT " + columns + " FROM " + strings.TrimPrefix(strings.TrimPrefix(s.table, "FUNCTION "), "function ") +
-		" LIMIT 0"
+	table := s.table
+	const function = "FUNCTION "
+	if len(table) > len(function) && strings.EqualFold(table[:len(function)], function) {
+		table = table[len(function):]
+	}
+	return "SELECT " + columns + " FROM " + table + " LIMIT 0"
 }

@@ -1,6 +1,6 @@
-// Package embeddedtest gives the tests of every package a broker, a cache and a ClickHouse engine: one of each per test
-// process, started when first asked for, in a folder that goes with the process.
-// It does not own the parts (package embedded does), nor what a test does with them: each test gets a database, a topic
+// Package embeddedtest gives the tests of every package a broker, a cache and a ClickHouse engine: one of
+// each per test process, started when first asked for, in a folder that goes with the process. It does not
+// own the parts (package embedded does), nor what a test does with them: each test gets a database, a topic
 // prefix or a key space of its own. Only test files import it; their package needs
 //
 //	func TestMain(m *testing.M) { embeddedtest.Main(m) }
@@ -34,7 +34,8 @@ const (
 	EnvRedis = "TOLLGATE_TEST_REDIS"
 )
 
-// process holds what this test process has started. A started part is a property of the process, not of a test.
+// process holds what this test process has started. A started part is a property of the process, not of a
+// test.
 var process struct {
 	sync.Mutex
 	dir       string
@@ -45,8 +46,8 @@ var process struct {
 	databases int
 }
 
-// Main runs the tests of a package and stops the parts they started. As the engine's child is the test program itself,
-// started again, Main must be all that TestMain does before anything else.
+// Main runs the tests of a package and stops the parts they started. As the engine's child is the test
+// program itself, started again, Main must be all that TestMain does before anything else.
 func Main(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == embedded.EngineArgument {
 		os.Exit(embedded.EngineMain(os.Args[2:]))
@@ -91,8 +92,8 @@ func options(t testing.TB) embedded.Options {
 	return embedded.Options{Dir: process.dir, Log: slog.New(slog.DiscardHandler)}
 }
 
-// Engine returns the address of a ClickHouse server and the name of a fresh database on it, which is dropped when the
-// test ends. Without an engine the test is skipped, in CI it fails.
+// Engine returns the address of a ClickHouse server and the name of a fresh database on it, which is dropped
+// when the test ends. Without an engine the test is skipped, in CI it fails.
 func Engine(t testing.TB) (addr, database string) {
 	t.Helper()
 	process.Lock()
@@ -140,7 +141,8 @@ func statement(t testing.TB, addr, sql string) {
 	}
 }
 
-// Broker returns the address of a Kafka broker and a prefix for the names of topics and groups that is the test's own.
+// Broker returns the address of a Kafka broker and a prefix for the names of topics and groups that is the
+// test's own.
 func Broker(t testing.TB) (addr, prefix string) {
 	t.Helper()
 	process.Lock()
