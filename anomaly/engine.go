@@ -80,7 +80,7 @@ type Engine struct {
 func NewEngine(settings Settings, limits Limits) *Engine {
 	g := &Engine{settings: settings, limits: limits.withDefaults(), slots: make(map[int32]*slot), marks: newWatermark(),
 		tracker: newTracker(settings.Alerts)}
-	g.repeats = repeats{limit: g.limits.Repeats, span: maxLate + maxSlots}
+	g.repeats = repeats{limit: g.limits.Repeats}
 	g.entities = newEntities(g.limits.Entities, func(e *entity) bool { return g.tracker.pinned(e.key) })
 	return g
 }
@@ -105,7 +105,7 @@ func (g *Engine) Observe(partition int32, e *wire.UsageEvent, recordTime int64) 
 		return Late
 	}
 	hash := g.hash(e)
-	if g.repeats.seen(hash, g.closed) {
+	if g.repeats.seen(hash, minute, g.closed) {
 		return Repeated
 	}
 	return g.count(max(minute, g.closed+1), hash, e)

@@ -1,22 +1,29 @@
 package anomaly
 
 // repeats remembers the keys of recent events, so that an event delivered twice is judged once. It holds two
-// generations of 64-bit hashes of (source, id, time); the older one is dropped when the newer one is full, or has lasted
-// until no key of the older one can come again without being late. Two different keys are taken for one with a chance below 10⁻¹² per event.
+// generations of 64-bit hashes of (source, id, time). The older one is dropped when all its keys are so old that they
+// would be late, or when the newer one is full. Two different keys are taken for one with a chance below 10⁻¹² per
+// event.
 type repeats struct {
 	limit        int   // keys of one generation
-	span         int32 // closed minutes of one generation: how far ahead and how late an event may be
 	began        int32 // the newest closed minute when the newer generation began
-	newer, older hashSet
+	newer, older generation
 }
 
-// seen tells whether hash was added before, within the last one or two generations, and adds it.
-func (r *repeats) seen(hash uint64, closed int32) bool {
-	if r.newer.n >= r.limit || closed-r.began >= r.span {
+type generation struct {
+	hashSet
+	newest int32 // the newest minute of its keys
+}
+
+// seen tells whether the key of an event of minute was added before, and adds it. closed is the newest closed minute.
+func (r *repeats) seen(hash uint64, minute, closed int32) bool {
+	over := closed-r.began > maxLate && closed > r.older.newest+maxLate
+	if over || r.newer.n >= r.limit {
 		r.older, r.newer = r.newer, r.older
 		r.newer.clear()
-		r.began = closed
+		r.newer.newest, r.began = 0, closed
 	}
+	r.newer.newest = max(r.newer.newest, minute)
 	return r.older.has(hash) || !r.newer.add(hash)
 }
 
