@@ -6,10 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"math"
 	"time"
 
+	"github.com/klauspost/compress/zstd"
 	"github.com/segmentio/kafka-go/compress"
 )
 
@@ -138,6 +138,7 @@ type batchReader struct {
 	arena   []byte // decompressed batches; records alias it
 	keys    map[string]string
 	source  bytes.Reader
+	zstd    *zstd.Decoder // nil until a batch needs it
 }
 
 func (r *batchReader) reset() {
@@ -192,40 +193,6 @@ type holeError struct{ want, got int64 }
 
 func (e holeError) Error() string {
 	return fmt.Sprintf("record batch has no records from offset %d to before %d", e.want, e.got)
-}
-
-// inflate decompresses into the arena and returns the new part. Where the arena moves, earlier records keep
-// the old memory, so they stay valid.
-func (r *batchReader) inflate(codec compress.Compression, payload []byte) ([]byte, error) {
-	c := codec.Codec()
-	if c == nil {
-		return nil, corrupt("unknown compression %d", int(codec))
-	}
-	r.source.Reset(payload)
-	in := c.NewReader(&r.source)
-	defer in.Close()
-	start := len(r.arena)
-	if need := start + min(8*len(payload), maxArena); cap(r.arena) < need {
-		grown := make([]byte, start, need+need/4)
-		copy(grown, r.arena)
-		r.arena = grown
-	}
-	for {
-		if len(r.arena) == cap(r.arena) {
-			r.arena = append(r.arena, 0)[:len(r.arena)]
-		}
-		n, err := in.Read(r.arena[len(r.arena):cap(r.arena)])
-		r.arena = r.arena[:len(r.arena)+n]
-		switch {
-		case len(r.arena)-start > maxInflated:
-			return nil, corrupt("decompresses to more than %d MiB", maxInflated>>20)
-		case errors.Is(err, io.EOF):
-			end := len(r.arena)
-			return r.arena[start:end:end], nil
-		case err != nil:
-			return nil, corrupt("%s: %v", codec, err)
-		}
-	}
 }
 
 // record reads one record; its slices alias the scanner's bytes.
@@ -388,25 +355,6 @@ func appendBatch(b []byte, records []Record, codec compress.Compression, scratch
 	binary.BigEndian.PutUint32(h[57:], uint32(len(records)))
 	binary.BigEndian.PutUint32(h[17:], crc32.Checksum(h[batchCRCed:], castagnoli))
 	return b, nil
-}
-
-type appender struct{ b []byte }
-
-func (a *appender) Write(p []byte) (int, error) {
-	a.b = append(a.b, p...)
-	return len(p), nil
-}
-
-func deflate(b []byte, codec compress.Compression, plain []byte) ([]byte, error) {
-	out := &appender{b: b}
-	w := codec.Codec().NewWriter(out)
-	if _, err := w.Write(plain); err != nil {
-		return nil, fmt.Errorf("compress %d bytes with %s: %w", len(plain), codec, err)
-	}
-	if err := w.Close(); err != nil {
-		return nil, fmt.Errorf("compress %d bytes with %s: %w", len(plain), codec, err)
-	}
-	return out.b, nil
 }
 
 func appendRecord(b []byte, r *Record, ms, delta int64) []byte {

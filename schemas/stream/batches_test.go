@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -205,6 +207,25 @@ func TestBatchThatExplodesIsRefused(t *testing.T) {
 	if err := new(batchReader).read(h, 0, false); !errors.Is(err, errCorrupt) || !strings.Contains(err.Error(),
 		"64 MiB") {
 		t.Fatal(err)
+	}
+}
+
+// A few bytes that claim to be 4 GiB must not make us allocate them.
+func TestClaimedLengthsAreNotBelieved(t *testing.T) {
+	huge := binary.AppendUvarint(nil, 1<<32-1)
+	for what, payload := range map[string][]byte{
+		"a snappy block": huge,
+		"a framed one":   slices.Concat([]byte(xerial), make([]byte, 8), []byte{0, 0, 0, byte(len(huge))}, huge),
+	} {
+		before := new(runtime.MemStats)
+		runtime.ReadMemStats(before)
+		if _, err := new(batchReader).inflate(compress.Snappy, payload); !errors.Is(err, errCorrupt) {
+			t.Errorf("%s: %v", what, err)
+		}
+		after := new(runtime.MemStats)
+		if runtime.ReadMemStats(after); after.TotalAlloc-before.TotalAlloc > maxInflated {
+			t.Errorf("%s: %d bytes allocated", what, after.TotalAlloc-before.TotalAlloc)
+		}
 	}
 }
 
