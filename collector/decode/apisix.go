@@ -8,14 +8,15 @@ import (
 )
 
 var apisixAdvice = []Advice{
-	{NeedID, `enable the request-id plugin and give the logger a log_format of variables, such as {"request_id": ` +
-		`"$request_id", "time": "$time_iso8601", "msec": "$msec", "consumer_name": "$consumer_name", "remote_addr": ` +
-		`"$remote_addr", "host": "$host", "request_method": "$request_method", "request_uri": "$request_uri", ` +
-		`"status": "$status", "bytes_sent": "$bytes_sent", "request_length": "$request_length", "request_time": ` +
-		`"$request_time", "http_user_agent": "$http_user_agent"}: the default format has no id`},
+	{NeedID, `enable the request-id plugin and give the logger a log_format of variables, as the default format ` +
+		`has no id: {"request_id": "$request_id", "msec": "$msec", "consumer_name": "$consumer_name", ` +
+		`"remote_addr": "$remote_addr", "host": "$host", "request_method": "$request_method", ` +
+		`"request_uri": "$request_uri", "status": "$status", "bytes_sent": "$bytes_sent", ` +
+		`"request_length": "$request_length", "request_time": "$request_time", ` +
+		`"http_user_agent": "$http_user_agent"}`},
 	{NeedTime, `add "msec": "$msec" to log_format; the default format has start_time`},
-	{NeedCredential, `enable key-auth (or jwt-auth, basic-auth) on the route, so that the consumer is logged; in a ` +
-		`log_format add "consumer_name": "$consumer_name"`},
+	{NeedCredential, `enable key-auth (or jwt-auth, basic-auth) on the route, so that the consumer is logged; ` +
+		`in a log_format add "consumer_name": "$consumer_name"`},
 	{NeedSizes, `in a log_format add "bytes_sent": "$bytes_sent" and "request_length": "$request_length"`},
 	{NeedLatency, `in a log_format add "request_time": "$request_time"`},
 	{NeedAddress, `in a log_format add "remote_addr": "$remote_addr"; behind a proxy enable the real-ip plugin`},
@@ -24,8 +25,8 @@ var apisixAdvice = []Advice{
 // decodeAPISIX refuses meta_format origin, which is the text of the request alone.
 func decodeAPISIX(d *Decoder, from int) {
 	if originText(d.record.Value[from:]) {
-		d.whole(fault{ReasonUndecodable, "this is the text of an HTTP request, as meta_format origin writes it: it has no " +
-			"time, status or consumer", `set "meta_format": "default" in the kafka-logger plugin`})
+		d.whole(fault{ReasonUndecodable, "this is the text of an HTTP request, as meta_format origin writes it: " +
+			"it has no time, status or consumer", `set "meta_format": "default" in the kafka-logger plugin`})
 		return
 	}
 	d.documents(from, (*Decoder).apisix)
@@ -90,8 +91,8 @@ func (d *Decoder) apisix(e *schemas.AccessEvent) bool {
 		}
 	}
 	if !known && !s.failed() {
-		return d.reject(ReasonMissingField, "no request, response, start_time or variable of NGINX in it: this is no "+
-			"APISIX log", "set the format of this topic to what the gateway writes")
+		return d.reject(ReasonMissingField, "no request, response, start_time or variable of NGINX in it: "+
+			"this is no APISIX log", "set the format of this topic to what the gateway writes")
 	}
 	return !s.failed()
 }

@@ -19,12 +19,15 @@ func closest(name string) string {
 
 // synonyms are names of other systems for fields of ours; spelling cannot find them.
 var synonyms = map[string]string{
-	"timestamp": "time", "ts": "time", "@timestamp": "time", "event_id": "id", "request_id": "id", "uuid": "id",
-	"key": "credential", "apikey": "api_key", "consumer": "credential", "user": "subject", "uri": "path", "url": "path",
-	"status_code": "status", "code": "status", "duration": "latency_ms", "duration_ms": "latency_ms",
-	"latency": "latency_ms", "ip": "address", "client_ip": "address", "remote_addr": "address", "ua": "user_agent",
-	"request_size": "bytes_in", "response_size": "bytes_out", "size": "bytes_out", "usage": "quantities",
-	"tags": "attributes", "labels": "attributes", "metadata": "attributes", "tenant": "customer", "verb": "method",
+	"timestamp": "time", "ts": "time", "@timestamp": "time",
+	"event_id": "id", "request_id": "id", "uuid": "id",
+	"key": "credential", "apikey": "api_key", "consumer": "credential",
+	"user": "subject", "tenant": "customer",
+	"verb": "method", "uri": "path", "url": "path", "status_code": "status", "code": "status",
+	"latency": "latency_ms", "duration": "latency_ms", "duration_ms": "latency_ms",
+	"request_size": "bytes_in", "response_size": "bytes_out", "size": "bytes_out",
+	"ip": "address", "client_ip": "address", "remote_addr": "address", "ua": "user_agent",
+	"usage": "quantities", "tags": "attributes", "labels": "attributes", "metadata": "attributes",
 }
 
 // distance is how many letters must be added, dropped, changed or swapped with their neighbour to make b of

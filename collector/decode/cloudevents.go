@@ -104,8 +104,9 @@ func (d *Decoder) cloudStructured(e *schemas.AccessEvent) bool {
 }
 
 func cloudBit(name string) uint32 {
-	for i, known := range [...]string{"specversion", "id", "source", "type", "subject", "time", "datacontenttype",
-		"dataschema", "data", "data_base64"} {
+	for i, known := range [...]string{"specversion", "id", "source", "type", "subject", "time",
+		"datacontenttype", "dataschema",
+		"data", "data_base64"} {
 		if name == known {
 			return 1 << i
 		}
@@ -145,8 +146,8 @@ func (d *Decoder) cloudContext(e *schemas.AccessEvent, c *cloud, name, text stri
 
 // cloudComplete checks what the specification requires.
 func (d *Decoder) cloudComplete(e *schemas.AccessEvent, c *cloud) bool {
-	for _, f := range [...]struct{ name, text string }{{"specversion", c.spec}, {"id", e.ID}, {"source", e.Source},
-		{"type", c.kind}} {
+	for _, f := range [...]struct{ name, text string }{{"specversion", c.spec}, {"id", e.ID},
+		{"source", e.Source}, {"type", c.kind}} {
 		if f.text == "" {
 			return d.reject(ReasonMissingField, "context attribute "+f.name+" is missing or empty",
 				"CloudEvents 1.0 requires specversion, id, source and type")
@@ -165,7 +166,8 @@ func (d *Decoder) cloudPayload(e *schemas.AccessEvent, c *cloud) bool {
 		text := bytes.Trim(c.data64, `"`)
 		decoded, err := base64.StdEncoding.AppendDecode(nil, text)
 		if err != nil {
-			return d.reject(ReasonWrongValue, "data_base64 is not base64", "encode it by RFC 4648, or send data as JSON")
+			return d.reject(ReasonWrongValue, "data_base64 is not base64",
+				"encode it by RFC 4648, or send data as JSON")
 		}
 		c.data = decoded
 	}
@@ -179,7 +181,8 @@ func (d *Decoder) cloudPayload(e *schemas.AccessEvent, c *cloud) bool {
 func jsonType(contentType string) bool {
 	contentType, _, _ = strings.Cut(contentType, ";")
 	contentType = strings.ToLower(strings.TrimSpace(contentType))
-	return contentType == "application/json" || contentType == "text/json" || strings.HasSuffix(contentType, "+json")
+	return contentType == "application/json" || contentType == "text/json" ||
+		strings.HasSuffix(contentType, "+json")
 }
 
 // cloudBinary reads the context from the headers and the data from the value.

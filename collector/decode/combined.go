@@ -8,12 +8,14 @@ import (
 )
 
 var combinedAdvice = []Advice{
-	{NeedID, `lines have no id: log JSON instead, with "request_id":"$request_id" (NGINX 1.11 or later: log_format NAME ` +
+	{NeedID, `lines have no id: log JSON instead, with "request_id":"$request_id" (NGINX 1.11 or later: ` +
+		`log_format NAME ` +
 		`escape=json '{"request_id":"$request_id","msec":"$msec",…}'; Apache: mod_unique_id and %{UNIQUE_ID}e)`},
 	{NeedTime, `keep [$time_local] (Apache: %t) in the log format`},
 	{NeedCredential, `the user name is logged only with auth_basic; for API keys log JSON instead, with ` +
 		`"consumer_name" from a map of $http_x_api_key to a public name`},
-	{NeedSizes, `the format has the response's body only; log JSON instead, with "bytes_sent":"$bytes_sent" and ` +
+	{NeedSizes, `the format has the response's body only; log JSON instead, with "bytes_sent":"$bytes_sent" ` +
+		`and ` +
 		`"request_length":"$request_length"`},
 	{NeedLatency, `log JSON instead, with "request_time":"$request_time"`},
 	{NeedAddress, `begin the log format with $remote_addr (Apache: %a), HostnameLookups Off`},
@@ -102,8 +104,8 @@ func (d *Decoder) combinedWho(e *schemas.AccessEvent, t string) {
 	}
 	client, rest, _ := strings.Cut(t, " ")
 	rest = strings.TrimLeft(rest, " ")
-	if second, third, more := strings.Cut(rest, " "); more && second != "-" && strings.IndexByte(third, ' ') > 0 &&
-		virtualHost(client, second) {
+	if second, third, more := strings.Cut(rest, " "); more && second != "-" &&
+		strings.IndexByte(third, ' ') > 0 && virtualHost(client, second) {
 		d.setHost(e, client)
 		client, rest = second, third
 	}

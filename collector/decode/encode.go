@@ -115,7 +115,8 @@ func (w *writer) number(name string, n int64) {
 }
 
 func (w *writer) credential(e *schemas.AccessEvent) {
-	kind := [...]string{schemas.CredentialKey: "key", schemas.CredentialHash: "hash", schemas.CredentialName: "name"}
+	kind := [...]string{schemas.CredentialKey: "key", schemas.CredentialHash: "hash",
+		schemas.CredentialName: "name"}
 	if e.CredentialKind == schemas.CredentialNone || e.Credential == "" {
 		return
 	}

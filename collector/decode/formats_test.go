@@ -25,7 +25,8 @@ func TestRealLogs(t *testing.T) {
 	for path, want := range map[string]sums{
 		"weblogs/airisdata-2016/access3.log.gz": {206_860, 8_799, 44_344, 162_516, 5_795_670_463,
 			[6]int{2: 170_217, 7_695, 27_842, 1_106}},
-		"weblogs/elastic-2015/apache_logs.gz": {10_000, 1_753, 10_000, 0, 2_747_282_740, [6]int{2: 9_171, 609, 217, 3}},
+		"weblogs/elastic-2015/apache_logs.gz": {10_000, 1_753, 10_000, 0, 2_747_282_740, [6]int{2: 9_171, 609, 217,
+			3}},
 	} {
 		file, err := os.Open(shareddata.Path(t, path))
 		if err != nil {
@@ -163,7 +164,8 @@ func TestCloudEventsBinary(t *testing.T) {
 	full := []string{"ce_specversion", "1.0", "ce_id", "7", "ce_source", "/s", "ce_type", "call", "ce_time",
 		"2026-01-01T00:00:00.5Z", "ce_subject", "acme%20co", "ce_region", "eu", "content-type", "application/json"}
 	d.Decode("", Record{Value: []byte(`{"tokens":5,"status":200}`), Headers: headers("-", full...)}, &r)
-	want := `{"source":"/s","id":"7","time":"2026-01-01T00:00:00.500Z","credential":{"name":"acme co"},"status":200,` +
+	want := `{"source":"/s","id":"7","time":"2026-01-01T00:00:00.500Z","credential":{"name":"acme ` +
+		`co"},"status":200,` +
 		`"quantities":{"tokens":5},"attributes":{"type":"call","region":"eu"}}`
 	if len(r.Events) != 1 || string(AppendNative(nil, &r.Events[0])) != want {
 		t.Errorf("HTTP: got %s", show(&r))
@@ -187,7 +189,8 @@ func TestCloudEventsBinary(t *testing.T) {
 	}
 	var again Result
 	d.Decode("", Record{Value: bytes.Clone(r.Errors[0].Raw)}, &again)
-	if again.Format != CloudEvents || len(again.Errors) != 1 || !strings.Contains(again.Errors[0].Detail, "data") {
+	if again.Format != CloudEvents || len(again.Errors) != 1 || !strings.Contains(again.Errors[0].Detail,
+		"data") {
 		t.Errorf("sent again: got %s", show(&again))
 	}
 }
@@ -270,7 +273,8 @@ func TestNumbers(t *testing.T) {
 	latency("-1", fromMillis, 0)
 	latency("-", fromMillis, 0)
 	latency("99999999999999999999", fromMillis, 0)
-	for _, c := range [][2]string{{"12.500", "12.5"}, {"0.0", "0"}, {"1.000", "1"}, {"00.5", "0.5"}, {"1e3", "1000"},
+	for _, c := range [][2]string{{"12.500", "12.5"}, {"0.0", "0"}, {"1.000", "1"}, {"00.5", "0.5"}, {"1e3",
+		"1000"},
 		{"-0.10", "-0.1"}, {"999999999999999.123456789012", "999999999999999.123456789012"}} {
 		got, err := quantity(c[0])
 		if err != nil || got != c[1] {

@@ -44,8 +44,8 @@ func seed(f *testing.F, pattern string) {
 	}
 }
 
-// fuzzFormat: no input makes a decoder panic; every event is within its limits; each place is the event's own; what
-// decodes can be written as native JSON, which decodes to the same.
+// fuzzFormat: no input makes a decoder panic; every event is within its limits; each place is the event's
+// own; what decodes can be written as native JSON, which decodes to the same.
 func fuzzFormat(f *testing.F, format, seeds string) {
 	seed(f, seeds)
 	f.Fuzz(func(t *testing.T, value []byte) {
@@ -109,7 +109,8 @@ func checkPlaces(t *testing.T, r *Result, size int) {
 
 func checkEvent(t *testing.T, e *schemas.AccessEvent) {
 	t.Helper()
-	for _, text := range []string{e.Source, e.ID, e.Reason, e.Credential, e.Customer, e.Subject, e.Method, e.Host, e.Path,
+	for _, text := range []string{e.Source, e.ID, e.Reason, e.Credential, e.Customer, e.Subject, e.Method,
+		e.Host, e.Path,
 		e.Route, e.Service, e.Version, e.UserAgent} {
 		if len(text) > MaxText && e.CredentialKind != schemas.CredentialKey || !utf8.ValidString(text) {
 			t.Fatalf("a text of %d bytes, %.40q", len(text), text)
@@ -132,12 +133,14 @@ func checkEvent(t *testing.T, e *schemas.AccessEvent) {
 	}
 }
 
-// FuzzNativeAgainstReference decodes the same text with encoding/json, slowly and plainly: both accept the same and
-// read the same.
+// FuzzNativeAgainstReference decodes the same text with encoding/json, slowly and plainly: both accept the
+// same and read the same.
 func FuzzNativeAgainstReference(f *testing.F) {
 	seed(f, "native*")
-	for _, text := range []string{`{"id":"\ud83d\ude00\n\u0000"}`, `{"latency_ms":1.2345678,"status":2e2}`, `{"quantities":{"a":1e-12,"b":"-0"}}`,
-		`{"bytes_in":9223372036854775807}`, `{"time":4102444799999.9999}`, `{"attributes":{"a":1.50,"b":true,"c":null}}`} {
+	for _, text := range []string{`{"id":"\ud83d\ude00\n\u0000"}`, `{"latency_ms":1.2345678,"status":2e2}`,
+		`{"quantities":{"a":1e-12,"b":"-0"}}`,
+		`{"bytes_in":9223372036854775807}`, `{"time":4102444799999.9999}`,
+		`{"attributes":{"a":1.50,"b":true,"c":null}}`} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, value []byte) {
@@ -161,13 +164,15 @@ func FuzzNativeAgainstReference(f *testing.F) {
 	})
 }
 
-// errDiffers marks what encoding/json reads otherwise by design: broken UTF-8, halves of surrogates, deep nesting.
+// errDiffers marks what encoding/json reads otherwise by design: broken UTF-8, halves of surrogates, deep
+// nesting.
 var errDiffers = errors.New("encoding/json is more tolerant")
 
 // reference reads a native event with encoding/json.
 func reference(value []byte) (e schemas.AccessEvent, err error) {
 	value = bytes.TrimPrefix(value, byteOrderMark)
-	if !utf8.Valid(value) || bytes.Contains(value, []byte(`\u`)) && bytes.Contains(bytes.ToLower(value), []byte(`\ud`)) ||
+	if !utf8.Valid(value) || bytes.Contains(value, []byte(`\u`)) && bytes.Contains(bytes.ToLower(value),
+		[]byte(`\ud`)) ||
 		bytes.Count(value, []byte("{"))+bytes.Count(value, []byte("[")) > maxDepth {
 		return e, errDiffers
 	}

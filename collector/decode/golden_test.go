@@ -12,7 +12,8 @@ import (
 	"tollgate/schemas"
 )
 
-var update = flag.Bool("update", false, "write the .want files of testdata anew; read the difference before you commit it")
+var update = flag.Bool("update", false, "write the .want files of testdata anew; read the difference "+
+	"before you commit it")
 
 // show writes a result as people read it: one line per event or error, in order.
 func show(r *Result) string {
@@ -79,8 +80,8 @@ func TestGolden(t *testing.T) {
 
 var secret = regexp.MustCompile(`SECRET-\d+`)
 
-// TestNoSecretIsKept looks for the secrets of the samples in every text of what was decoded: only a raw key that is
-// the credential may be there, in the one field that is hashed at once.
+// TestNoSecretIsKept looks for the secrets of the samples in every text of what was decoded: only a raw key
+// that is the credential may be there, in the one field that is hashed at once.
 func TestNoSecretIsKept(t *testing.T) {
 	samples, _ := filepath.Glob("testdata/*.*")
 	found := 0

@@ -9,18 +9,21 @@ var kongAdvice = []Advice{
 		"(generator: uuid) and add to the log plugin config.custom_fields_by_lua.request_id = " +
 		"return kong.request.get_header('Kong-Request-ID')"},
 	{NeedTime, "started_at is in every Kong log: do not remove it with custom_fields_by_lua"},
-	{NeedCredential, "enable the key-auth plugin (or jwt, oauth2, basic-auth) on the route or service, so that Kong " +
-		"logs the consumer: POST /routes/ROUTE/plugins name=key-auth"},
-	{NeedSizes, "request.size and response.size are in every Kong log: do not remove them with custom_fields_by_lua"},
+	{NeedCredential, "enable the key-auth plugin (or jwt, oauth2, basic-auth) on the route or service, " +
+		"so that Kong logs the consumer: POST /routes/ROUTE/plugins name=key-auth"},
+	{NeedSizes, "request.size and response.size are in every Kong log: do not remove them with " +
+		"custom_fields_by_lua"},
 	{NeedLatency, "latencies.request is in every Kong log: do not remove it with custom_fields_by_lua"},
-	{NeedAddress, "client_ip is in every Kong log; behind a proxy set trusted_ips and real_ip_header in kong.conf"},
+	{NeedAddress, "client_ip is in every Kong log; behind a proxy set trusted_ips and real_ip_header in " +
+		"kong.conf"},
 }
 
 // kongOwn are members of Kong's log that are not kept: what they say is elsewhere, or about upstreams only.
 // What else is there was added with custom_fields_by_lua, and is kept.
 func kongOwn(name string) bool {
 	switch name {
-	case "workspace", "workspace_name", "tries", "upstream_uri", "upstream_status", "source", "tags", "authenticated_groups",
+	case "workspace", "workspace_name", "tries", "upstream_uri", "upstream_status", "source", "tags",
+		"authenticated_groups",
 		"auth_type", "threats", "exporter", "trace_id", "started_at_ns", "websocket", "tls", "session", "jwt":
 		return true
 	}

@@ -6,100 +6,11 @@ import (
 	"tollgate/schemas"
 )
 
-// field is a member of the native schema.
-type field uint8
-
-const (
-	noField field = iota
-	fieldSource
-	fieldID
-	fieldTime
-	fieldRevision
-	fieldVoid
-	fieldReason
-	fieldCredential
-	fieldAPIKey
-	fieldCustomer
-	fieldSubject
-	fieldMethod
-	fieldHost
-	fieldPath
-	fieldRoute
-	fieldService
-	fieldVersion
-	fieldStatus
-	fieldLatency
-	fieldBytesIn
-	fieldBytesOut
-	fieldAddress
-	fieldUserAgent
-	fieldQuantities
-	fieldAttributes
-)
-
-// fieldNames are the members of the native schema, by field.
-var fieldNames = [...]string{"", "source", "id", "time", "revision", "void", "reason", "credential", "api_key",
-	"customer", "subject", "method", "host", "path", "route", "service", "version", "status", "latency_ms",
-	"bytes_in", "bytes_out", "address", "user_agent", "quantities", "attributes"}
-
-func fieldOf(name string) field {
-	switch name {
-	case "source":
-		return fieldSource
-	case "id":
-		return fieldID
-	case "time":
-		return fieldTime
-	case "revision":
-		return fieldRevision
-	case "void":
-		return fieldVoid
-	case "reason":
-		return fieldReason
-	case "credential":
-		return fieldCredential
-	case "api_key":
-		return fieldAPIKey
-	case "customer":
-		return fieldCustomer
-	case "subject":
-		return fieldSubject
-	case "method":
-		return fieldMethod
-	case "host":
-		return fieldHost
-	case "path":
-		return fieldPath
-	case "route":
-		return fieldRoute
-	case "service":
-		return fieldService
-	case "version":
-		return fieldVersion
-	case "status":
-		return fieldStatus
-	case "latency_ms":
-		return fieldLatency
-	case "bytes_in":
-		return fieldBytesIn
-	case "bytes_out":
-		return fieldBytesOut
-	case "address":
-		return fieldAddress
-	case "user_agent":
-		return fieldUserAgent
-	case "quantities":
-		return fieldQuantities
-	case "attributes":
-		return fieldAttributes
-	}
-	return noField
-}
-
 var nativeAdvice = []Advice{
 	{NeedID, `send "id": one unique text per request, made before the first send and the same in every retry`},
 	{NeedTime, `send "time": when the request began, RFC 3339 with zone or milliseconds since 1970`},
-	{NeedCredential, `send "credential": {"key": …} with the API key shown, or {"name": …} with the consumer's name`},
+	{NeedCredential, `send "credential": {"key": …} with the API key shown, or {"name": …} with the ` +
+		`consumer's name`},
 	{NeedSizes, `send "bytes_in" and "bytes_out": the sizes of request and response`},
 	{NeedLatency, `send "latency_ms": the duration of the request in milliseconds`},
 	{NeedAddress, `send "address": the client's IP address`},
@@ -235,7 +146,8 @@ func (d *Decoder) nativeWhole(e *schemas.AccessEvent, given uint32) bool {
 		return true
 	}
 	if e.Revision == schemas.RevisionVoid && has(fieldRevision) {
-		return d.reject(ReasonWrongValue, "a void has no revision", `leave out "revision": a void outranks all of them`)
+		return d.reject(ReasonWrongValue, "a void has no revision",
+			`leave out "revision": a void outranks all of them`)
 	}
 	switch {
 	case e.ID == "":
@@ -450,7 +362,8 @@ func (d *Decoder) wrong(f field, want string) bool {
 	if d.scan.failed() {
 		return false
 	}
-	return d.reject(ReasonWrongValue, fmt.Sprintf("%s is not %s", fieldNames[f], want), "see the access event schema")
+	return d.reject(ReasonWrongValue, fmt.Sprintf("%s is not %s", fieldNames[f], want),
+		"see the access event schema")
 }
 
 func (d *Decoder) wantText(f field) (string, bool) {
@@ -473,7 +386,8 @@ func (d *Decoder) name(f field, to *string) bool { return d.longName(f, MaxName,
 func (d *Decoder) longName(f field, limit int, to *string) bool {
 	text, ok := d.wantText(f)
 	if len(text) > limit {
-		return d.reject(ReasonTooLarge, fmt.Sprintf("%s has %d bytes, at most %d are allowed", fieldNames[f], len(text),
+		return d.reject(ReasonTooLarge, fmt.Sprintf("%s has %d bytes, at most %d are allowed", fieldNames[f],
+			len(text),
 			limit), "give a shorter one")
 	}
 	*to = text

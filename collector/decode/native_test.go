@@ -222,7 +222,8 @@ func TestNativeSyntax(t *testing.T) {
 
 func TestLongTextsAreCutNotRejected(t *testing.T) {
 	long := strings.Repeat("é", MaxText) // two bytes each
-	e, problem := decodeOne(`{"path":"/` + long + `","user_agent":"` + long + `","attributes":{"a":"` + long + `"}}`)
+	e,
+		problem := decodeOne(`{"path":"/` + long + `","user_agent":"` + long + `","attributes":{"a":"` + long + `"}}`)
 	if problem != nil {
 		t.Fatal(problem)
 	}
@@ -242,7 +243,8 @@ func TestTooManyEvents(t *testing.T) {
 		var l Result
 		d.Decode(Native, Record{Value: []byte(lines)}, &l)
 		if len(l.Events) != len(r.Events) || len(l.Errors) != len(r.Errors) {
-			t.Errorf("%d events: array %d/%d, lines %d/%d", n, len(r.Events), len(r.Errors), len(l.Events), len(l.Errors))
+			t.Errorf("%d events: array %d/%d, lines %d/%d", n, len(r.Events), len(r.Errors), len(l.Events),
+				len(l.Errors))
 		}
 		return len(r.Events), len(r.Errors)
 	}

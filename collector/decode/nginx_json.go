@@ -9,7 +9,8 @@ import (
 var nginxAdvice = []Advice{
 	{NeedID, `add "request_id":"$request_id" to log_format (NGINX 1.11 or later)`},
 	{NeedTime, `add "msec":"$msec" to log_format: it has milliseconds, time_local has only seconds`},
-	{NeedCredential, `add the name of the consumer: "remote_user":"$remote_user" with auth_basic, "consumer_name":` +
+	{NeedCredential, `add the name of the consumer: "remote_user":"$remote_user" with auth_basic, ` +
+		`"consumer_name":` +
 		`"$jwt_claim_sub" with auth_jwt, or a map of $http_x_api_key to a public name; "http_x_api_key":` +
 		`"$http_x_api_key" works too, but writes secrets into the log`},
 	{NeedSizes, `add "bytes_sent":"$bytes_sent" and "request_length":"$request_length" to log_format`},
@@ -198,7 +199,8 @@ func (d *Decoder) flatRest(e *schemas.AccessEvent, name string) bool {
 		}
 	}
 	switch name {
-	case "args", "query_string", "query", "cookie", "cookies", "referer", "referrer", "scheme", "protocol", "pipe",
+	case "args", "query_string", "query", "cookie", "cookies", "referer", "referrer", "scheme", "protocol",
+		"pipe",
 		"pid", "nginx_version", "hostname", "gzip_ratio", "is_args", "document_uri", "x_forwarded_for":
 		return d.scan.skip()
 	}

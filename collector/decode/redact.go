@@ -41,7 +41,8 @@ func (r *redactor) separator(i int) {
 		return
 	}
 	j := i + 1
-	for j < len(r.raw) && (r.raw[j] == ' ' || r.raw[j] == '\t' || quoted && (r.raw[j] == '\n' || r.raw[j] == '\r')) {
+	for j < len(r.raw) && (r.raw[j] == ' ' || r.raw[j] == '\t' ||
+		quoted && (r.raw[j] == '\n' || r.raw[j] == '\r')) {
 		j++
 	}
 	switch {
@@ -116,7 +117,8 @@ func secretName(name string) int {
 	}
 	switch name {
 	case "apikey", "api_key", "authorization", "proxy_authorization", "cookie", "set_cookie", "auth_token",
-		"access_token", "refresh_token", "id_token", "client_secret", "subscription_key", "ocp_apim_subscription_key",
+		"access_token", "refresh_token", "id_token", "client_secret", "subscription_key",
+		"ocp_apim_subscription_key",
 		"goog_api_key", "amz_security_token", "amz_signature", "password", "passwd", "appkey", "app_key",
 		"secret_key", "csrf_token":
 		return alwaysSecret
