@@ -92,11 +92,16 @@ func (c *checker) identity(o *origin, place decode.Place, a *schemas.AccessEvent
 	if out.Source == "" {
 		out.Source = o.sources[0]
 	} else if !o.anySource && !contains(o.sources, out.Source) {
-		return &Fault{ReasonForeignSource, fmt.Sprintf("the event names source %.80q", out.Source),
+		out.Source = o.sources[0] // it is rejected under the source that it came from
+		return &Fault{ReasonForeignSource, fmt.Sprintf("the event names source %.80q", a.Source),
 			"it came where only " + strings.Join(o.sources, ", ") + " may report; leave source out, or bind it"}
 	}
 	if out.ID == "" {
 		if out.ID = o.ownIDOf(place); out.ID == "" {
+			if o.needsID {
+				return &Fault{ReasonNoID, "the event has no id, and the request has no Idempotency-Key",
+					"give each event an id, or send the header Idempotency-Key, the same one when you send again"}
+			}
 			return &Fault{ReasonNoID, "the event has no id, and this replay does not say which one it had",
 				"replay it from a list that carries own_id"}
 		}

@@ -109,6 +109,7 @@ type origin struct {
 	sources    []string // what events may name; sources[0] is the default
 	anySource  bool
 	prefix     string // of ids, see HeaderIDPrefix
+	needsID    bool   // events must name their ids: they came over HTTP without an Idempotency-Key
 	replayed   bool
 	ownID      string // of a replay
 	fileID     string
@@ -212,12 +213,14 @@ func (o *origin) line(value []byte, offset int) int64 {
 }
 
 // ownIDOf is the id of the event at this place if it names none (law 1): where it was first read. It aliases
-// scratch memory of o and is valid until the next call; "" where a replay does not know it.
+// scratch memory of o and is valid until the next call; "" where there is none.
 func (o *origin) ownIDOf(place decode.Place) string {
 	index := place.Index
 	b := o.scratch[:0]
 	number := func(n int64) { b = strconv.AppendInt(append(b, '/'), n, 10) }
 	switch {
+	case o.needsID:
+		return ""
 	case o.replayed:
 		if o.ownID == "" {
 			return ""

@@ -105,12 +105,16 @@ func (w *worker) begin(a *catalog.Snapshot, k *chunk, shards int) {
 
 // record decodes, checks, attributes and encodes the events of one record. Each event is published or rejected.
 func (w *worker) record(t *Topic, topicID [16]byte, generation int64, r *stream.Record) {
-	fault := w.origin.read(t, topicID, generation, r)
-	o := &w.origin
-	if fault != nil {
+	if fault := w.origin.read(t, topicID, generation, r); fault != nil {
 		w.reject(r, rejection{fault: fault, raw: r.Value})
 		return
 	}
+	w.events(r)
+}
+
+// events takes the events of a record whose origin is read.
+func (w *worker) events(r *stream.Record) {
+	o := &w.origin
 	w.decode(r)
 	published := 0
 	for i := range w.result.Events {
@@ -211,7 +215,7 @@ func (w *worker) reject(r *stream.Record, x rejection) {
 	}
 	e := wire.RejectedEvent{
 		Topic: at.Topic, Generation: at.Generation, Partition: at.Partition, Offset: at.Offset, Index: at.Index,
-		RecordTime: o.recordTime, Source: valid(or(x.source, firstOf(o.sources))), Format: x.format,
+		RecordTime: o.recordTime, Source: valid(or(x.source, o.source())), Format: x.format,
 		Reason: x.fault.Reason, Detail: w.harmless(detail), Hint: w.harmless(x.fault.Hint), Payload: payload,
 		History: o.mode == schemas.History, Line: o.line(r.Value, x.place.Offset),
 		CustomerFrom: string(o.customer), OwnId: o.ownIDOf(x.place),
@@ -238,11 +242,12 @@ func (w *worker) redact(text []byte, source string) []byte {
 	})
 }
 
-func firstOf(list []string) string {
-	if len(list) == 0 {
+// source is the record's source, where its topic or its headers bind it to one.
+func (o *origin) source() string {
+	if o.anySource || len(o.sources) == 0 {
 		return ""
 	}
-	return list[0]
+	return o.sources[0]
 }
 
 // eventAt cuts the event that begins at offset out of a record: a JSON object to its closing brace, else a line.

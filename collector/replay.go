@@ -1,0 +1,87 @@
+package collector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"tollgate/schemas"
+	"tollgate/schemas/stream"
+	"tollgate/schemas/wire"
+)
+
+// RejectedRow is a rejected event as the table keeps it, and what the one who replays it decides.
+type RejectedRow struct {
+	// Event is the event. Required.
+	Event *wire.RejectedEvent
+	// Source is the source it is replayed under. Default "": the one it was rejected under.
+	Source string
+	// Format is the format it is read as. Default "": the one it was rejected under.
+	Format string
+	// Amend grants it the right to amend and void (law 2). Default false: it has the right of its topic.
+	Amend bool
+}
+
+// replayBytes is how much is replayed at once, in payload bytes.
+const replayBytes = 8 << 20
+
+// Replay produces rejected events to the topic that they came from again, under the coordinates, record time and own id that they had
+// when they were first read, so that an event without id or time keeps its key however often it is replayed (law 1).
+// A later rejection of the same event has the same coordinates. It returns how many are acknowledged; on an error
+// those before it stay, and replaying them again is harmless.
+func Replay(ctx context.Context, p Publisher, rows func(yield func(RejectedRow, error) bool)) (replayed int, err error) {
+	var records []stream.Record
+	size := 0
+	send := func() error {
+		if len(records) == 0 {
+			return nil
+		}
+		if _, err := p.Produce(ctx, records); err != nil {
+			return fmt.Errorf("replay %d rejected events: %w", len(records), err)
+		}
+		replayed += len(records)
+		records, size = nil, 0
+		return nil
+	}
+	for row, rowErr := range rows {
+		if rowErr != nil {
+			return replayed, errors.Join(fmt.Errorf("read rejected events: %w", rowErr), send())
+		}
+		record := replayRecord(&row)
+		if size += len(record.Value); size > replayBytes {
+			if err := send(); err != nil {
+				return replayed, err
+			}
+			size = len(record.Value)
+		}
+		records = append(records, record)
+	}
+	return replayed, send()
+}
+
+// replayRecord is a rejected event as a record of access events.
+func replayRecord(row *RejectedRow) stream.Record {
+	e := row.Event
+	at := schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition, Offset: e.Offset,
+		Index: e.Index}
+	r := stream.Record{Topic: e.Topic, Partition: stream.AnyPartition, Value: e.Payload}
+	add := func(key, value string) {
+		if value != "" {
+			r.Headers = append(r.Headers, stream.Header{Key: key, Value: []byte(value)})
+		}
+	}
+	add(HeaderReplayOf, at.String())
+	add(HeaderRecordTime, strconv.FormatInt(e.RecordTime, 10))
+	add(HeaderOwnID, e.OwnId)
+	add(stream.HeaderSource, or(row.Source, e.Source))
+	add(stream.HeaderFormat, or(row.Format, e.Format))
+	add(HeaderCustomer, e.CustomerFrom)
+	if e.History {
+		add(stream.HeaderMode, stream.ModeHistory)
+	}
+	if row.Amend {
+		add(HeaderAmend, "1")
+	}
+	return r
+}
