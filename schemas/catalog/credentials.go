@@ -47,6 +47,7 @@ type credentialTable struct {
 	byMatch   []uint32 // row number + 1 of the newest row of a (kind, source, match); 0 = free
 	byID      []uint32 // row number + 1; 0 = free
 	customers []string // interned: most credentials share their customer with others
+	bound     bool     // some row is bound to a source; where none is, half of the search is saved
 }
 
 type credentialRow struct {
@@ -117,6 +118,7 @@ func (t *credentialTable) add(c *Credential, seen interner) {
 	if c.Deleted {
 		row.flags |= flagDeleted
 	}
+	t.bound = t.bound || c.Source != ""
 	t.link(row)
 }
 
@@ -222,7 +224,7 @@ type Attribution struct {
 // attribute finds the credential of this kind and match that was in force at a time (milliseconds). One bound to the
 // event's source wins over one for any source, then the later From, then the higher change.
 func (c credentials) attribute(kind schemas.CredentialKind, source, match string, at int64) (Attribution, bool) {
-	if source != "" {
+	if source != "" && (c.base.bound || c.delta.bound) {
 		if a, ok := c.bound(kind, source, match, at); ok {
 			return a, true
 		}
@@ -286,6 +288,7 @@ func (c credentials) with(changed []Credential) credentials {
 
 // copyFrom takes the rows of another table that keep accepts; deleted ones only where they still hide something.
 func (t *credentialTable) copyFrom(other *credentialTable, seen interner, keep func(id string) bool, deleted bool) {
+	t.bound = t.bound || other.bound
 	for i := range other.rows {
 		row := other.rows[i]
 		id := other.idOf(&row)

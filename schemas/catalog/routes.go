@@ -233,11 +233,13 @@ func (b *branch) child(s segment) *branch {
 // parameter with text around it, before a parameter, before **; a route that names the method before one for any.
 func (r *router) match(e *schemas.AccessEvent) int32 {
 	if len(r.gateway) > 0 {
-		if i, ok := r.gateway[e.Route]; ok && e.Route != "" {
-			return i
-		}
-		if i, ok := r.gateway[e.Service]; ok && e.Service != "" {
-			return i
+		for _, name := range [...]string{e.Route, e.Service} {
+			if name == "" {
+				continue
+			}
+			if i, ok := r.gateway[name]; ok {
+				return i
+			}
 		}
 	}
 	if len(r.exact) > 0 || len(r.suffix) > 0 {
