@@ -61,7 +61,8 @@ func (e engine) text(t testing.TB, sql string) string {
 // columns opens ch-go on the same database.
 func (e engine) columns(t testing.TB, compression ch.Compression) *ch.Client {
 	t.Helper()
-	options := ch.Options{Address: e.addr, Database: e.database, Compression: compression}
+	options := ch.Options{Address: e.addr, Database: e.database, Compression: compression,
+		DialTimeout: time.Minute, HandshakeTimeout: time.Minute} // the machine may be busy
 	client, err := ch.Dial(context.Background(), options)
 	if err != nil {
 		t.Fatal(err)

@@ -60,7 +60,8 @@ func TestManyClients(t *testing.T) {
 	e := open(t, nil)
 	e.exec(t, "CREATE TABLE t (who UInt64, n UInt64) ENGINE = MergeTree ORDER BY who")
 	pool := func(ctx context.Context, q ch.Query) error {
-		options := ch.Options{Address: e.addr, Database: e.database, Compression: ch.CompressionLZ4}
+		options := ch.Options{Address: e.addr, Database: e.database, Compression: ch.CompressionLZ4,
+			DialTimeout: time.Minute, HandshakeTimeout: time.Minute} // the machine may be busy
 		client, err := ch.Dial(context.Background(), options)
 		if err != nil {
 			return err

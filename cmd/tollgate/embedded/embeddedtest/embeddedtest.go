@@ -130,7 +130,8 @@ func statement(t testing.TB, addr, sql string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	client, err := ch.Dial(ctx, ch.Options{Address: addr})
+	const busy = time.Minute // not the default of a second: the machine may be busy with other tests
+	client, err := ch.Dial(ctx, ch.Options{Address: addr, DialTimeout: busy, HandshakeTimeout: busy})
 	if err != nil {
 		t.Errorf("connect to ClickHouse at %s: %v", addr, err)
 		return
