@@ -43,9 +43,10 @@ type HTTPConfig struct {
 
 // KafkaConfig reaches the brokers; none = the embedded one.
 type KafkaConfig struct {
-	Brokers []string   `yaml:"brokers" doc:"host:port, comma-separated in the environment; none = embedded"`
-	TLS     TLSConfig  `yaml:"tls"`
-	SASL    SASLConfig `yaml:"sasl"`
+	Brokers  []string   `yaml:"brokers" doc:"host:port, comma-separated in the environment; none = embedded"`
+	Replicas int        `yaml:"replicas" doc:"brokers that keep each partition of the topics that are made; 3 on a cluster"`
+	TLS      TLSConfig  `yaml:"tls"`
+	SASL     SASLConfig `yaml:"sasl"`
 }
 
 // SASLConfig is how a client proves itself to Kafka.
@@ -127,6 +128,7 @@ func DefaultConfig() Config {
 		HTTP:       HTTPConfig{Listen: "127.0.0.1:8080"},
 		ClickHouse: ClickHouseConfig{Database: "tollgate", User: "default"},
 		Hash:       HashConfig{KeyID: "k1"},
+		Kafka:      KafkaConfig{Replicas: 1},
 		Quota:      QuotaConfig{OnError: "allow"},
 		Billing:    BillingConfig{Grace: time.Hour, Cron: "@every 10m"},
 	}

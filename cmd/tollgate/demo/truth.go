@@ -69,7 +69,7 @@ func (g *Generator) Usage() map[string]map[string]int64 {
 	periods := make([]schemas.Period, len(Customers))
 	for i, c := range Customers {
 		usage[c.ID] = map[string]int64{}
-		periods[i] = g.period(c)
+		periods[i] = g.Period(c)
 	}
 	for i := range g.facts {
 		f := &g.facts[i]
@@ -84,8 +84,8 @@ func (g *Generator) Usage() map[string]map[string]int64 {
 	return usage
 }
 
-// period is the month in the customer's own zone.
-func (g *Generator) period(c Customer) schemas.Period {
+// Period is the month in the customer's own zone.
+func (g *Generator) Period(c Customer) schemas.Period {
 	zone, err := time.LoadLocation(c.Zone)
 	if err != nil {
 		panic("BUG: zone of the story: " + err.Error())

@@ -1,0 +1,41 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"tollgate/schemas/catalog"
+)
+
+// open starts, joins or connects what a tool needs. Close it with a.close.
+func (a *app) open(needs need) (*parts, error) {
+	p := &parts{log: a.log, progress: a.err}
+	return p, openParts(a.ctx, a.config, needs, p)
+}
+
+// close ends what open started; what goes wrong then is told but does not undo the answer that was already given.
+func (a *app) close(p *parts) {
+	if err := p.Close(); err != nil {
+		fmt.Fprintf(a.err, "tollgate: while ending: %v\n", err)
+	}
+}
+
+// newHasher makes the keyed hashes of credentials, under the configured keys or the one of the embedded folder.
+func newHasher(config Config) (*catalog.Hasher, error) {
+	keys := []catalog.HashingKey{{ID: config.Hash.KeyID, Secret: []byte(config.Hash.Key)}}
+	if config.Hash.Key == "" && len(config.Kafka.Brokers) > 0 {
+		return nil, errors.New("hash.key is not set: with servers outside the data folder all processes must hash " +
+			"credentials under the same key; set TOLLGATE_HASH_KEY to 32 random bytes in hex")
+	}
+	if config.Hash.Key == "" {
+		made, err := secretFile(config.Data, "hash.key")
+		if err != nil {
+			return nil, fmt.Errorf("key of credential hashes: %w", err)
+		}
+		keys[0].Secret = []byte(made)
+	}
+	if config.Hash.PreviousKey != "" {
+		keys = append(keys, catalog.HashingKey{ID: config.Hash.PreviousID, Secret: []byte(config.Hash.PreviousKey)})
+	}
+	return catalog.NewHasher(keys...)
+}

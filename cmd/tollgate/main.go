@@ -1,0 +1,182 @@
+// Command tollgate meters API traffic, enforces quotas, bills usage and raises alerts on abuse. It owns the roles, the
+// configuration and the tools, and connects the domains, which do not know each other, with plain constructor calls.
+// It owns no judgment: what counts, costs or alarms is said in the domains.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"tollgate/cmd/tollgate/embedded"
+)
+
+// version is set by release builds with -ldflags "-X main.version=…".
+var version = "development"
+
+// commands is the command line.
+type commands struct {
+	Config  string `help:"YAML file of settings." type:"path" placeholder:"FILE" env:"TOLLGATE_CONFIG"`
+	Data    string `help:"Folder of embedded parts; joins the program that runs on it." placeholder:"DIR"`
+	Verbose bool   `short:"v" help:"Log what happens, also in tools."`
+
+	All        allCommand        `cmd:"" help:"Run every role in one process."`
+	Collector  collectorCommand  `cmd:"" help:"Run the collector: access events to usage events."`
+	Aggregator aggregatorCommand `cmd:"" help:"Run the aggregator: usage events to usage."`
+	Quota      quotaCommand      `cmd:"" help:"Run the gate: may this call pass?"`
+	Billing    billingCommand    `cmd:"" help:"Run billing: close periods as they fall due."`
+	Anomaly    anomalyCommand    `cmd:"" help:"Run detection: usage events to alerts."`
+	Console    consoleCommand    `cmd:"" help:"Run the console: read-only pages and HTTP API."`
+	Demo       demoCommand       `cmd:"" help:"Play a month of traffic on embedded parts, close it and report."`
+
+	Import    importCommand    `cmd:"" help:"Import access logs from files or standard input."`
+	Usage     usageCommand     `cmd:"" help:"Show usage by meter, customer, time and dimension."`
+	Events    eventsCommand    `cmd:"" help:"Show the raw events behind a quantity."`
+	Invoice   invoiceCommands  `cmd:"" help:"Draft, issue, show, list and export invoices."`
+	Alerts    alertsCommand    `cmd:"" help:"List alerts."`
+	Rejected  rejectedCommands `cmd:"" help:"List and replay rejected events."`
+	Conflicts conflictsCommand `cmd:"" help:"List events that share an id but differ in time or content."`
+	Catalog   catalogCommands  `cmd:"" help:"Check, compare and apply products, meters, plans and limits."`
+	Customer  customerCommands `cmd:"" help:"List and import customers and subscriptions."`
+	Key       keyCommands      `cmd:"" help:"Create, import, list and block credentials."`
+	Audit     auditCommand     `cmd:"" help:"Prove that nothing was lost or doubled."`
+	Doctor    doctorCommand    `cmd:"" help:"Check connections, topics, settings and sources, and say how to mend each."`
+	Formats   formatsCommands  `cmd:"" help:"List the formats of gateways, or try one on a file."`
+	Settings  configCommand    `cmd:"" name:"config" help:"Print the settings in force and where each came from."`
+	Version   versionCommand   `cmd:"" help:"Print the version."`
+}
+
+// app is what every command gets: the outside of the process.
+type app struct {
+	ctx     context.Context
+	config  Config
+	origins Origins
+	log     *slog.Logger
+	in      io.Reader
+	out     io.Writer
+	err     io.Writer
+	stop    context.CancelFunc
+}
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "embedded-engine" { // the child process of the embedded engine
+		os.Exit(embedded.EngineMain(os.Args[2:]))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], app{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+}
+
+// errReported ends a command with exit code 1 where what is wrong has already been printed.
+var errReported = errors.New("reported")
+
+// run is the whole program: arguments in, exit code out. 2 means that the arguments or settings are wrong.
+func run(ctx context.Context, arguments []string, a app) (code int) {
+	a.ctx, a.stop = context.WithCancel(ctx)
+	defer a.stop()
+	var line commands
+	exit := -1
+	parser, err := kong.New(&line, kong.Name("tollgate"), kong.Writers(a.out, a.err),
+		kong.Description("Meters API traffic, enforces quotas, bills usage and raises alerts on abuse."),
+		kong.Exit(func(code int) { exit = code; panic(exitPanic{}) }),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.UsageOnError())
+	if err != nil {
+		panic("BUG: command line: " + err.Error())
+	}
+	defer func() { // kong answers --help by calling its Exit
+		if r := recover(); r != nil {
+			if _, ok := r.(exitPanic); !ok {
+				panic(r)
+			}
+			code = exit
+		}
+	}()
+	command, err := parser.Parse(arguments)
+	if err != nil {
+		fmt.Fprintf(a.err, "tollgate: %v\nTry `tollgate --help`.\n", err)
+		return 2
+	}
+	if a.config, a.origins, err = LoadConfig(line.Config, os.Environ()); err != nil {
+		fmt.Fprintf(a.err, "tollgate: settings:\n%s\n", indent(err.Error()))
+		return 2
+	}
+	if line.Data != "" {
+		a.config.Data, a.origins["data"] = line.Data, "--data"
+	}
+	a.log = newLog(a, isRole(command.Command()) || line.Verbose)
+	switch err := command.Run(&a); {
+	case err == nil:
+		return 0
+	case errors.Is(err, errReported):
+		return 1
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		fmt.Fprintln(a.err, "tollgate: interrupted")
+		return 130
+	default:
+		fmt.Fprintf(a.err, "tollgate: %v\n", err)
+		return 1
+	}
+}
+
+type exitPanic struct{}
+
+func indent(text string) string { return "  " + strings.ReplaceAll(text, "\n", "\n  ") }
+
+func isRole(command string) bool {
+	switch command {
+	case "all", "collector", "aggregator", "quota", "billing", "anomaly", "console":
+		return true
+	}
+	return false
+}
+
+// newLog logs to standard error: roles as much as is set, tools only warnings.
+func newLog(a app, talkative bool) *slog.Logger {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(a.config.Log.Level)); err != nil {
+		panic("BUG: log level was validated: " + err.Error())
+	}
+	if !talkative {
+		level = max(level, slog.LevelWarn)
+	}
+	options := &slog.HandlerOptions{Level: level}
+	if a.config.Log.Format == "json" {
+		return slog.New(slog.NewJSONHandler(a.err, options))
+	}
+	return slog.New(slog.NewTextHandler(a.err, options))
+}
+
+// versionCommand prints the version.
+type versionCommand struct{}
+
+// Run prints one line.
+func (versionCommand) Run(a *app) error {
+	_, err := fmt.Fprintf(a.out, "tollgate %s\n", version)
+	return err
+}
+
+// configCommand prints the settings in force.
+type configCommand struct {
+	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+}
+
+// Run prints one row a setting; secrets show only that they are set.
+func (c configCommand) Run(a *app) error {
+	t := table{columns: []string{"setting", "value", "from", "variable", "meaning"}}
+	walkConfig(&a.config, func(s setting) {
+		origin := a.origins[s.name]
+		if origin == "" {
+			origin = "default"
+		}
+		t.add(s.name, s.text(), origin, s.variable(), s.doc)
+	})
+	return t.print(a.out, c.Output)
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"unicode/utf8"
+)
+
+// table is an answer of a tool: as text for people, or as JSON or CSV for programs.
+type table struct {
+	columns []string
+	rows    [][]string
+	items   any // what JSON prints; nil = the rows as objects of texts
+}
+
+func (t *table) add(cells ...string) {
+	if len(cells) != len(t.columns) {
+		panic(fmt.Sprintf("BUG: %d cells in a table of %d columns", len(cells), len(t.columns)))
+	}
+	t.rows = append(t.rows, cells)
+}
+
+// print writes the table in the form "table", "json" or "csv".
+func (t *table) print(w io.Writer, form string) error {
+	switch form {
+	case "json":
+		return t.printJSON(w)
+	case "csv":
+		writer := csv.NewWriter(w)
+		if err := writer.Write(t.columns); err != nil {
+			return err
+		}
+		for _, row := range t.rows {
+			if err := writer.Write(safeCells(row)); err != nil {
+				return err
+			}
+		}
+		writer.Flush()
+		return writer.Error()
+	}
+	writer := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
+	headings := make([]string, len(t.columns))
+	for i, column := range t.columns {
+		headings[i] = strings.ToUpper(strings.ReplaceAll(column, "_", " "))
+	}
+	fmt.Fprintln(writer, strings.Join(headings, "\t"))
+	for _, row := range t.rows {
+		cells := make([]string, len(row))
+		for i, cell := range row {
+			cells[i] = shorten(printable(cell), 80)
+		}
+		fmt.Fprintln(writer, strings.Join(cells, "\t"))
+	}
+	return writer.Flush()
+}
+
+func (t *table) printJSON(w io.Writer) error {
+	items := t.items
+	if items == nil {
+		objects := make([]map[string]string, len(t.rows))
+		for i, row := range t.rows {
+			objects[i] = map[string]string{}
+			for j, column := range t.columns {
+				objects[i][column] = row[j]
+			}
+		}
+		items = objects
+	}
+	encoder := json.NewEncoder(w)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(items)
+}
+
+// safeCells keeps a spreadsheet from running text as a formula: a text that begins like one gets an apostrophe.
+// Numbers stay as they are.
+func safeCells(row []string) []string {
+	out := make([]string, len(row))
+	for i, cell := range row {
+		if cell != "" && strings.ContainsRune("=+@\t\r", rune(cell[0])) ||
+			len(cell) > 1 && cell[0] == '-' && (cell[1] < '0' || cell[1] > '9') {
+			cell = "'" + cell
+		}
+		out[i] = cell
+	}
+	return out
+}
+
+// printable replaces what could drive a terminal: an event's text comes from strangers.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f || r >= 0x80 && r < 0xa0 || r == utf8.RuneError {
+			return '·'
+		}
+		return r
+	}, text)
+}
+
+func shorten(text string, most int) string {
+	if utf8.RuneCountInString(text) <= most {
+		return text
+	}
+	return string([]rune(text)[:most-1]) + "…"
+}

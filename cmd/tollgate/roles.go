@@ -1,0 +1,433 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"tollgate/aggregator"
+	"tollgate/anomaly"
+	"tollgate/anomaly/notify"
+	"tollgate/billing"
+	"tollgate/collector"
+	"tollgate/quota"
+	"tollgate/schemas"
+	"tollgate/schemas/catalog"
+	"tollgate/schemas/stream"
+)
+
+// role names one of the program's roles.
+type role uint8
+
+const (
+	roleCollector role = 1 << iota
+	roleAggregator
+	roleQuota
+	roleBilling
+	roleAnomaly
+	roleConsole
+
+	rolesAll = roleCollector | roleAggregator | roleQuota | roleBilling | roleAnomaly | roleConsole
+	// rolesOfTool bring what a tool imports or closes into usage where no other process does.
+	rolesOfTool = roleCollector | roleAggregator
+)
+
+// roles are the running roles of one process, and what tools ask them.
+type roles struct {
+	p        *parts
+	log      *slog.Logger
+	claims   *stream.Claims
+	catalog  *catalog.Store
+	follower *catalog.Follower
+	hasher   *catalog.Hasher
+	reader   *aggregator.Reader
+	billing  *billing.Billing
+	anomaly  *anomaly.Service
+	producer *stream.Producer
+	mux      *http.ServeMux
+	sources  []collector.Topic
+	wait     func(ctx context.Context, until time.Time) error // the closer's clock; nil = the real one
+
+	cancel  context.CancelFunc
+	running sync.WaitGroup
+	mu      sync.Mutex
+	failed  []error
+	ends    []func() error
+}
+
+// startRoles connects the domains and runs those that set names; where another process holds the data folder, that
+// one runs them, and set is left out.
+func (a *app) startRoles(p *parts, set role) (*roles, error) { return a.startRolesWith(p, set, nil) }
+
+// startRolesWith is startRoles with the closer's clock.
+func (a *app) startRolesWith(p *parts, set role, wait func(context.Context, time.Time) error) (*roles, error) {
+	if p.joined {
+		set = 0
+	}
+	r := &roles{p: p, log: a.log, mux: http.NewServeMux(), wait: wait}
+	ctx, cancel := context.WithCancel(a.ctx)
+	r.cancel = cancel
+	if err := r.connect(ctx, a, set); err != nil {
+		r.stop()
+		return nil, err
+	}
+	starts := []struct {
+		role  role
+		start func(context.Context, *app) error
+	}{{roleAggregator, r.startAggregator}, {roleCollector, r.startCollector}, {roleQuota, r.startQuota},
+		{roleAnomaly, r.startAnomaly}, {roleBilling, r.startBilling}, {roleConsole, r.startConsole}}
+	for _, s := range starts {
+		if set&s.role == 0 {
+			continue
+		}
+		if err := s.start(ctx, a); err != nil {
+			r.stop()
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// connect makes what all roles share.
+func (r *roles) connect(ctx context.Context, a *app, set role) (err error) {
+	if err := ensureTopics(ctx, r.p); err != nil {
+		return err
+	}
+	if r.claims, err = openClaims(ctx, r.p); err != nil {
+		return err
+	}
+	if r.hasher, err = newHasher(a.config); err != nil {
+		return err
+	}
+	if r.producer, err = r.p.kafka.NewProducer(stream.ProducerOptions{}); err != nil {
+		return err
+	}
+	r.ends = append(r.ends, r.producer.Close)
+	r.catalog = catalog.NewStore(r.p.store, numbers{r.claims}, r.p.clock)
+	if r.follower, err = catalog.NewFollower(ctx, r.catalog, catalog.FollowerOptions{Log: r.log}); err != nil {
+		return err
+	}
+	if set != 0 {
+		r.run(ctx, "agreement", r.follower.Run)
+	}
+	r.reader = aggregator.NewReader(r.p.store)
+	r.sources = topicsOf(a.config.Collector)
+	r.billing, err = billing.New(billing.Options{
+		Usage: r.reader, Agreements: agreements{r.catalog}, Series: documentSeries{r.claims},
+		Ready: &readiness{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources), now: r.p.clock},
+		Store: billing.NewStore(r.p.store.Conn()), Now: r.p.clock, Grace: a.config.Billing.Grace,
+		Log: r.log, Metrics: r.p.registry})
+	return err
+}
+
+// topicsOf are the topics that collectors read: the configured ones, or access-events alone.
+func topicsOf(c CollectorConfig) (topics []collector.Topic) {
+	for _, s := range c.Sources {
+		t := collector.Topic{Name: s.Topic, Format: s.Format, Customer: collector.CustomerFrom(s.Customer)}
+		if s.Source != "" {
+			t.Sources = []string{s.Source}
+		}
+		topics = append(topics, t)
+	}
+	if len(topics) == 0 {
+		topics = []collector.Topic{{Name: stream.TopicAccessEvents}}
+	}
+	return topics
+}
+
+func topicNames(topics []collector.Topic) (names []string) {
+	for _, t := range topics {
+		names = append(names, t.Name)
+	}
+	return names
+}
+
+// run keeps one part of a role going until the roles stop; its failure stops them all, and is what the process says.
+func (r *roles) run(ctx context.Context, name string, do func(context.Context) error) {
+	r.running.Go(func() {
+		err := do(ctx)
+		if err == nil || ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			return
+		}
+		r.mu.Lock()
+		r.failed = append(r.failed, fmt.Errorf("%s: %w", name, err))
+		r.mu.Unlock()
+		r.cancel()
+	})
+}
+
+// stop ends all roles and returns what had failed.
+func (r *roles) stop() error {
+	r.cancel()
+	r.running.Wait()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := len(r.ends) - 1; i >= 0; i-- {
+		r.failed = append(r.failed, r.ends[i]())
+	}
+	r.ends = nil
+	return errors.Join(r.failed...)
+}
+
+// group is the membership of a role: alone on an embedded broker, where it need not wait for others.
+func (r *roles) group(name string) stream.GroupOptions {
+	return stream.GroupOptions{Group: name, Standalone: r.p.folder != nil && len(r.p.config.Kafka.Brokers) == 0,
+		Generations: &generations{claims: r.claims}, OnStop: func(s stream.Stop) {
+			r.log.Error("a partition stopped", "group", name, "topic", s.Topic, "partition", s.Partition,
+				"error", s.Err, "retry", s.Retry)
+		}}
+}
+
+func (r *roles) startAggregator(ctx context.Context, a *app) error {
+	agg, err := aggregator.New(aggregator.Options{DB: r.p.store, Timeline: func() catalog.Timeline {
+		return r.follower.Current().Timeline()
+	}, Log: r.log, Metrics: r.p.registry})
+	if err != nil {
+		return err
+	}
+	r.run(ctx, "aggregator", func(ctx context.Context) error {
+		return agg.Run(ctx, r.p.kafka, r.group(groupAggregator))
+	})
+	return nil
+}
+
+func (r *roles) startCollector(ctx context.Context, a *app) error {
+	counter, err := quota.NewCounter(quota.CounterOptions{Store: r.p.redis, Agreement: r.follower.Current,
+		Now: r.p.clock, Log: r.log, Metrics: r.p.registry})
+	if err != nil {
+		return err
+	}
+	c, err := collector.New(collector.Options{Topics: r.sources, Shards: a.config.Shards, Agreement: r.follower.Current,
+		Hasher: r.hasher, Publisher: r.producer, NewTally: func() collector.Tally { return counter.NewTally() },
+		Log: r.log, Metrics: r.p.registry})
+	if err != nil {
+		return err
+	}
+	notifier, err := quota.NewNotifier(quota.NotifierOptions{Store: r.p.redis, Publisher: r.producer, Now: r.p.clock,
+		Wake: counter.Noticed(), Log: r.log, Metrics: r.p.registry})
+	if err != nil {
+		return err
+	}
+	r.run(ctx, "quota notices", notifier.Run)
+	r.run(ctx, "collector", func(ctx context.Context) error { return c.Run(ctx, r.p.kafka, r.group(groupCollector)) })
+	return r.mountIngest(a)
+}
+
+func (r *roles) startQuota(_ context.Context, a *app) error {
+	gate, err := quota.NewGate(quota.GateOptions{Store: r.p.redis, Agreement: r.follower.Current, Hasher: r.hasher,
+		Now: r.p.clock, OnError: quota.OnError(a.config.Quota.OnError), Log: r.log, Metrics: r.p.registry})
+	if err != nil {
+		return err
+	}
+	r.mux.Handle("/v1/check", gate.Handler())
+	return nil
+}
+
+func (r *roles) startAnomaly(ctx context.Context, _ *app) error {
+	snapshot := r.follower.Current()
+	settings, err := anomaly.ParseSettings(snapshot.Catalog().Detectors)
+	if err != nil {
+		return fmt.Errorf("catalog version %d: %w", snapshot.Version().Seq, err)
+	}
+	var senders []notify.Sender
+	for _, hook := range snapshot.Catalog().Webhooks {
+		sender, err := notify.NewWebhook(notify.WebhookOptions{URL: hook.URL, Secret: os.Getenv(hook.SecretEnv),
+			Events: hook.Events})
+		if err != nil {
+			return fmt.Errorf("webhook of the catalog, secret from %s: %w", hook.SecretEnv, err)
+		}
+		senders = append(senders, sender)
+	}
+	r.anomaly, err = anomaly.New(r.p.kafka, anomaly.NewStore(r.p.store), anomaly.Options{Group: groupAnomaly,
+		Standalone: r.group("").Standalone, Settings: &settings, Notifiers: senders, Now: r.p.clock,
+		Generations: &generations{claims: r.claims}, Log: r.log, Metrics: r.p.registry})
+	if err != nil {
+		return err
+	}
+	r.run(ctx, "anomaly", r.anomaly.Run)
+	r.run(ctx, "detector settings", func(ctx context.Context) error {
+		snapshots, stop := r.follower.Subscribe()
+		defer stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case s := <-snapshots:
+				settings, err := anomaly.ParseSettings(s.Catalog().Detectors)
+				if err != nil {
+					r.log.Error("detector settings of the catalog are not used", "version", s.Version().Seq, "error", err)
+					continue
+				}
+				r.anomaly.SetSettings(settings)
+			}
+		}
+	})
+	return nil
+}
+
+func (r *roles) startBilling(ctx context.Context, a *app) error {
+	closer, err := billing.NewCloser(r.billing, billing.CloserOptions{Schedule: a.config.Billing.Cron, Wait: r.wait})
+	if err != nil {
+		return err
+	}
+	r.run(ctx, "billing", closer.Run)
+	return nil
+}
+
+// listen opens the HTTP door of this process and serves until the roles stop.
+func (r *roles) listen(ctx context.Context, address string) (string, error) {
+	r.p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.mux.Handle("GET /metrics", promhttp.HandlerFor(r.p.registry, promhttp.HandlerOpts{}))
+	r.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
+	r.mux.HandleFunc("GET /readyz", r.ready)
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return "", fmt.Errorf("listen on %s: %w; choose another with http.listen or TOLLGATE_HTTP_LISTEN", address, err)
+	}
+	// Slow clients hold a connection, never more: headers and bodies must arrive in time, and idle ones are closed.
+	server := &http.Server{Handler: r.mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
+		WriteTimeout: 60 * time.Second, IdleTimeout: 60 * time.Second, MaxHeaderBytes: 32 << 10,
+		ErrorLog: slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)}
+	r.run(ctx, "http", func(ctx context.Context) error {
+		done := context.AfterFunc(ctx, func() {
+			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+			defer cancel()
+			if err := server.Shutdown(grace); err != nil {
+				r.log.Warn("http requests were cut off", "error", err)
+			}
+		})
+		defer done()
+		if err := server.Serve(limitConnections(listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	return listener.Addr().String(), r.p.announce(listener.Addr().String())
+}
+
+// maxConnections bounds the HTTP connections of a process: each may hold a body of 1 MiB.
+const maxConnections = 1_000
+
+// ready answers 200 when every server that the process needs answers.
+func (r *roles) ready(w http.ResponseWriter, request *http.Request) {
+	ctx, cancel := context.WithTimeout(request.Context(), 2*time.Second)
+	defer cancel()
+	answer := map[string]string{}
+	for name, probe := range map[string]func(context.Context) error{
+		"clickhouse": r.p.store.Conn().Ping,
+		"kafka": func(ctx context.Context) error {
+			_, err := r.p.kafka.Watermarks(ctx, stream.TopicClaims)
+			return err
+		},
+		"redis": r.p.redis.Ping,
+	} {
+		answer[name] = "ok"
+		if err := probe(ctx); err != nil {
+			answer[name] = err.Error()
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(answer); err != nil {
+		r.log.Debug("answer readiness", "error", err)
+	}
+}
+
+// settle waits until everything that stands in the source topics now is in usage, and tells what it waits for.
+func (r *roles) settle(ctx context.Context, w io.Writer) error {
+	follow := passage{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources)}
+	whole := schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(), To: time.UnixMilli(schemas.MaxTime).UTC()}
+	told := time.Now()
+	for {
+		waiting, err := follow.advance(ctx, whole)
+		if err != nil || waiting == "" {
+			return err
+		}
+		if time.Since(told) > 5*time.Second {
+			told = time.Now()
+			fmt.Fprintln(w, "waiting:", waiting)
+		}
+		if err := r.failure(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(50 * time.Millisecond): // positions may be moved by another process: nothing signals them here
+		}
+	}
+}
+
+// failure is what made a role of this process end.
+func (r *roles) failure() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return errors.Join(r.failed...)
+}
+
+// ensureTopics makes our topics where they are missing; one that has other partitions is an error.
+func ensureTopics(ctx context.Context, p *parts) error {
+	options := stream.TopicOptions{Shards: p.config.Shards}
+	if len(p.config.Kafka.Brokers) > 0 {
+		options.Replicas = p.config.Kafka.Replicas
+	}
+	return p.kafka.EnsureTopics(ctx, stream.Topics(options))
+}
+
+func openClaims(ctx context.Context, p *parts) (*stream.Claims, error) {
+	claims, err := p.kafka.NewClaims(ctx, stream.TopicClaims)
+	if err != nil {
+		return nil, err
+	}
+	p.ends = append(p.ends, claims.Close)
+	return claims, nil
+}
+
+// runRoles is the body of the commands that run roles until they are interrupted.
+func (a *app) runRoles(set role) error {
+	p, err := a.open(needAll)
+	if err != nil {
+		return err
+	}
+	if p.joined {
+		return errors.Join(fmt.Errorf("data folder %s is run by process %d (%s) already", a.config.Data, p.running.PID,
+			p.running.Command), p.Close())
+	}
+	defer a.close(p)
+	r, err := a.startRoles(p, set)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(a.ctx)
+	defer cancel()
+	address, err := r.listen(ctx, a.config.HTTP.Listen)
+	if err != nil {
+		return errors.Join(err, r.stop())
+	}
+	a.log.Info("running", "http", "http://"+address)
+	r.awaitEnd(ctx)
+	a.log.Info("stopping")
+	cancel()
+	return r.stop()
+}
+
+// awaitEnd returns when ctx ends or a role has failed.
+func (r *roles) awaitEnd(ctx context.Context) {
+	done := make(chan struct{})
+	go func() { defer close(done); r.running.Wait() }()
+	select {
+	case <-ctx.Done():
+	case <-done:
+	}
+}

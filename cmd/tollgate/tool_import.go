@@ -1,0 +1,390 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/sync/errgroup"
+
+	"tollgate/collector"
+	"tollgate/collector/decode"
+	"tollgate/schemas"
+	"tollgate/schemas/stream"
+)
+
+// importCommand produces the events of files to access-events, as history.
+type importCommand struct {
+	Files    []string `arg:"" optional:"" help:"Access logs, plain or gzip; - or none is standard input."`
+	Format   string   `help:"Format of the files; found automatically where it is left out. See tollgate formats list."`
+	Source   string   `default:"import" help:"Name of the source; together with id and time it identifies an event."`
+	Customer string   `default:"credential" enum:"credential,ip,event" help:"How customers are found: ${enum}. ip makes each client address a customer."`
+	Live     bool     `help:"Treat the events as live: they count against quotas and are watched."`
+	Amend    bool     `help:"The files may amend and void events."`
+	Wait     bool     `help:"Wait until everything is in usage."`
+	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+}
+
+// Limits of an import: a record is what the collector decodes at once; a handful in flight keeps every partition busy.
+const (
+	importRecordBytes  = 256 << 10
+	importRecordEvents = 500 // half of what a record may hold: JSON arrays of one line count as several
+	importBatchRecords = 16
+	importInFlight     = 8
+	importLongLine     = 64 << 10 // how much of an overlong line goes on, to be rejected where it can be seen
+)
+
+// imported is what a run of import did; the numbers of the second half need --wait.
+type imported struct {
+	Files      int     `json:"files"`
+	Read       int64   `json:"events_read"`
+	Bytes      int64   `json:"bytes_read"`
+	Records    int     `json:"records"`
+	Seconds    float64 `json:"seconds"`
+	Waited     bool    `json:"in_usage"`
+	Published  int64   `json:"published"`
+	Rejected   int64   `json:"rejected"`
+	New        int64   `json:"new"`
+	Duplicates int64   `json:"duplicates"`
+
+	offsets map[int]offsetSpan // partition → what this run wrote
+}
+
+type offsetSpan struct{ first, last int64 }
+
+// Run imports every file, and with --wait follows it into usage.
+func (c *importCommand) Run(a *app) error {
+	if _, known := decode.Lookup(c.Format); c.Format != "" && !known {
+		return fmt.Errorf("--format %q is unknown; `tollgate formats list` names them", c.Format)
+	}
+	started := time.Now()
+	p, err := a.open(needAll)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	r, err := a.startRoles(p, rolesOfTool)
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	wait := c.Wait || !p.joined && p.folder != nil // nobody else would carry on with it
+	before, err := r.reader.Keys(a.ctx, c.Source)
+	if err != nil {
+		return err
+	}
+	result, err := c.produce(a, p)
+	if err != nil {
+		return err
+	}
+	if wait {
+		if err := r.settle(a.ctx, a.err); err != nil {
+			return err
+		}
+		if err := c.account(a.ctx, r, before, result); err != nil {
+			return err
+		}
+	}
+	result.Seconds = time.Since(started).Seconds()
+	return c.print(a, r, result)
+}
+
+// account tells new events from duplicates: what the source's set of keys grew by, and what is left of the published.
+func (c *importCommand) account(ctx context.Context, r *roles, before uint64, result *imported) error {
+	after, err := r.reader.Keys(ctx, c.Source)
+	if err != nil {
+		return err
+	}
+	for partition, span := range result.offsets {
+		n, err := r.reader.RejectedCount(ctx, stream.TopicAccessEvents, partition, span.first, span.last)
+		if err != nil {
+			return err
+		}
+		result.Rejected += n
+	}
+	result.Waited = true
+	result.Published = result.Read - result.Rejected
+	result.New = int64(after - before)
+	result.Duplicates = result.Published - result.New
+	return nil
+}
+
+func (c *importCommand) print(a *app, r *roles, result *imported) error {
+	t := &table{columns: []string{"what", "number"}, items: result}
+	t.add("files", fmt.Sprint(result.Files))
+	t.add("events read", fmt.Sprint(result.Read))
+	if result.Waited {
+		t.add("published", fmt.Sprint(result.Published))
+		t.add("new", fmt.Sprint(result.New))
+		t.add("duplicates", fmt.Sprint(result.Duplicates))
+		t.add("rejected", fmt.Sprint(result.Rejected))
+	}
+	t.add("seconds", fmt.Sprintf("%.1f", result.Seconds))
+	if err := t.print(a.out, c.Output); err != nil {
+		return err
+	}
+	if result.Rejected > 0 {
+		fmt.Fprintf(a.err, "%d events could not be used; `tollgate rejected list --source %s` shows lines, reasons and how "+
+			"to fix them\n", result.Rejected, c.Source)
+	}
+	return nil
+}
+
+// produce reads the files one after the other and writes their events; parts of a file go to all partitions at once.
+func (c *importCommand) produce(a *app, p *parts) (*imported, error) {
+	files := c.Files
+	if len(files) == 0 {
+		files = []string{"-"}
+	}
+	producer, err := p.kafka.NewProducer(stream.ProducerOptions{})
+	if err != nil {
+		return nil, err
+	}
+	result := &imported{offsets: map[int]offsetSpan{}}
+	group, ctx := errgroup.WithContext(a.ctx)
+	batches := make(chan []stream.Record)
+	positions := make(chan []stream.Position, importInFlight)
+	for range importInFlight {
+		group.Go(func() error {
+			for batch := range batches {
+				at, err := producer.Produce(ctx, batch)
+				if err != nil {
+					return err
+				}
+				positions <- at
+			}
+			return nil
+		})
+	}
+	noted := make(chan struct{})
+	go func() {
+		defer close(noted)
+		for list := range positions {
+			result.note(list)
+		}
+	}()
+	group.Go(func() error {
+		defer close(batches)
+		for _, name := range files {
+			if err := c.file(ctx, a, name, batches, result); err != nil {
+				return fmt.Errorf("import %s: %w", name, err)
+			}
+			result.Files++
+		}
+		return nil
+	})
+	err = group.Wait()
+	close(positions)
+	<-noted
+	return result, errors.Join(err, producer.Close())
+}
+
+func (r *imported) note(list []stream.Position) {
+	for _, at := range list {
+		span, ok := r.offsets[at.Partition]
+		if !ok {
+			span = offsetSpan{at.Offset, at.Offset}
+		}
+		r.offsets[at.Partition] = offsetSpan{min(span.first, at.Offset), max(span.last, at.Offset)}
+		r.Records++
+	}
+}
+
+// file cuts one file into records. An event without an id of its own is known by the file's first line and the byte
+// at which it begins (law 1), so that importing the file again counts nothing twice.
+func (c *importCommand) file(ctx context.Context, a *app, name string, batches chan<- []stream.Record, result *imported) error {
+	raw, size, err := openInput(a, name)
+	if err != nil {
+		return err
+	}
+	defer raw.Close()
+	bar := newBar(a.err, name, size)
+	defer bar.Finish() //nolint:errcheck // a picture only
+	counted := progressbar.NewReader(raw, bar)
+	text, err := plain(&counted)
+	if err != nil {
+		return err
+	}
+	id, err := fileID(text)
+	if err != nil {
+		return err
+	}
+	cut := cutter{headers: c.headers(), fileID: id}
+	for piece, err := range decode.ReadFile(text, c.Format) {
+		if err != nil && !errors.Is(err, decode.ErrTooLong) {
+			return err
+		}
+		result.Read++
+		result.Bytes += int64(len(piece.Value))
+		if !cut.fits(piece) {
+			if err := send(ctx, batches, cut.take(importBatchRecords)); err != nil {
+				return err
+			}
+		}
+		cut.add(piece, err != nil)
+	}
+	return send(ctx, batches, cut.take(0))
+}
+
+func send(ctx context.Context, batches chan<- []stream.Record, batch []stream.Record) error {
+	if len(batch) == 0 {
+		return nil
+	}
+	select {
+	case batches <- batch:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (c *importCommand) headers() []stream.Header {
+	mode := schemas.History
+	if c.Live {
+		mode = schemas.Live
+	}
+	headers := []stream.Header{{Key: stream.HeaderMode, Value: []byte(mode.String())},
+		{Key: stream.HeaderSource, Value: []byte(c.Source)},
+		{Key: collector.HeaderCustomer, Value: []byte(c.Customer)}}
+	if c.Format != "" {
+		headers = append(headers, stream.Header{Key: stream.HeaderFormat, Value: []byte(c.Format)})
+	}
+	if c.Amend {
+		headers = append(headers, stream.Header{Key: collector.HeaderAmend, Value: []byte("true")})
+	}
+	return headers
+}
+
+// cutter gathers pieces of a file into records whose value has each piece at its place in the file.
+type cutter struct {
+	headers []stream.Header
+	fileID  string
+
+	value  []byte
+	events int
+	offset int64 // of value's first byte in the file
+	line   int64 // of value's first line
+	lines  int64 // begun within value
+	ready  []stream.Record
+}
+
+// fits tells whether the piece can join the record that is open.
+func (c *cutter) fits(p decode.Piece) bool {
+	gap := p.Offset - c.offset - int64(len(c.value))
+	return c.events == 0 || c.events < importRecordEvents && gap >= 0 && gap < 1024 &&
+		len(c.value)+int(gap)+len(p.Value) <= importRecordBytes
+}
+
+func (c *cutter) add(p decode.Piece, long bool) {
+	if long {
+		p.Value = p.Value[:min(len(p.Value), importLongLine)]
+	}
+	if c.events == 0 {
+		c.offset, c.line, c.lines = p.Offset, p.Line, 0
+	} else {
+		// What stood between two pieces is white space and commas: as much of it again, with as many line ends.
+		gap := int(p.Offset - c.offset - int64(len(c.value)))
+		ends := int(p.Line - c.line - c.lines)
+		c.value = append(c.value, strings.Repeat("\r", max(0, gap-ends))...)
+		c.value = append(c.value, strings.Repeat("\n", min(gap, ends))...)
+	}
+	c.value = append(c.value, p.Value...)
+	c.lines = p.Line - c.line + int64(bytes.Count(p.Value, []byte("\n")))
+	c.events++
+	if long { // the rest of the line is missing: nothing may follow at a wrong place
+		c.close()
+	}
+}
+
+func (c *cutter) close() {
+	if c.events == 0 {
+		return
+	}
+	c.ready = append(c.ready, stream.Record{Topic: stream.TopicAccessEvents, Partition: stream.AnyPartition,
+		Value: c.value, Headers: slices.Concat(c.headers, collector.FileHeaders(c.fileID, c.offset, c.line))})
+	c.value, c.events = make([]byte, 0, len(c.value)+1024), 0
+}
+
+// take closes the open record and gives what is ready once it is at least so many records.
+func (c *cutter) take(least int) []stream.Record {
+	c.close()
+	if len(c.ready) < least {
+		return nil
+	}
+	batch := c.ready
+	c.ready = nil
+	return batch
+}
+
+// openInput opens a file, or standard input for "-". size is -1 where it is not known.
+func openInput(a *app, name string) (io.ReadCloser, int64, error) {
+	if name == "-" {
+		return io.NopCloser(a.in), -1, nil
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, 0, errors.Join(err, file.Close())
+	}
+	if info.IsDir() {
+		return nil, 0, errors.Join(fmt.Errorf("%s is a folder; name its files", name), file.Close())
+	}
+	return file, info.Size(), nil
+}
+
+// plain decompresses gzip, which it knows by its first bytes, and leaves everything else as it is.
+func plain(r io.Reader) (*bufio.Reader, error) {
+	buffered := bufio.NewReaderSize(r, decode.MaxRecordBytes)
+	if magic, _ := buffered.Peek(2); !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		return buffered, nil
+	}
+	unzipped, err := gzip.NewReader(buffered)
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return bufio.NewReaderSize(unzipped, decode.MaxRecordBytes), nil
+}
+
+// fileID is "f" and the hash of the file's first complete line, of which at most 1 MiB is looked at.
+func fileID(r *bufio.Reader) (string, error) {
+	head, err := r.Peek(decode.MaxRecordBytes)
+	if err != nil && err != io.EOF && len(head) == 0 {
+		return "", err
+	}
+	if end := bytes.IndexByte(head, '\n'); end >= 0 {
+		head = head[:end]
+	}
+	sum := sha256.Sum256(bytes.TrimRight(head, "\r"))
+	return "f" + hex.EncodeToString(sum[:16]), nil
+}
+
+// newBar shows progress on a terminal; elsewhere it shows nothing.
+func newBar(w io.Writer, name string, size int64) *progressbar.ProgressBar {
+	return progressbar.NewOptions64(size, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(name),
+		progressbar.OptionShowBytes(true), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
+		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(),
+		progressbar.OptionSetVisibility(isTerminal(w)))
+}
+
+func isTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
+}
