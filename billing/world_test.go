@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"testing"
@@ -223,7 +224,8 @@ func (w *world) billing(t testing.TB, store *Store) *Billing {
 	if store == nil {
 		store = NewStore(nil)
 	}
-	b, err := New(Options{Usage: w, Ready: w, Agreements: w, Series: w, Store: store, Now: func() time.Time { return w.now }})
+	b, err := New(Options{Usage: w, Ready: w, Agreements: w, Series: w, Store: store, Now: func() time.Time { return w.now },
+		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
