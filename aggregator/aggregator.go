@@ -1,0 +1,258 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"tollgate/schemas"
+	"tollgate/schemas/catalog"
+	"tollgate/schemas/stream"
+)
+
+// Options say what an Aggregator works with. The zero value of a field is its default.
+type Options struct {
+	// DB is the migrated database. Required.
+	DB *DB
+	// Kafka is the cluster with usage-events and rejected-events. Required.
+	Kafka *stream.Client
+	// Group says how the topics are consumed. Group is required; Topics are set here.
+	Group stream.GroupOptions
+	// Catalog answers the versions that were applied so far. Required; usually Snapshot.Timeline of a Follower.
+	Catalog func() catalog.Timeline
+	// Pace says when usage is recomputed.
+	Pace Pace
+	// Keep is how long a superseded revision is kept.
+	//
+	// Default 24h. Not less: a cut may be made of heads that were read before it, and a long read goes on. Not more:
+	// a live minute leaves some thirty revisions behind.
+	Keep time.Duration
+	// Log receives what a person should know. Default: nothing.
+	Log *slog.Logger
+	// Metrics registers the role's metrics. Default: nowhere.
+	Metrics prometheus.Registerer
+	// Now is the clock that tells live buckets from old ones. Default time.Now; the demo has a clock of its own.
+	Now func() time.Time
+}
+
+// Validate says everything that is wrong with o at once.
+func (o Options) Validate() error {
+	var problems []error
+	for _, p := range []struct {
+		missing bool
+		what    string
+	}{{o.DB == nil, "DB"}, {o.Kafka == nil, "Kafka"}, {o.Catalog == nil, "Catalog"}, {o.Group.Group == "", "Group.Group"}} {
+		if p.missing {
+			problems = append(problems, fmt.Errorf("%s: it is required", p.what))
+		}
+	}
+	if o.Pace.Share < 0 || o.Pace.Share > 1 {
+		problems = append(problems, fmt.Errorf("Pace.Share %v: want 0 to 1", o.Pace.Share))
+	}
+	if o.Keep < 0 {
+		problems = append(problems, fmt.Errorf("Keep %v: want a positive duration", o.Keep))
+	}
+	return errors.Join(problems...)
+}
+
+// Aggregator carries usage-events and rejected-events into ClickHouse and keeps usage up to date for the shards it owns.
+type Aggregator struct {
+	options    Options
+	store      *store
+	sink       *sink
+	recomputer *recomputer
+	lanes      lanes
+}
+
+// New makes an Aggregator; Run runs it.
+func New(o Options) (*Aggregator, error) {
+	if err := o.Validate(); err != nil {
+		return nil, fmt.Errorf("aggregator options: %w", err)
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Keep == 0 {
+		o.Keep = 24 * time.Hour
+	}
+	o.Group.Topics = []string{topicUsage, topicRejected}
+	m, err := newMetrics(o.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("aggregator metrics: %w", err)
+	}
+	return assemble(o, &store{db: o.DB, metrics: m}), nil
+}
+
+func assemble(o Options, s *store) *Aggregator {
+	a := &Aggregator{options: o, store: s}
+	a.recomputer = newRecomputer(s, o.Log, o.Pace, o.Catalog, o.Now)
+	a.sink = newSink(s, o.Log, a.recomputer.with)
+	return a
+}
+
+// Run consumes, stores and recomputes until ctx ends, which is not an error.
+func (a *Aggregator) Run(ctx context.Context) error {
+	err := a.work(ctx, func(ctx context.Context) error {
+		return a.options.Kafka.Consume(ctx, a.options.Group, func(ctx context.Context, p *stream.Partition) error {
+			at := place{topic: p.Topic, partition: p.ID, generation: p.Generation}
+			return a.own(ctx, at, p.Committed, p)
+		})
+	})
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// work runs the loops beside consume; the first that fails stops all.
+func (a *Aggregator) work(ctx context.Context, consume func(context.Context) error) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return consume(ctx) })
+	group.Go(func() error { return a.sink.run(ctx) })
+	group.Go(func() error { return a.recomputer.run(ctx) })
+	group.Go(func() error { return a.collect(ctx) })
+	return group.Wait()
+}
+
+// feed is a partition as it is read; *stream.Partition is one.
+type feed interface {
+	Fetch(ctx context.Context) (stream.Batch, error)
+	Commit(ctx context.Context, next int64) error
+	SeekTo(offset int64)
+}
+
+// own reads one partition for as long as it is ours. committed is -1 where the group has none: it begins after the last
+// record whose receipt is stored, so that an expired group loses nothing and repeats little.
+func (a *Aggregator) own(ctx context.Context, at place, committed int64, f feed) error {
+	start := committed
+	if committed < 0 {
+		known, err := a.store.positionsOf(ctx, at.topic)
+		if err != nil {
+			return err
+		}
+		if p, ok := known[at.partition]; ok && p.Generation == at.generation {
+			start = p.Offset + 1
+			f.SeekTo(start)
+		}
+	}
+	l := &lane{place: at, progress: newProgress(max(start, 0)), committed: start, commit: f.Commit}
+	if at.topic == topicUsage {
+		bound := schemas.Position{Generation: at.generation, Offset: l.progress.start - 1}
+		if err := a.recomputer.own(ctx, at.partition, bound); err != nil {
+			return fmt.Errorf("take over shard %d: %w", at.partition, err)
+		}
+		a.store.metrics.owned.Inc()
+		defer a.store.metrics.owned.Dec()
+		defer a.recomputer.disown(at.partition)
+	}
+	a.lanes.add(l)
+	defer a.lanes.remove(l, a.sink)
+	return a.read(ctx, l, f)
+}
+
+// read hands what is fetched to the sink, which waits where ClickHouse is behind.
+func (a *Aggregator) read(ctx context.Context, l *lane, f feed) error {
+	var records []record
+	for {
+		b, err := f.Fetch(ctx)
+		if err != nil {
+			return err
+		}
+		if b.Next > b.Base {
+			records = records[:0]
+			for i := range b.Records {
+				records = append(records, record{b.Records[i].Offset, b.Records[i].Value})
+			}
+			if err := a.sink.take(ctx, l, records, b.Next); err != nil {
+				return err
+			}
+		}
+		if l.topic == topicUsage {
+			a.recomputer.with(func(g *ledger) {
+				if s := g.shards[l.partition]; s != nil {
+					s.caughtUp = b.Next >= b.HighWatermark
+				}
+			})
+		}
+	}
+}
+
+// Settle waits until everything that is in usage-events and rejected-events now is stored and covered by heads of all
+// levels, and has it written and recomputed at once. Shards that another process owns are awaited, not hurried.
+func (a *Aggregator) Settle(ctx context.Context) error {
+	for _, topic := range []string{topicUsage, topicRejected} {
+		marks, err := a.options.Kafka.Watermarks(ctx, topic)
+		if err != nil {
+			return fmt.Errorf("settle: %w", err)
+		}
+		for _, w := range marks {
+			if w.High == w.First {
+				continue
+			}
+			if err := a.settle(ctx, topic, w.Partition, w.High); err != nil {
+				return fmt.Errorf("settle %s/%d up to offset %d: %w", topic, w.Partition, w.High, err)
+			}
+		}
+	}
+	return nil
+}
+
+// settle waits for one partition up to the offset next.
+func (a *Aggregator) settle(ctx context.Context, topic string, partition int, next int64) error {
+	r := a.recomputer
+	r.with(func(*ledger) { r.forced++ })
+	defer r.with(func(*ledger) { r.forced-- })
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		l := a.lanes.get(topic, partition)
+		if l == nil {
+			done, err := a.settledElsewhere(ctx, topic, partition, next)
+			if err != nil || done {
+				return err
+			}
+		} else if a.sink.markedUpTo(l) >= next {
+			done, vanished := topic != topicUsage, 0
+			r.with(func(g *ledger) {
+				done = done || g.clean(partition, schemas.Position{Generation: l.generation, Offset: next - 1})
+				vanished = g.vanished(partition)
+			})
+			if done && vanished > 0 {
+				return fmt.Errorf("BUG: events vanished from %d buckets; see table vanished", vanished)
+			}
+			if done {
+				return nil
+			}
+		} else {
+			a.sink.kick()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// settledElsewhere asks the tables, for a partition that this process does not own.
+func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partition int, next int64) (bool, error) {
+	known, err := a.store.positionsOf(ctx, topic)
+	if err != nil || known[partition].Offset < next-1 || topic != topicUsage {
+		return err == nil && known[partition].Offset >= next-1, err
+	}
+	from, err := a.store.settled(ctx, partition)
+	if err != nil {
+		return false, err
+	}
+	dirty := 0
+	err = a.store.dirtyOf(ctx, partition, from, time.Time{}, func(Bucket, dirt) { dirty++ })
+	return err == nil && dirty == 0, err
+}

@@ -1,0 +1,317 @@
+package aggregator
+
+import (
+	"slices"
+	"time"
+
+	"tollgate/schemas"
+)
+
+// Pace says when dirty buckets are recomputed. The zero value of a field is its default.
+type Pace struct {
+	// Live is how long after its first new event a live bucket is recomputed.
+	//
+	// Default 1.5s. Not less: every recomputation rereads the minute. Not more: freshness is 5 s at the 99th
+	// percentile, of which one second goes to filling an insert.
+	Live time.Duration
+	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are seldom
+	// further behind, and what is older may wait a moment to be recomputed with its neighbours.
+	LiveWindow time.Duration
+	// Quiet is how long nothing may have come for a shard that has caught up, before its old buckets are recomputed.
+	//
+	// Default 700ms. Not less: an import reaches us in bursts, and every burst would recompute the same minutes.
+	// Not more: somebody waits for the import to be usable.
+	Quiet time.Duration
+	// Old is the longest that an old bucket waits while its shard never is quiet. Default 15 min.
+	Old time.Duration
+	// Hour and Day are how long the open hour and the open day wait. Defaults 1 min and 10 min: until then readers
+	// combine them from minutes and hours themselves.
+	Hour, Day time.Duration
+	// Share is the greatest share of one core's time that recomputing live buckets may take. Default 0.4.
+	Share float64
+}
+
+func (p Pace) withDefaults() Pace {
+	set := func(d *time.Duration, otherwise time.Duration) {
+		if *d == 0 {
+			*d = otherwise
+		}
+	}
+	set(&p.Live, 1500*time.Millisecond)
+	set(&p.LiveWindow, 5*time.Minute)
+	set(&p.Quiet, 700*time.Millisecond)
+	set(&p.Old, 15*time.Minute)
+	set(&p.Hour, time.Minute)
+	set(&p.Day, 10*time.Minute)
+	if p.Share == 0 {
+		p.Share = 0.4
+	}
+	return p
+}
+
+// dirt is why a bucket must be recomputed.
+type dirt struct {
+	first, last schemas.Position // uncovered marks; of a coarse bucket, of the parts that changed
+	catalog     uint64           // the catalog wanted, where the head has an older one; 0 = the head's will do
+	since       time.Time
+	rows        int64     // deliveries behind it, an estimate of what a recomputation reads
+	left        time.Time // when it was found to have lost events; zero = it has not
+}
+
+// shardState is what the ledger knows of one shard.
+type shardState struct {
+	bound    schemas.Position // every mark up to it is acknowledged, so every event too
+	marked   time.Time        // when the last mark came
+	caughtUp bool             // nothing is waiting in Kafka
+}
+
+// ledger knows what is dirty in the shards that this process owns, and decides what to recompute. It is pure: time
+// comes in, statements are run by others. One goroutine at a time uses it.
+type ledger struct {
+	pace   Pace
+	dirty  map[Bucket]dirt
+	shards map[int]*shardState
+}
+
+func newLedger(pace Pace) *ledger {
+	return &ledger{pace: pace.withDefaults(), dirty: map[Bucket]dirt{}, shards: map[int]*shardState{}}
+}
+
+// own begins a shard whose marks up to bound are all acknowledged.
+func (l *ledger) own(shard int, bound schemas.Position, now time.Time) {
+	l.shards[shard] = &shardState{bound: bound, marked: now}
+}
+
+// disown forgets a shard: its next owner reads what is dirty from the tables.
+func (l *ledger) disown(shard int) {
+	delete(l.shards, shard)
+	for b := range l.dirty {
+		if b.Shard == shard {
+			delete(l.dirty, b)
+		}
+	}
+}
+
+// stain makes a bucket dirty by the marks from first to last.
+func (l *ledger) stain(b Bucket, add dirt) {
+	was, ok := l.dirty[b]
+	if ok {
+		if was.first.Compare(add.first) < 0 {
+			add.first = was.first
+		}
+		if was.last.Compare(add.last) > 0 {
+			add.last = was.last
+		}
+		if was.since.Before(add.since) {
+			add.since = was.since
+		}
+		add.catalog = max(add.catalog, was.catalog)
+		add.rows += was.rows
+	}
+	l.dirty[b] = add
+}
+
+// reach raises the bound of a shard: all its marks up to there are acknowledged.
+func (l *ledger) reach(shard int, bound schemas.Position, now time.Time) {
+	s := l.shards[shard]
+	if s == nil || bound.Compare(s.bound) <= 0 {
+		return
+	}
+	s.bound, s.marked = bound, now
+}
+
+// cover takes a new head into account: the bucket is clean where it reaches its last mark, and what is combined from
+// it is dirty.
+func (l *ledger) cover(h Head, now time.Time) {
+	if l.shards[h.Shard] == nil {
+		return
+	}
+	d, wasDirty := l.dirty[h.Bucket]
+	first := h.Covers
+	switch {
+	case !wasDirty:
+	case h.Covers.Compare(d.last) >= 0 && h.Catalog >= d.catalog:
+		first = d.first
+		delete(l.dirty, h.Bucket)
+	case h.Covers.Compare(d.first) >= 0:
+		first = d.first
+		d.first = schemas.Position{Generation: h.Covers.Generation, Offset: h.Covers.Offset + 1}
+		d.since = now
+		l.dirty[h.Bucket] = d
+	}
+	if up, ok := h.parent(); ok {
+		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog, since: now, rows: int64(h.Rows)})
+	}
+}
+
+// settledAt is the last mark of a shard up to which heads of all levels cover everything; ok is false while something
+// waits for a newer catalog, of which marks say nothing.
+func (l *ledger) settledAt(shard int) (schemas.Position, bool) {
+	s := l.shards[shard]
+	if s == nil {
+		return schemas.Position{}, false
+	}
+	at := s.bound
+	for b, d := range l.dirty {
+		if b.Shard != shard {
+			continue
+		}
+		if d.catalog > 0 && b.Level == schemas.Minute {
+			return schemas.Position{}, false
+		}
+		before := schemas.Position{Generation: d.first.Generation, Offset: d.first.Offset - 1}
+		if before.Compare(at) < 0 {
+			at = before
+		}
+	}
+	return at, true
+}
+
+// clean tells whether no bucket of the shard waits for a mark up to position; those that lost events wait for a person.
+func (l *ledger) clean(shard int, position schemas.Position) bool {
+	for b, d := range l.dirty {
+		if b.Shard == shard && d.left.IsZero() && d.first.Compare(position) <= 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// due picks the buckets of one level to recompute now, ordered by time. With all, everything that can be computed is.
+func (l *ledger) due(level schemas.Level, now time.Time, all bool) []Bucket {
+	held := l.held(level)
+	var live, old []Bucket
+	oldDue := false
+	for b, d := range l.dirty {
+		if b.Level != level || held[b] || !l.ready(b, d, now) {
+			continue
+		}
+		if b.end() > now.Add(-l.pace.LiveWindow).Unix() {
+			if all || now.Sub(d.since) >= l.patience(level) {
+				live = append(live, b)
+			}
+			continue
+		}
+		old = append(old, b)
+		oldDue = oldDue || all || now.Sub(d.since) >= l.pace.Old || l.quiet(b.Shard, now)
+	}
+	if oldDue { // neighbours go together: one statement for many
+		live = append(live, old...)
+	}
+	slices.SortFunc(live, compareBuckets)
+	return live
+}
+
+// ready tells whether recomputing a bucket can help: something of it is acknowledged, and it did not lose events just now.
+func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
+	s := l.shards[b.Shard]
+	return s != nil && d.first.Compare(s.bound) <= 0 && (d.left.IsZero() || now.Sub(d.left) >= l.pace.Old)
+}
+
+// patience is how long a live bucket of a level waits.
+func (l *ledger) patience(level schemas.Level) time.Duration {
+	return [...]time.Duration{schemas.Minute: l.pace.Live, schemas.Hour: l.pace.Hour, schemas.Day: l.pace.Day}[level]
+}
+
+// quiet tells whether a shard has caught up and nothing has come for a while.
+func (l *ledger) quiet(shard int, now time.Time) bool {
+	s := l.shards[shard]
+	return s != nil && s.caughtUp && now.Sub(s.marked) >= l.pace.Quiet
+}
+
+// held are the buckets that cannot be combined yet, because a part of them is dirty.
+func (l *ledger) held(level schemas.Level) map[Bucket]bool {
+	if level == schemas.Minute {
+		return nil
+	}
+	out := map[Bucket]bool{}
+	for b := range l.dirty {
+		if b.Level < level {
+			out[bucketAt(level, b.Start, b.Shard)] = true
+		}
+	}
+	return out
+}
+
+// Limits of one statement that recomputes: how much it reads, how many buckets and months it writes.
+const (
+	// maxJobRows: a million events group into about 1 GB of states on the engine.
+	maxJobRows = 1_000_000
+	// maxJobBuckets: their heads are read into memory, some 200 bytes each.
+	maxJobBuckets = 200_000
+	// maxJobMonths: ClickHouse refuses an insert into more than 100 partitions.
+	maxJobMonths = 50
+)
+
+// job is one statement's worth of buckets of one level, ordered by start, that are metered alike.
+type job struct {
+	level    schemas.Level
+	buckets  []Bucket
+	agreed   Agreed // the meters, for minutes
+	from, to int64  // seconds, [from, to) spans the buckets
+	shards   []int
+}
+
+// jobs cuts due buckets into statements. agreed says which meters hold in a minute.
+func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed) []job {
+	var out []job
+	var rows int64
+	months := map[int]bool{}
+	shards := map[int]bool{}
+	for _, b := range due {
+		var a Agreed
+		if b.Level == schemas.Minute {
+			a = agreed(b.Start)
+		}
+		d := l.dirty[b]
+		month := monthOf(b.Start)
+		last := len(out) - 1
+		if last < 0 || out[last].agreed.Segment != a.Segment || rows+d.rows > maxJobRows ||
+			len(out[last].buckets) >= maxJobBuckets || !months[month] && len(months) >= maxJobMonths {
+			out = append(out, job{level: b.Level, agreed: a, from: b.Start})
+			last, rows = len(out)-1, 0
+			clear(months)
+			clear(shards)
+		}
+		months[month] = true
+		rows += d.rows
+		j := &out[last]
+		j.buckets = append(j.buckets, b)
+		j.to = b.end()
+		if !shards[b.Shard] {
+			shards[b.Shard] = true
+			j.shards = append(j.shards, b.Shard)
+		}
+	}
+	for i := range out {
+		slices.Sort(out[i].shards)
+	}
+	return out
+}
+
+// monthOf numbers the months of the partitions of the tables.
+func monthOf(second int64) int {
+	t := time.Unix(second, 0).UTC()
+	return t.Year()*12 + int(t.Month()) - 1
+}
+
+// leave takes buckets whose events vanished out of the round: they are tried again when something new comes for them,
+// or after Pace.Old.
+func (l *ledger) leave(lost []Bucket, now time.Time) {
+	for _, b := range lost {
+		if d, ok := l.dirty[b]; ok {
+			d.left = now
+			l.dirty[b] = d
+		}
+	}
+}
+
+// vanished counts the buckets of a shard that lost events.
+func (l *ledger) vanished(shard int) (n int) {
+	for b, d := range l.dirty {
+		if b.Shard == shard && !d.left.IsZero() {
+			n++
+		}
+	}
+	return n
+}

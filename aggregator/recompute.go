@@ -1,0 +1,387 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"tollgate/schemas"
+	"tollgate/schemas/catalog"
+)
+
+// recomputer keeps usage up to date: one goroutine that asks the ledger what is due and runs it, statement by
+// statement. Everything about time and chance that decisions need is taken here and handed in.
+type recomputer struct {
+	store   *store
+	log     *slog.Logger
+	catalog func() catalog.Timeline
+	now     func() time.Time
+	crash   func(step string) error // tests stop the owner between two steps; nil otherwise
+
+	mu      sync.Mutex
+	ledger  *ledger
+	changed *sync.Cond // something was covered, marked or settled
+	forced  int        // how many wait for everything to be recomputed now
+	known   uint64     // the newest catalog whose outdated minutes are in the ledger
+	rest    time.Time  // until then live buckets wait, so that they take their share of a core only
+	settled map[int]settlement
+	noted   time.Time // when settled positions were last stored
+}
+
+func newRecomputer(s *store, log *slog.Logger, pace Pace, timeline func() catalog.Timeline, now func() time.Time) *recomputer {
+	r := &recomputer{store: s, log: log, catalog: timeline, now: now, ledger: newLedger(pace), settled: map[int]settlement{}}
+	r.changed = sync.NewCond(&r.mu)
+	return r
+}
+
+// with runs change with the ledger held, and wakes who waits for the ledger.
+func (r *recomputer) with(change func(*ledger)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(r.ledger)
+	r.changed.Broadcast()
+}
+
+// own takes over a shard whose marks up to bound are acknowledged: what is dirty in it is read from the tables.
+func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position) error {
+	from, err := r.store.settled(ctx, shard)
+	if err != nil {
+		return err
+	}
+	now := r.now()
+	found := map[Bucket]dirt{}
+	if err := r.store.dirtyOf(ctx, shard, from, now, func(b Bucket, d dirt) { found[b] = d }); err != nil {
+		return err
+	}
+	timeline := r.catalog()
+	for _, v := range timeline {
+		if v.Seq > from.catalog {
+			if err := r.outdated(ctx, v, []int{shard}, now, func(b Bucket, d dirt) {
+				if was, ok := found[b]; ok {
+					d.first, d.last, d.rows = was.first, was.last, was.rows
+				}
+				found[b] = d
+			}); err != nil {
+				return err
+			}
+		}
+	}
+	r.with(func(l *ledger) {
+		l.own(shard, bound, now)
+		for b, d := range found {
+			l.stain(b, d)
+		}
+		r.settled[shard] = from
+	})
+	return nil
+}
+
+func (r *recomputer) outdated(ctx context.Context, v catalog.Version, shards []int, now time.Time, yield func(Bucket, dirt)) error {
+	return r.store.outdatedBy(ctx, shards, edgeOf(v.MetersFrom), v.Seq, func(b Bucket, at schemas.Position) {
+		yield(b, dirt{first: at, last: at, catalog: v.Seq, since: now, rows: 1})
+	})
+}
+
+// disown forgets a shard.
+func (r *recomputer) disown(shard int) {
+	r.with(func(l *ledger) {
+		l.disown(shard)
+		delete(r.settled, shard)
+	})
+}
+
+// interval is how often the loop looks for what is due.
+const interval = 100 * time.Millisecond
+
+// run recomputes until ctx ends. Statements that fail are repeated under new revisions a moment later.
+func (r *recomputer) run(ctx context.Context) error {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	wait := time.Time{}
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		if time.Now().Before(wait) {
+			continue
+		}
+		err := r.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, errCrash):
+			return err
+		case err != nil:
+			r.log.Error("not recomputed, tried again", "error", err)
+			wait = time.Now().Add(time.Second)
+		}
+	}
+}
+
+// errCrash is what tests stop an owner with.
+var errCrash = errors.New("crash")
+
+// round recomputes what is due, finest level first, and stores how far each shard is settled.
+func (r *recomputer) round(ctx context.Context) error {
+	if err := r.followCatalog(ctx); err != nil {
+		return err
+	}
+	for _, level := range []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day} {
+		jobs, bounds, live := r.plan(level)
+		began := time.Now()
+		for i := range jobs {
+			if err := r.recompute(ctx, &jobs[i], bounds); err != nil {
+				return err
+			}
+		}
+		if live && len(jobs) > 0 {
+			took := time.Since(began)
+			r.mu.Lock()
+			r.rest = time.Now().Add(time.Duration(float64(took) * (1/r.ledger.pace.Share - 1)))
+			r.mu.Unlock()
+		}
+	}
+	return r.noteSettled(ctx)
+}
+
+// plan asks the ledger what is due. Bounds are taken with it, before any event is read.
+func (r *recomputer) plan(level schemas.Level) (jobs []job, bounds map[int]schemas.Position, live bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.measure()
+	all := r.forced > 0
+	if !all && time.Now().Before(r.rest) {
+		return nil, nil, false
+	}
+	now := r.now()
+	due := r.ledger.due(level, now, all)
+	if len(due) == 0 {
+		return nil, nil, false
+	}
+	bounds = map[int]schemas.Position{}
+	for shard, s := range r.ledger.shards {
+		bounds[shard] = s.bound
+	}
+	last := due[len(due)-1]
+	return r.ledger.jobs(due, agreedBy(r.catalog())), bounds, last.end() > now.Add(-r.ledger.pace.LiveWindow).Unix()
+}
+
+// measure shows how much is dirty; callers hold the lock.
+func (r *recomputer) measure() {
+	count := map[schemas.Level]int{}
+	for b := range r.ledger.dirty {
+		count[b.Level]++
+	}
+	for _, level := range []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day} {
+		r.store.metrics.dirty.WithLabelValues(level.String()).Set(float64(count[level]))
+	}
+}
+
+// recompute runs one job: heads before, rows under a new revision, heads.
+func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schemas.Position) error {
+	began := time.Now()
+	before, err := r.store.headsBefore(ctx, j)
+	if err != nil {
+		return err
+	}
+	parts, all := []job{*j}, true
+	if j.level == schemas.Minute {
+		parts, all = cut(j, before)
+	} else {
+		parts, all = j.split(), false
+	}
+	for i := range parts {
+		had := before
+		if !all {
+			had = only(before, parts[i].buckets)
+		}
+		if err := r.write(ctx, &parts[i], all, bounds, had); err != nil {
+			return err
+		}
+	}
+	r.store.metrics.recomputeSeconds.WithLabelValues(j.level.String()).Observe(time.Since(began).Seconds())
+	return nil
+}
+
+// cut decides how a job names its minutes: as a range, where at most as many clean buckets as dirty ones lie in it and
+// are recomputed along, else one by one.
+func cut(j *job, before map[Bucket]uint64) (parts []job, all bool) {
+	clean := len(before)
+	for _, b := range j.buckets {
+		if _, ok := before[b]; ok {
+			clean--
+		}
+	}
+	if clean <= len(j.buckets) {
+		return []job{*j}, true
+	}
+	return j.split(), false
+}
+
+func only(before map[Bucket]uint64, buckets []Bucket) map[Bucket]uint64 {
+	out := map[Bucket]uint64{}
+	for _, b := range buckets {
+		if keys, ok := before[b]; ok {
+			out[b] = keys
+		}
+	}
+	return out
+}
+
+// write stores rows under a revision of its own, then the heads that make them visible. A crash in between leaves an
+// orphan that is collected, and the bucket dirty.
+func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int]schemas.Position, before map[Bucket]uint64) error {
+	revision := newRevision(time.Now(), rand.Uint64())
+	pick := rand.Uint64()
+	if err := r.step("rows"); err != nil {
+		return err
+	}
+	var err error
+	if j.level == schemas.Minute {
+		err = r.store.recomputeMinutes(ctx, j, all, revision)
+	} else {
+		err = r.store.combine(ctx, j, revision, pick)
+	}
+	if err != nil {
+		return err
+	}
+	lost, err := r.lost(ctx, j, before, revision)
+	if err != nil {
+		return err
+	}
+	if err := r.step("heads"); err != nil {
+		return err
+	}
+	if j.level == schemas.Minute {
+		err = r.store.writeHeads(ctx, j, all, revision, bounds, lost)
+	} else {
+		err = r.store.writeCombinedHeads(ctx, j, revision, pick, lost)
+	}
+	if err != nil {
+		return err
+	}
+	return r.cover(ctx, j, revision)
+}
+
+// cover reads back what was written and tells the ledger.
+func (r *recomputer) cover(ctx context.Context, j *job, revision uint64) error {
+	var heads []Head
+	if err := r.store.headsOf(ctx, j, revision, func(h Head) { heads = append(heads, h) }); err != nil {
+		return err
+	}
+	now := r.now()
+	r.with(func(l *ledger) {
+		for _, h := range heads {
+			if d, ok := l.dirty[h.Bucket]; ok && h.Level == schemas.Minute && h.end() > now.Add(-l.pace.LiveWindow).Unix() {
+				r.store.metrics.freshness.Observe(now.Sub(d.since).Seconds())
+			}
+			l.cover(h, now)
+		}
+	})
+	r.store.metrics.recomputed.WithLabelValues(j.level.String()).Add(float64(len(heads)))
+	return nil
+}
+
+// lost finds the buckets whose events vanished, lists and reports them: they keep their head, the shard goes on.
+func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64, revision uint64) ([]Bucket, error) {
+	if len(before) == 0 {
+		return nil, nil
+	}
+	found, err := r.store.keysFound(ctx, j, revision)
+	if err != nil {
+		return nil, err
+	}
+	lost := vanishedKeys(before, found)
+	for i, b := range lost {
+		if i >= maxPairs {
+			return nil, errVanished
+		}
+		r.store.metrics.vanished.Inc()
+		r.log.Error("BUG: events vanished; the bucket keeps its head", "level", b.Level, "bucket", time.Unix(b.Start, 0).UTC(),
+			"shard", b.Shard, "keys", before[b], "found", found[b])
+		if err := r.store.noteVanished(ctx, b, before[b], found[b], revision); err != nil {
+			return nil, err
+		}
+	}
+	r.with(func(l *ledger) { l.leave(lost, r.now()) })
+	return lost, nil
+}
+
+// errVanished says that so many buckets lost events that none of a job gets a head.
+var errVanished = errors.New("BUG: events vanished from more buckets than one statement can name; nothing is recomputed " +
+	"until the table events is restored")
+
+// followCatalog stains the minutes that a new catalog version meters otherwise.
+func (r *recomputer) followCatalog(ctx context.Context) error {
+	timeline := r.catalog()
+	r.mu.Lock()
+	known, shards := r.known, make([]int, 0, len(r.ledger.shards))
+	for shard := range r.ledger.shards {
+		shards = append(shards, shard)
+	}
+	r.mu.Unlock()
+	newest := timeline.Last().Seq
+	if newest <= known {
+		return nil
+	}
+	now := r.now()
+	for _, v := range timeline {
+		if v.Seq <= known {
+			continue
+		}
+		err := r.outdated(ctx, v, shards, now, func(b Bucket, d dirt) {
+			r.with(func(l *ledger) {
+				if l.shards[b.Shard] != nil {
+					l.stain(b, d)
+				}
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	r.mu.Lock()
+	r.known = newest
+	r.mu.Unlock()
+	return nil
+}
+
+// noteEvery is how often it is stored how far shards are settled. Default 30s: it only spares the next owner work.
+const noteEvery = 30 * time.Second
+
+func (r *recomputer) noteSettled(ctx context.Context) error {
+	if time.Since(r.noted) < noteEvery {
+		return nil
+	}
+	r.noted = time.Now()
+	at := map[int]settlement{}
+	r.mu.Lock()
+	for shard := range r.ledger.shards {
+		p, ok := r.ledger.settledAt(shard)
+		if now := (settlement{p, r.known}); ok && now != r.settled[shard] {
+			at[shard] = now
+		}
+	}
+	r.mu.Unlock()
+	for shard, s := range at {
+		if err := r.store.settle(ctx, shard, s); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.settled[shard] = s
+		r.mu.Unlock()
+	}
+	return nil
+}
+
+func (r *recomputer) step(name string) error {
+	if r.crash == nil {
+		return nil
+	}
+	return r.crash(name)
+}

@@ -1,0 +1,418 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"tollgate/schemas"
+	"tollgate/schemas/wire"
+)
+
+// Limits of one flush.
+const (
+	// maxFlushRows: ClickHouse takes 200,000 rows per insert well; more only delays what they show.
+	maxFlushRows = 200_000
+	// maxFlushBytes bounds what the records of a flush weighed in Kafka; in columns they weigh about twice as much.
+	maxFlushBytes = 64 << 20
+	// maxFlushAge is how long a row waits for others. Not less: every insert costs a part of some 24 columns. Not
+	// more: freshness.
+	maxFlushAge = time.Second
+	// maxLiveInserts bounds the inserts of a flush that run at once: live events of one month each.
+	maxLiveInserts = 4
+)
+
+// place is where a record of ours was read.
+type place struct {
+	topic      string
+	partition  int
+	generation int64
+	offset     int64
+}
+
+// lane is one assigned partition of usage-events or rejected-events, and how far its records have got.
+type lane struct {
+	place
+	progress  progress // guarded by the sink's lock
+	committed int64    // guarded by the sink's lock
+	commit    func(ctx context.Context, next int64) error
+	gone      bool // the partition is no longer ours; guarded by the sink's lock
+}
+
+// stain is a mark as the ledger wants to know it.
+type stain struct {
+	minute int64
+	shard  int
+	at     schemas.Position
+	rows   uint32
+}
+
+// flush is what is written together: by all lanes of this process.
+type flush struct {
+	live     map[int]*eventColumns // one insert per month
+	history  []*eventColumns       // at most maxJobMonths months each
+	marks    markColumns
+	stains   []stain
+	receipts *receiptColumns
+	rejected *rejectedColumns
+	reach    map[*lane]int64 // the offset after the last record of the lane
+	rows     int
+	bytes    int
+	began    time.Time
+}
+
+func newFlush() *flush {
+	return &flush{live: map[int]*eventColumns{}, receipts: newReceiptColumns(), rejected: newRejectedColumns(),
+		reach: map[*lane]int64{}}
+}
+
+func (f *flush) empty() bool { return len(f.reach) == 0 }
+func (f *flush) full() bool  { return f.rows >= maxFlushRows || f.bytes >= maxFlushBytes }
+
+// columns are where an event of a month goes.
+func (f *flush) columns(month int, history bool, spare func() *eventColumns) *eventColumns {
+	if !history {
+		if f.live[month] == nil {
+			f.live[month] = spare()
+		}
+		return f.live[month]
+	}
+	for _, c := range f.history {
+		if c.months[month] || len(c.months) < maxJobMonths {
+			c.months[month] = true
+			return c
+		}
+	}
+	c := spare()
+	c.months[month] = true
+	f.history = append(f.history, c)
+	return c
+}
+
+// sink gathers the records of all lanes and writes them: events, then marks and receipts, then the commit.
+type sink struct {
+	store  *store
+	log    *slog.Logger
+	ledger func(change func(*ledger)) // runs change with the ledger held
+	crash  func(step string) error    // tests stop the owner between two steps; nil otherwise
+
+	mu    sync.Mutex
+	open  *flush
+	room  *sync.Cond // the open flush was taken
+	spare []*eventColumns
+	full  chan struct{} // the open flush is full, or somebody waits for it
+	event wire.UsageEvent
+	count map[int64]uint32
+}
+
+func newSink(s *store, log *slog.Logger, ledger func(func(*ledger))) *sink {
+	k := &sink{store: s, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1), count: map[int64]uint32{}}
+	k.room = sync.NewCond(&k.mu)
+	return k
+}
+
+// record is one record as fetched; its value may be reused after take.
+type record struct {
+	offset int64
+	value  []byte
+}
+
+// take copies the records of a fetch into the open flush and waits first where that is full. next is the offset after
+// the fetch, which may be beyond its last record.
+func (k *sink) take(ctx context.Context, l *lane, records []record, next int64) error {
+	stop := context.AfterFunc(ctx, k.room.Broadcast)
+	defer stop()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for k.open.full() {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		k.room.Wait()
+	}
+	for _, r := range records {
+		at := l.place
+		at.offset = r.offset
+		var err error
+		if l.topic == topicRejected {
+			err = k.takeRejected(at, r.value)
+		} else {
+			err = k.takeUsage(at, r.value)
+		}
+		if err != nil {
+			return fmt.Errorf("record %s/%d at offset %d: %w", at.topic, at.partition, at.offset, err)
+		}
+		k.open.bytes += len(r.value)
+		l.progress.append(r.offset + 1)
+		k.reach(l, r.offset+1)
+	}
+	if next > l.progress.appended { // control batches and aborted records at the end
+		l.progress.append(next)
+		k.reach(l, next)
+	}
+	if k.open.full() {
+		k.kick()
+	}
+	return nil
+}
+
+func (k *sink) reach(l *lane, next int64) {
+	if k.open.empty() {
+		k.open.began = time.Now()
+	}
+	k.open.reach[l] = next
+}
+
+// kick makes the flush loop take the open flush now.
+func (k *sink) kick() {
+	select {
+	case k.full <- struct{}{}:
+	default:
+	}
+}
+
+func (k *sink) takeUsage(at place, value []byte) error {
+	b, err := readHead(value)
+	if err != nil {
+		return err
+	}
+	if int(b.shard) != at.partition {
+		return fmt.Errorf("%w: it says shard %d", errMalformed, b.shard)
+	}
+	f := k.open
+	before := f.rows
+	clear(k.count)
+	err = readEvents(value, &k.event, func(e *wire.UsageEvent) error {
+		minute := e.Time / 60_000 * 60
+		k.count[minute]++
+		f.rows++
+		return f.columns(monthOf(minute), b.history, k.spareColumns).append(e, at.partition)
+	})
+	if err != nil {
+		return err
+	}
+	position := schemas.Position{Generation: at.generation, Offset: at.offset}
+	for minute, rows := range k.count {
+		f.marks.append(minute, at.partition, at.generation, at.offset, rows)
+		f.stains = append(f.stains, stain{minute, at.partition, position, rows})
+	}
+	f.receipts.append(at, b.receipt, f.rows-before, b.history)
+	return nil
+}
+
+func (k *sink) takeRejected(at place, value []byte) error {
+	var b wire.RejectedBatch
+	if err := b.UnmarshalVT(value); err != nil {
+		return fmt.Errorf("%w: %w", errMalformed, err)
+	}
+	if b.Receipt == nil {
+		return fmt.Errorf("%w: it has no receipt", errMalformed)
+	}
+	history := false
+	for _, e := range b.Events {
+		k.open.rejected.append(e)
+		history = history || e.History
+	}
+	k.open.rows += len(b.Events)
+	k.open.receipts.append(at, b.Receipt, len(b.Events), history)
+	return nil
+}
+
+// spareColumns are empty columns with the memory of earlier ones.
+func (k *sink) spareColumns() *eventColumns {
+	if n := len(k.spare); n > 0 {
+		c := k.spare[n-1]
+		k.spare = k.spare[:n-1]
+		return c
+	}
+	return newEventColumns()
+}
+
+// run writes flushes until ctx ends. An error other than ctx's is a bug or a crash of a test: ClickHouse being away
+// is waited for, while lanes stop reading.
+func (k *sink) run(ctx context.Context) error {
+	tick := time.NewTicker(maxFlushAge / 10)
+	defer tick.Stop()
+	for {
+		now := false
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-k.full:
+			now = true
+		case <-tick.C:
+		}
+		f := k.swap(now)
+		if f == nil {
+			continue
+		}
+		if err := k.write(ctx, f); err != nil {
+			return err
+		}
+	}
+}
+
+// swap takes the open flush where it is time, and makes room for the next.
+func (k *sink) swap(now bool) *flush {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	f := k.open
+	if f.empty() || !now && !f.full() && time.Since(f.began) < maxFlushAge {
+		return nil
+	}
+	k.open = newFlush()
+	k.room.Broadcast()
+	return f
+}
+
+// write stores a flush in the order that loses nothing: events, marks and receipts, commits.
+func (k *sink) write(ctx context.Context, f *flush) error {
+	began := time.Now()
+	if err := k.step("events"); err != nil {
+		return err
+	}
+	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {
+		return err
+	}
+	k.mu.Lock()
+	for l, next := range f.reach {
+		l.progress.store(next)
+	}
+	k.mu.Unlock()
+	if err := k.step("marks"); err != nil {
+		return err
+	}
+	// One outstanding insert of marks, sent again until it is acknowledged: marks of a shard appear in order.
+	if err := k.again(ctx, func() error { return k.store.insertMarks(ctx, &f.marks) }); err != nil {
+		return err
+	}
+	if err := k.step("receipts"); err != nil {
+		return err
+	}
+	if err := k.again(ctx, func() error { return k.store.insertReceipts(ctx, f.receipts) }); err != nil {
+		return err
+	}
+	k.marked(f)
+	if err := k.step("commit"); err != nil {
+		return err
+	}
+	k.commit(ctx, f)
+	k.recycle(f)
+	k.store.metrics.flushRows.Observe(float64(f.rows))
+	k.store.metrics.flushSeconds.Observe(time.Since(began).Seconds())
+	return nil
+}
+
+// marked tells lanes and ledger what is now marked.
+func (k *sink) marked(f *flush) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := time.Now()
+	k.ledger(func(g *ledger) {
+		for _, s := range f.stains {
+			if g.shards[s.shard] != nil {
+				g.stain(Bucket{schemas.Minute, s.minute, s.shard}, dirt{first: s.at, last: s.at, since: now, rows: int64(s.rows)})
+			}
+		}
+		for l, next := range f.reach {
+			if !l.progress.mayMark(next) {
+				panic(fmt.Sprintf("BUG: marks of %s/%d up to %d before their events", l.topic, l.partition, next))
+			}
+			l.progress.mark(next)
+			if l.topic == topicUsage {
+				g.reach(l.partition, schemas.Position{Generation: l.generation, Offset: next - 1}, now)
+			}
+		}
+	})
+}
+
+func (k *sink) writeEvents(ctx context.Context, f *flush) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxLiveInserts)
+	for _, c := range f.live {
+		group.Go(func() error { return k.store.insertEvents(ctx, c) })
+	}
+	for _, c := range f.history {
+		group.Go(func() error { return k.store.insertEvents(ctx, c) })
+	}
+	group.Go(func() error { return k.store.insertRejected(ctx, f.rejected) })
+	return group.Wait()
+}
+
+// commit tells Kafka. A refusal means that the partition is no longer ours; any other failure is made good by the next
+// flush, or costs the next owner a replay that changes nothing.
+func (k *sink) commit(ctx context.Context, f *flush) {
+	var group errgroup.Group
+	for l := range f.reach {
+		k.mu.Lock()
+		next, gone := l.progress.mayCommit(), l.gone
+		k.mu.Unlock()
+		if gone {
+			continue
+		}
+		group.Go(func() error {
+			if err := l.commit(ctx, next); err != nil {
+				return fmt.Errorf("commit %s/%d up to %d: %w", l.topic, l.partition, next, err)
+			}
+			k.mu.Lock()
+			l.committed = max(l.committed, next)
+			k.mu.Unlock()
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil && ctx.Err() == nil {
+		k.log.Warn("offsets not committed; the records would be written again, which changes nothing", "error", err)
+	}
+}
+
+// recycle keeps the memory of columns that were sent.
+func (k *sink) recycle(f *flush) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range f.live {
+		f.history = append(f.history, c)
+	}
+	for _, c := range f.history {
+		if len(k.spare) < maxLiveInserts {
+			c.reset()
+			k.spare = append(k.spare, c)
+		}
+	}
+}
+
+// again repeats do until it succeeds or ctx ends, with waits up to 5 s. ClickHouse away means that nothing is read
+// further: Kafka keeps the data.
+func (k *sink) again(ctx context.Context, do func() error) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := do()
+		if err == nil || ctx.Err() != nil {
+			return errors.Join(err, ctx.Err())
+		}
+		k.store.metrics.retries.Inc()
+		k.log.Error("not stored, sent again", "error", err, "after", wait)
+		select {
+		case <-ctx.Done():
+			return errors.Join(err, ctx.Err())
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (k *sink) step(name string) error {
+	if k.crash == nil {
+		return nil
+	}
+	return k.crash(name)
+}
+
+// markedUpTo is the offset of a lane before which everything is stored, marked and committed or refused.
+func (k *sink) markedUpTo(l *lane) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return l.progress.marked
+}

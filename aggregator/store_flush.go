@@ -1,0 +1,144 @@
+package aggregator
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/ClickHouse/ch-go/proto"
+
+	"tollgate/schemas/wire"
+)
+
+// markColumns are rows of the table marks.
+type markColumns struct {
+	minute             secondColumn
+	shard              proto.ColUInt16
+	generation, offset proto.ColInt64
+	rows               proto.ColUInt32
+}
+
+func (c *markColumns) append(minute int64, shard int, generation, offset int64, rows uint32) {
+	c.minute.Append(uint32(minute))
+	c.shard.Append(uint16(shard))
+	c.generation.Append(generation)
+	c.offset.Append(offset)
+	c.rows.Append(rows)
+}
+
+// receiptColumns are rows of the table receipts.
+type receiptColumns struct {
+	topic                                  *wordColumn
+	partition                              proto.ColUInt16
+	generation, offset                     proto.ColInt64
+	flush, count, read                     proto.ColUInt64
+	part                                   proto.ColUInt32
+	rangeTopic                             *proto.ColArr[string]
+	rangeGeneration, rangeFirst, rangeNext *proto.ColArr[int64]
+	rangePartition                         *proto.ColArr[int32]
+	history                                proto.ColBool
+}
+
+func newReceiptColumns() *receiptColumns {
+	return &receiptColumns{topic: newWordColumn(), rangeTopic: proto.NewArray(&proto.ColStr{}),
+		rangeGeneration: proto.NewArray(&proto.ColInt64{}), rangeFirst: proto.NewArray(&proto.ColInt64{}),
+		rangeNext: proto.NewArray(&proto.ColInt64{}), rangePartition: proto.NewArray(&proto.ColInt32{})}
+}
+
+func (c *receiptColumns) append(at place, r *wire.Receipt, count int, history bool) {
+	c.topic.Append(at.topic)
+	c.partition.Append(uint16(at.partition))
+	c.generation.Append(at.generation)
+	c.offset.Append(at.offset)
+	c.flush.Append(r.Flush)
+	c.part.Append(r.Part)
+	c.count.Append(uint64(count))
+	c.read.Append(r.Read)
+	c.history.Append(history)
+	n := len(r.Ranges)
+	topics, partitions := make([]string, n), make([]int32, n)
+	generations, firsts, nexts := make([]int64, n), make([]int64, n), make([]int64, n)
+	for i, s := range r.Ranges {
+		topics[i], partitions[i], generations[i], firsts[i], nexts[i] = s.Topic, s.Partition, s.Generation, s.From, s.To
+	}
+	c.rangeTopic.Append(topics)
+	c.rangePartition.Append(partitions)
+	c.rangeGeneration.Append(generations)
+	c.rangeFirst.Append(firsts)
+	c.rangeNext.Append(nexts)
+}
+
+// rejectedColumns are rows of the table rejected_events.
+type rejectedColumns struct {
+	topic, source, format, reason, customerFrom *wordColumn
+	generation, offset, line                    proto.ColInt64
+	partition, index                            proto.ColInt32
+	recordTime                                  milliColumn
+	detail, hint, payload, ownID                proto.ColStr
+	history                                     proto.ColBool
+}
+
+func newRejectedColumns() *rejectedColumns {
+	return &rejectedColumns{topic: newWordColumn(), source: newWordColumn(), format: newWordColumn(),
+		reason: newWordColumn(), customerFrom: newWordColumn()}
+}
+
+func (c *rejectedColumns) append(e *wire.RejectedEvent) {
+	c.topic.Append(e.Topic)
+	c.generation.Append(e.Generation)
+	c.partition.Append(e.Partition)
+	c.offset.Append(e.Offset)
+	c.index.Append(e.Index)
+	c.recordTime.Append(e.RecordTime)
+	c.source.Append(e.Source)
+	c.format.Append(e.Format)
+	c.reason.Append(e.Reason)
+	c.detail.Append(e.Detail)
+	c.hint.Append(e.Hint)
+	c.payload.AppendBytes(e.Payload)
+	c.history.Append(e.History)
+	c.line.Append(e.Line)
+	c.customerFrom.Append(e.CustomerFrom)
+	c.ownID.Append(e.OwnId)
+}
+
+// insertEvents stores events; after an error they may be there or not, and are sent again.
+func (s *store) insertEvents(ctx context.Context, c *eventColumns) error {
+	in := c.input()
+	return s.insert(ctx, "events", in)
+}
+
+func (s *store) insertMarks(ctx context.Context, c *markColumns) error {
+	return s.insert(ctx, "marks", proto.Input{{Name: "minute", Data: &c.minute}, {Name: "shard", Data: &c.shard},
+		{Name: "generation", Data: &c.generation}, {Name: "offset", Data: &c.offset}, {Name: "rows", Data: &c.rows}})
+}
+
+func (s *store) insertReceipts(ctx context.Context, c *receiptColumns) error {
+	return s.insert(ctx, "receipts", proto.Input{{Name: "topic", Data: c.topic}, {Name: "partition", Data: &c.partition},
+		{Name: "generation", Data: &c.generation}, {Name: "offset", Data: &c.offset}, {Name: "flush", Data: &c.flush},
+		{Name: "part", Data: &c.part}, {Name: "count", Data: &c.count}, {Name: "read", Data: &c.read},
+		{Name: "ranges.topic", Data: c.rangeTopic}, {Name: "ranges.generation", Data: c.rangeGeneration},
+		{Name: "ranges.partition", Data: c.rangePartition}, {Name: "ranges.first", Data: c.rangeFirst},
+		{Name: "ranges.next", Data: c.rangeNext}, {Name: "history", Data: &c.history}})
+}
+
+func (s *store) insertRejected(ctx context.Context, c *rejectedColumns) error {
+	return s.insert(ctx, "rejected_events", proto.Input{{Name: "topic", Data: c.topic},
+		{Name: "generation", Data: &c.generation}, {Name: "partition", Data: &c.partition},
+		{Name: "offset", Data: &c.offset}, {Name: "index", Data: &c.index}, {Name: "record_time", Data: &c.recordTime},
+		{Name: "source", Data: c.source}, {Name: "format", Data: c.format}, {Name: "reason", Data: c.reason},
+		{Name: "detail", Data: &c.detail}, {Name: "hint", Data: &c.hint}, {Name: "payload", Data: &c.payload},
+		{Name: "history", Data: &c.history}, {Name: "line", Data: &c.line},
+		{Name: "customer_from", Data: c.customerFrom}, {Name: "own_id", Data: &c.ownID}})
+}
+
+// insert sends columns and counts the insert.
+func (s *store) insert(ctx context.Context, table string, in proto.Input) error {
+	if in[0].Data.Rows() == 0 {
+		return nil
+	}
+	s.metrics.inserts.WithLabelValues(table).Inc()
+	if err := s.db.Insert(ctx, in.Into(table), in); err != nil {
+		return fmt.Errorf("insert %d rows into %s: %w", in[0].Data.Rows(), table, err)
+	}
+	return nil
+}
