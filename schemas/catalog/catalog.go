@@ -1,6 +1,23 @@
 // Package catalog owns the agreement: products, meters, plans, prices and limits (YAML under version control), and
 // the customers, subscriptions and credentials that change daily. It owns no usage and no money: billing rates,
 // quota counts. Every role holds one immutable Snapshot of it, swapped whole.
+//
+// A catalog is YAML, one file or several; docs/catalog.md describes all of it. The shortest useful one:
+//
+//	products:
+//	  - product: search
+//	    routes: [GET /v1/search, "/v1/places/{id}"]
+//	meters:
+//	  - {meter: calls, where: {product: search, status: {lt: 500}}, dimensions: [route]}
+//	plans:
+//	  - plan: payg
+//	    prices: [{meter: calls, amount: 0.50, per: 1000, free: 1000}]
+//	    limits: [600 calls per minute]
+//	default_plan: payg
+//
+// Parse reads it and tells every problem at once. A Store keeps versions, customers, subscriptions and credentials in
+// ClickHouse; a Follower holds the newest Snapshot. credentials.go is the compact table of credentials, routes.go the
+// tree of routes, condition.go the conditions of meters in Go and in SQL.
 package catalog
 
 import (

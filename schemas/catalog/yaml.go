@@ -343,7 +343,7 @@ func kindOf(n *yaml.Node) string {
 		if n.Tag == "!!null" {
 			return "nothing"
 		}
-		return fmt.Sprintf("%q", n.Value)
+		return "a single value" // which may be a misplaced secret: it is not shown
 	}
 	return "something else"
 }
