@@ -31,7 +31,11 @@ func StartEngine(ctx context.Context, o Options) (*Engine, error) {
 		return nil, err
 	}
 	if program, err := exec.LookPath("clickhouse"); err == nil {
-		return startClickHouse(ctx, o, program)
+		e, err := startClickHouse(ctx, o, program)
+		if !errors.Is(err, errOldClickHouse) {
+			return e, err
+		}
+		o.Log.Warn("the clickhouse on PATH is not used", "reason", err)
 	}
 	file, err := findLibrary(ctx, o)
 	if err != nil {

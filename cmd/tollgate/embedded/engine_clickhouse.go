@@ -35,11 +35,22 @@ const clickHouseConfig = `<clickhouse>
 </clickhouse>
 `
 
+// oldestClickHouse is the first major version that is used. Older ones lack what the tables need (query parameters in
+// every statement, Decimal(76), projections of Map); Debian packages version 18.
+const oldestClickHouse = 24
+
+// errOldClickHouse tells that the program on PATH is too old, so another engine is looked for.
+var errOldClickHouse = fmt.Errorf("it is older than version %d", oldestClickHouse)
+
 // startClickHouse runs the `clickhouse` of PATH as a server of our own.
 func startClickHouse(ctx context.Context, o Options, program string) (*Engine, error) {
 	version, err := exec.CommandContext(ctx, program, "local", "--query", "SELECT version()").Output()
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for its version: %w", program, err)
+	}
+	major, _, _ := strings.Cut(strings.TrimSpace(string(version)), ".")
+	if n, err := strconv.Atoi(major); err != nil || n < oldestClickHouse {
+		return nil, fmt.Errorf("%s is version %s: %w", program, strings.TrimSpace(string(version)), errOldClickHouse)
 	}
 	data := filepath.Join(o.Dir, "server")
 	if err := os.MkdirAll(data, 0o700); err != nil {

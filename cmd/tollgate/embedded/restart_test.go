@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -273,13 +274,18 @@ func TestEngineWaitsForTheFolder(t *testing.T) {
 	}
 }
 
-// TestNoEngine: the error names every way to give one.
+// TestNoEngine: the error names every way to give one; a clickhouse that is too old is none.
 func TestNoEngine(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
+	path := t.TempDir()
+	old := []byte("#!/bin/sh\necho 23.12.1.1\n")
+	if err := os.WriteFile(filepath.Join(path, "clickhouse"), old, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", path)
 	t.Setenv("TOLLGATE_CACHE", t.TempDir())
 	_, err := embedded.StartEngine(context.Background(), quiet(t.TempDir()))
 	for _, way := range []string{"configuration", "clickhouse", "libchdb.so", "npm"} {
-		if err == nil || !strings.Contains(err.Error(), way) {
+		if !errors.Is(err, embedded.ErrNoEngine) || !strings.Contains(err.Error(), way) {
 			t.Errorf("%v: does not name %s", err, way)
 		}
 	}
