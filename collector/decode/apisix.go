@@ -34,7 +34,7 @@ func decodeAPISIX(d *Decoder, from int) {
 
 // originText tells whether b begins as an HTTP request does.
 func originText(b []byte) bool {
-	line, _, _ := bytes.Cut(b, []byte("\n"))
+	line, _, _ := bytes.Cut(bytes.TrimLeft(b, " \t\r\n"), []byte("\n"))
 	line = bytes.TrimRight(line, "\r")
 	if len(line) == 0 || line[0] < 'A' || line[0] > 'Z' {
 		return false

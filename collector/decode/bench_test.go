@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"encoding/json"
 	"os"
 	"strings"
 	"testing"
@@ -62,6 +63,19 @@ func TestNoAllocations(t *testing.T) {
 		}
 		if len(r.Events) != 2 {
 			t.Errorf("%s: %s", format, show(&r))
+		}
+	}
+}
+
+// BenchmarkStandardLibrary is what encoding/json needs for the same event: the ordinary way of DESIGN §8.
+func BenchmarkStandardLibrary(b *testing.B) {
+	event := []byte(nativeSample)
+	b.SetBytes(int64(len(event)))
+	b.ReportAllocs()
+	for b.Loop() {
+		var v map[string]any
+		if err := json.Unmarshal(event, &v); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

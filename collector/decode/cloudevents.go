@@ -3,7 +3,7 @@ package decode
 import (
 	"bytes"
 	"encoding/base64"
-	stdjson "encoding/json"
+	"encoding/json"
 	"fmt"
 	"net/url"
 	"strings"
@@ -87,7 +87,14 @@ func (d *Decoder) cloudStructured(e *schemas.AccessEvent) bool {
 			c.data64, _ = s.raw()
 		default:
 			text, kind := d.loose()
-			if s.failed() || kind != 'n' && !d.cloudContext(e, &c, name, text, kind) {
+			switch {
+			case s.failed():
+				return false
+			case kind == '{' || kind == '[':
+				return d.reject(ReasonWrongValue,
+					fmt.Sprintf("context attribute %q is an object or array", clip(name, 64)),
+					"context attributes of CloudEvents 1.0 are texts, numbers or booleans; put it into data")
+			case kind != 'n' && !d.cloudContext(e, &c, name, text):
 				return false
 			}
 		}
@@ -115,11 +122,7 @@ func cloudBit(name string) uint32 {
 }
 
 // cloudContext takes one context attribute.
-func (d *Decoder) cloudContext(e *schemas.AccessEvent, c *cloud, name, text string, kind byte) bool {
-	if kind == '{' || kind == '[' {
-		return d.reject(ReasonWrongValue, fmt.Sprintf("context attribute %q is an object or array", clip(name, 64)),
-			"context attributes of CloudEvents 1.0 are texts, numbers or booleans; put it into data")
-	}
+func (d *Decoder) cloudContext(e *schemas.AccessEvent, c *cloud, name, text string) bool {
 	switch name {
 	case "specversion":
 		c.spec = text
@@ -202,7 +205,7 @@ func (d *Decoder) cloudBinary(e *schemas.AccessEvent, from int) bool {
 				value = plain
 			}
 		}
-		if !d.cloudContext(e, &c, strings.ToLower(name[3:]), value, '"') {
+		if !d.cloudContext(e, &c, strings.ToLower(name[3:]), value) {
 			return false
 		}
 	}
@@ -350,12 +353,12 @@ func (d *Decoder) structured() []byte {
 			members[strings.ToLower(h.Key[3:])] = string(h.Value)
 		}
 	}
-	if stdjson.Valid(d.record.Value) {
-		members["data"] = stdjson.RawMessage(d.record.Value)
+	if json.Valid(d.record.Value) {
+		members["data"] = json.RawMessage(d.record.Value)
 	} else {
 		members["data_base64"] = d.record.Value
 	}
-	b, err := stdjson.Marshal(members)
+	b, err := json.Marshal(members)
 	if err != nil {
 		return d.record.Value // only texts and valid JSON are marshalled
 	}

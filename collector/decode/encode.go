@@ -1,7 +1,7 @@
 package decode
 
 import (
-	stdjson "encoding/json"
+	"encoding/json"
 	"strconv"
 	"time"
 
@@ -83,7 +83,7 @@ func (w *writer) value(text string) {
 		w.b = append(append(append(w.b, '"'), text...), '"')
 		return
 	}
-	quoted, err := stdjson.Marshal(text)
+	quoted, err := json.Marshal(text)
 	if err != nil {
 		panic("BUG: a text cannot be written as JSON: " + err.Error())
 	}

@@ -86,3 +86,25 @@ func TestReadFileStopsAndFails(t *testing.T) {
 		t.Errorf("after %d pieces: %v", n, last)
 	}
 }
+
+// FuzzReadFile: whatever a file holds, pieces stand where they say, in order, and no matter how it is read.
+func FuzzReadFile(f *testing.F) {
+	seed(f, "*.*")
+	f.Add([]byte("[[{}],{\n{\"}"))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		pieces(t, string(value), "")
+		end := int64(0)
+		for p, err := range ReadFile(strings.NewReader(string(value)), Native) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.Offset < end || p.Line < 1 || len(p.Value) == 0 {
+				t.Fatalf("%q: piece %q at %d after %d, line %d", value, p.Value, p.Offset, end, p.Line)
+			}
+			if line := 1 + strings.Count(string(value[:p.Offset]), "\n"); int64(line) != p.Line {
+				t.Fatalf("%q: piece %q in line %d, not %d", value, p.Value, line, p.Line)
+			}
+			end = p.Offset + int64(len(p.Value))
+		}
+	})
+}

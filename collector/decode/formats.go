@@ -62,8 +62,8 @@ type Format struct {
 	decode     func(d *Decoder, from int)
 }
 
-// json decodes with one element decoder.
-func json(decode element) func(*Decoder, int) {
+// jsonOf decodes with one element decoder.
+func jsonOf(decode element) func(*Decoder, int) {
 	return func(d *Decoder, from int) { d.documents(from, decode) }
 }
 
@@ -85,7 +85,7 @@ var formats = [...]Format{
 	{
 		Name: Native, HasID: true, HasTime: true, Advice: nativeAdvice,
 		Summary: "our own JSON, schemas/access_event.schema.json: object, array or NDJSON",
-		decode:  json((*Decoder).native),
+		decode:  jsonOf((*Decoder).native),
 	},
 	{
 		Name: CloudEvents, HasID: true, HasTime: true, Advice: cloudEventsAdvice,
@@ -95,7 +95,7 @@ var formats = [...]Format{
 	{
 		Name: Kong, HasID: true, HasTime: true, Advice: kongAdvice, lenient: true,
 		Summary: "Kong http-log and kafka-log, all versions",
-		decode:  json((*Decoder).kong),
+		decode:  jsonOf((*Decoder).kong),
 	},
 	{
 		Name: APISIX, HasID: true, HasTime: true, Advice: apisixAdvice, lenient: true,
@@ -105,7 +105,7 @@ var formats = [...]Format{
 	{
 		Name: NginxJSON, HasID: true, HasTime: true, Advice: nginxAdvice, lenient: true,
 		Summary: "NGINX log_format as JSON, fields named as its variables",
-		decode:  json((*Decoder).nginxJSON),
+		decode:  jsonOf((*Decoder).nginxJSON),
 		escapeHint: "set log_format NAME escape=json '…' in nginx.conf, so that quotes and control characters in " +
 			"requests are escaped as JSON wants it",
 	},

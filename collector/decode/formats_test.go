@@ -285,3 +285,13 @@ func TestNumbers(t *testing.T) {
 		}
 	}
 }
+
+// TestOriginTextIsNamed: meta_format origin is refused with the setting to change, however it is indented.
+func TestOriginTextIsNamed(t *testing.T) {
+	for _, text := range []string{"GET /a HTTP/1.1\r\nhost: a\r\n\r\nbody", "    POST /a HTTP/1.0\n    host: a\n"} {
+		report := Inspect("", Record{Value: []byte(text)})
+		if report.Format != APISIX || len(report.Errors) != 1 || !strings.Contains(report.Errors[0].Hint, "meta_format") {
+			t.Errorf("%q: got %+v", text, report)
+		}
+	}
+}

@@ -2,7 +2,7 @@ package decode
 
 import (
 	"bytes"
-	stdjson "encoding/json"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -176,7 +176,7 @@ func reference(value []byte) (e schemas.AccessEvent, err error) {
 		bytes.Count(value, []byte("{"))+bytes.Count(value, []byte("[")) > maxDepth {
 		return e, errDiffers
 	}
-	if !stdjson.Valid(value) {
+	if !json.Valid(value) {
 		return e, errors.New("not JSON")
 	}
 	members, err := object(value)
@@ -218,14 +218,14 @@ func reference(value []byte) (e schemas.AccessEvent, err error) {
 
 type member struct {
 	name  string
-	value any // stdjson.Number, string, bool, nil, or json.RawMessage of an object or array
+	value any // json.Number, string, bool, nil, or json.RawMessage of an object or array
 }
 
 // object lists the members of a JSON object; a name given twice is an error.
 func object(text []byte) ([]member, error) {
-	dec := stdjson.NewDecoder(bytes.NewReader(text))
+	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.UseNumber()
-	if first, err := dec.Token(); err != nil || first != stdjson.Delim('{') {
+	if first, err := dec.Token(); err != nil || first != json.Delim('{') {
 		return nil, fmt.Errorf("no object: %v", err)
 	}
 	var out []member
@@ -235,7 +235,7 @@ func object(text []byte) ([]member, error) {
 		if err != nil {
 			return nil, err
 		}
-		var raw stdjson.RawMessage
+		var raw json.RawMessage
 		if err := dec.Decode(&raw); err != nil {
 			return nil, err
 		}
@@ -248,7 +248,7 @@ func object(text []byte) ([]member, error) {
 		case '{', '[':
 			m.value = raw
 		default:
-			one := stdjson.NewDecoder(bytes.NewReader(raw))
+			one := json.NewDecoder(bytes.NewReader(raw))
 			one.UseNumber()
 			if err := one.Decode(&m.value); err != nil && err != io.EOF {
 				return nil, err
@@ -263,14 +263,7 @@ var errValue = errors.New("value")
 
 func referenceField(e *schemas.AccessEvent, m member) error {
 	text, isText := m.value.(string)
-	number, isNumber := m.value.(stdjson.Number)
-	raw, _ := m.value.(stdjson.RawMessage)
-	name := func(to *string) error {
-		if *to = text; !isText || len(text) > MaxName {
-			return errValue
-		}
-		return nil
-	}
+	number, isNumber := m.value.(json.Number)
 	whole := func(from, to int64) (int64, error) {
 		r, ok := new(big.Rat).SetString(string(number))
 		if !isNumber || len(number) > 30 {
@@ -281,25 +274,15 @@ func referenceField(e *schemas.AccessEvent, m member) error {
 		}
 		return r.Num().Int64(), nil
 	}
+	if to := referenceName(e, m.name); to != nil {
+		*to = text
+		return want(isText && len(text) <= MaxName)
+	}
 	if !isNumber && strings.Contains(" revision status latency_ms bytes_in bytes_out ", " "+m.name+" ") {
 		return errValue
 	}
 	var d Decoder // for what is no reading of JSON: hosts, URLs and addresses have tests of their own
 	switch m.name {
-	case "source":
-		return name(&e.Source)
-	case "id":
-		return name(&e.ID)
-	case "customer":
-		return name(&e.Customer)
-	case "subject":
-		return name(&e.Subject)
-	case "route":
-		return name(&e.Route)
-	case "service":
-		return name(&e.Service)
-	case "version":
-		return name(&e.Version)
 	case "void":
 		void, ok := m.value.(bool)
 		if void {
@@ -352,11 +335,17 @@ func referenceField(e *schemas.AccessEvent, m member) error {
 	case "time":
 		return referenceTime(e, text, isText, string(number))
 	case "api_key", "credential", "quantities", "attributes":
-		return referenceObject(e, m, text, isText, raw)
+		return referenceObject(e, m)
 	default:
 		return errors.New("unknown")
 	}
 	return want(isText)
+}
+
+// referenceName is the text of e that must not be cut.
+func referenceName(e *schemas.AccessEvent, name string) *string {
+	return map[string]*string{"source": &e.Source, "id": &e.ID, "customer": &e.Customer, "subject": &e.Subject,
+		"route": &e.Route, "service": &e.Service, "version": &e.Version}[name]
 }
 
 func want(ok bool) error {
@@ -392,7 +381,9 @@ func referenceTime(e *schemas.AccessEvent, text string, isText bool, number stri
 	return err
 }
 
-func referenceObject(e *schemas.AccessEvent, m member, text string, isText bool, raw []byte) error {
+func referenceObject(e *schemas.AccessEvent, m member) error {
+	text, isText := m.value.(string)
+	raw, _ := m.value.(json.RawMessage)
 	if m.name == "api_key" {
 		if !isText || len(text) > MaxText || e.Credential != "" && text != "" {
 			return errValue
@@ -426,7 +417,7 @@ func referenceObject(e *schemas.AccessEvent, m member, text string, isText bool,
 			value = v
 		case bool:
 			value = fmt.Sprint(v)
-		case stdjson.Number:
+		case json.Number:
 			value = string(v)
 		default:
 			return errValue
@@ -472,7 +463,7 @@ func referenceQuantities(e *schemas.AccessEvent, members []member) error {
 			if !numeric(text) {
 				return errValue
 			}
-		case stdjson.Number:
+		case json.Number:
 			text = string(v)
 		default:
 			return errValue

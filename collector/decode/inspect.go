@@ -1,16 +1,16 @@
 package decode
 
 import (
-	stdjson "encoding/json"
+	"encoding/json"
 
 	"tollgate/schemas"
 )
 
 // Report is what tollgate formats test prints of a record.
 type Report struct {
-	Format string               `json:"format"`
-	Events []stdjson.RawMessage `json:"events"` // as native JSON, raw keys hidden
-	Errors []ReportError        `json:"errors"`
+	Format string            `json:"format"`
+	Events []json.RawMessage `json:"events"` // as native JSON, raw keys hidden
+	Errors []ReportError     `json:"errors"`
 	// Missing is what billing wants to know and some event does not say, with the gateway setting that adds
 	// it.
 	Missing []Missing `json:"missing"`
@@ -38,7 +38,7 @@ func Inspect(format string, r Record) Report {
 	var d Decoder
 	var out Result
 	d.Decode(format, r, &out)
-	report := Report{Format: out.Format, Events: []stdjson.RawMessage{}, Errors: []ReportError{},
+	report := Report{Format: out.Format, Events: []json.RawMessage{}, Errors: []ReportError{},
 		Missing: []Missing{}}
 	found, _ := Lookup(out.Format)
 	for _, advice := range found.Advice {

@@ -2,7 +2,7 @@ package decode
 
 import (
 	"bytes"
-	stdjson "encoding/json"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -52,7 +52,7 @@ func TestSchemaExamples(t *testing.T) {
 		if err := schema.Validate(example); err != nil {
 			t.Errorf("example %d against the schema: %v", i, err)
 		}
-		text, err := stdjson.Marshal(example)
+		text, err := json.Marshal(example)
 		if err != nil {
 			t.Fatal(err)
 		}
