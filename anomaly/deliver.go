@@ -42,6 +42,14 @@ func messageOf(a *schemas.Alert) (notify.Message, error) {
 	return notify.Message{ID: messageID(a), Type: kind, Time: a.Updated, Body: body}, nil
 }
 
+// lingering is a context that ends lastSave after ctx: what is being said at a stop is said to its end and noted, or the
+// next process would say it again.
+func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastSave, cancel) })
+	return longer, func() { stop(); cancel() }
+}
+
 // publish writes revisions to the alerts topic, notes that it did, and tells whether both succeeded.
 func (s *Service) publish(ctx context.Context, alerts []schemas.Alert) bool {
 	records := make([]stream.Record, len(alerts))
@@ -56,19 +64,22 @@ func (s *Service) publish(ctx context.Context, alerts []schemas.Alert) bool {
 			Key: []byte(alerts[i].DedupeKey), Value: value}
 		noted[i] = Delivery{alerts[i].ID, alerts[i].Revision, topicTarget, notify.Delivered, s.options.Now()}
 	}
+	ctx, cancel := lingering(ctx)
+	defer cancel()
 	if _, err := s.producer.Produce(ctx, records); err != nil {
-		if ctx.Err() == nil {
-			s.options.Log.Error("alerts not published, the next sweep tries again", "alerts", len(alerts), "error", err)
-		}
+		s.options.Log.Error("alerts not published, the next sweep tries again", "alerts", len(alerts), "error", err)
 		return false
 	}
 	s.metrics.deliveries.WithLabelValues(notify.Delivered).Add(float64(len(alerts)))
 	return s.note(ctx, noted)
 }
 
+// note writes what became of revisions; what is not noted is said again.
 func (s *Service) note(ctx context.Context, deliveries []Delivery) bool {
+	ctx, cancel := lingering(ctx)
+	defer cancel()
 	err := s.store.PutDeliveries(ctx, deliveries)
-	if err != nil && ctx.Err() == nil {
+	if err != nil {
 		s.options.Log.Error("deliveries not noted; they will be repeated", "deliveries", len(deliveries), "error", err)
 	}
 	return err == nil

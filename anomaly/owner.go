@@ -83,6 +83,14 @@ func (s *Service) own(ctx context.Context) error {
 	for partition := range marks {
 		o.engine.CaughtUp(int32(partition), false) // each holds minutes open until it is read to its end
 	}
+	var senders sync.WaitGroup // only who judges tells: two that told would tell twice
+	telling, quiet := context.WithCancel(ctx)
+	for _, q := range s.queues {
+		senders.Go(func() { q.Run(telling) })
+	}
+	senders.Go(func() { s.tell(telling) })
+	defer senders.Wait()
+	defer quiet()
 	judging, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var judge sync.WaitGroup

@@ -159,14 +159,6 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	defer producer.Close()
 	s.producer = producer
-	var senders sync.WaitGroup
-	sending, stop := context.WithCancel(ctx)
-	for _, q := range s.queues {
-		senders.Go(func() { q.Run(sending) })
-	}
-	senders.Go(func() { s.tell(sending) })
-	defer senders.Wait()
-	defer stop()
 	if s.options.Standalone {
 		return s.own(ctx)
 	}

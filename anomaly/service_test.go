@@ -3,6 +3,7 @@ package anomaly
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,6 +32,7 @@ const testShards = 4
 type house struct {
 	t        *testing.T
 	client   *stream.Client
+	db       *clickhouse.DB
 	store    *Store
 	prefix   string
 	mu       sync.Mutex
@@ -61,7 +63,7 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	h := &house{t: t, client: client, store: NewStore(db), prefix: prefix}
+	h := &house{t: t, client: client, db: db, store: NewStore(db), prefix: prefix}
 	if err := client.EnsureTopics(t.Context(), []stream.TopicSpec{{Name: prefix + "usage", Partitions: testShards, Replicas: 1},
 		{Name: prefix + "alerts", Partitions: 2, Replicas: 1}, {Name: prefix + "claims", Partitions: 1, Replicas: 1}}); err != nil {
 		t.Fatal(err)
@@ -287,4 +289,149 @@ func TestServiceEndToEnd(t *testing.T) {
 		t.Errorf("received %v, want %v", got, ids)
 	}
 	stop()
+}
+
+// TestServiceKilled: what a kill leaves undone is done by the next process, and nothing is said twice that was said.
+func TestServiceKilled(t *testing.T) {
+	h := newHouse(t)
+	w := newWorld(2, monday)
+	w.traffic(3*time.Hour, 20)
+	w.bruteForce("203.0.113.66", time.Hour, 5*time.Minute, 300)
+	events := w.sorted()
+	want := run(NewEngine(DefaultSettings(), Limits{}), events)
+	h.produce(events, stream.ModeLive)
+
+	h.mu.Lock()
+	h.refuse = true // the receiver is away
+	h.mu.Unlock()
+	s := h.service(nil)
+	stop := h.start(s)
+	h.settle(s)
+	stop()
+	said := h.onTopic()
+	if len(said) != len(want) || len(h.received) != 0 {
+		t.Fatalf("on the topic %v of %d, received %v", said, len(want), h.received)
+	}
+	// As after a kill before the first snapshot: no state, no offsets.
+	if err := h.db.Conn().Exec(t.Context(), "TRUNCATE TABLE anomaly_state"); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	h.refuse = false
+	h.mu.Unlock()
+	s = h.service(func(o *Options) { o.Group += "-2" })
+	stop = h.start(s)
+	h.settle(s)
+	if got := h.await(len(want)); !slices.Equal(got, said) {
+		t.Errorf("received %v, want %v", got, said)
+	}
+	stop()
+	if got := h.onTopic(); !slices.Equal(got, said) {
+		t.Errorf("on the topic %v, want no more than %v", got, said)
+	}
+	alerts, err := s.List(t.Context(), Filter{})
+	if err != nil || len(alerts) != 1 {
+		t.Errorf("%d alerts, want 1: %v", len(alerts), err)
+	}
+}
+
+// TestServiceStandsBy: of two processes one judges; when it ends, the other goes on from its state.
+func TestServiceStandsBy(t *testing.T) {
+	h := newHouse(t)
+	w := newWorld(3, monday)
+	w.traffic(4*time.Hour, 20)
+	w.bruteForce("203.0.113.66", time.Hour, 5*time.Minute, 300)
+	w.scan("198.51.100.23", 3*time.Hour, 5*time.Minute, 120)
+	events := w.sorted()
+	want := run(NewEngine(DefaultSettings(), Limits{}), events)
+	group := func(o *Options) { o.Standalone = false }
+	first, second := h.service(group), h.service(group)
+	stopFirst := h.start(first)
+	h.produce(events[:len(events)/2], stream.ModeLive)
+	h.eventually("the first process has made an alert", func() bool {
+		alerts, err := first.List(t.Context(), Filter{})
+		return err == nil && len(alerts) == 1
+	})
+	stopSecond := h.start(second)
+	stopFirst()
+	h.produce(events[len(events)/2:], stream.ModeLive)
+	h.settle(second)
+	stopSecond()
+	var ids []string
+	for i := range want {
+		ids = append(ids, messageID(&want[i]))
+	}
+	slices.Sort(ids)
+	if got := h.onTopic(); !slices.Equal(got, ids) {
+		t.Errorf("on the topic %v, want %v", got, ids)
+	}
+}
+
+// TestStore holds filters, and that two owners of one state notice each other.
+func TestStore(t *testing.T) {
+	h := newHouse(t)
+	alert := func(id string, revision uint32, status schemas.AlertStatus, hour int, customer string) schemas.Alert {
+		at := monday.Add(time.Duration(hour) * time.Hour)
+		a := schemas.Alert{ID: id, DedupeKey: "spike/credential:" + id, Revision: revision, Detector: schemas.DetectorSpike, Status: status,
+			Severity: schemas.SeverityHigh, Opened: at, Updated: at.Add(time.Minute), Entity: schemas.Entity{Kind: "credential", Value: id},
+			Customer: customer, Sentence: "it's \"odd\" \\ and\n\nblank", Evidence: []schemas.Evidence{{Name: "calls_10m", Value: 12.5, Usual: 1, Unit: "call"}},
+			Samples: []schemas.EventKey{{Source: "gw", ID: "e1", Time: at.Add(123 * time.Millisecond)}}}
+		if status == schemas.AlertResolved {
+			a.Resolved = at.Add(time.Hour)
+		}
+		return a
+	}
+	all := []schemas.Alert{alert("a", 1, schemas.AlertOpened, 1, "c1"), alert("a", 2, schemas.AlertResolved, 1, "c1"),
+		alert("b", 1, schemas.AlertOpened, 2, "c1"), alert("c", 1, schemas.AlertOpened, 3, "")}
+	for range 2 { // a replay writes the same rows
+		if err := h.store.PutAlerts(t.Context(), all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f := func(filter Filter, want ...schemas.Alert) {
+		t.Helper()
+		got, err := h.store.Alerts(t.Context(), filter)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text(t, got) != text(t, want) {
+			t.Errorf("%+v: %s", filter, diff(text(t, got), text(t, want)))
+		}
+	}
+	f(Filter{}, all[3], all[2], all[1])
+	f(Filter{Open: true}, all[3], all[2])
+	f(Filter{Customer: "c1"}, all[2], all[1])
+	f(Filter{Detector: schemas.DetectorPathScan})
+	f(Filter{Limit: 1}, all[3])
+	f(Filter{From: all[2].Opened, To: all[3].Opened}, all[2])
+	if err := h.store.PutDeliveries(t.Context(), []Delivery{{"a", 1, "topic", notify.Delivered, monday}}); err != nil {
+		t.Fatal(err)
+	}
+	pending := func(target string, statuses []schemas.AlertStatus, since time.Time, want int) {
+		t.Helper()
+		got, err := h.store.Pending(t.Context(), target, statuses, since, 10)
+		if err != nil || len(got) != want {
+			t.Errorf("pending at %s: %d, want %d: %v", target, len(got), want, err)
+		}
+	}
+	pending("topic", allStatuses, monday, 3)
+	pending("other", allStatuses, monday, 4)
+	pending("other", allStatuses[2:], monday, 1)
+	pending("other", allStatuses, monday.Add(90*time.Minute), 2)
+
+	save := func(owner string, seq uint64, want error) {
+		t.Helper()
+		if err := h.store.SaveState(t.Context(), "x", State{Seq: seq, Owner: owner, Body: []byte{0, 255, '\n', '\n', 1}}, monday); !errors.Is(err, want) {
+			t.Errorf("save %s %d: %v, want %v", owner, seq, err, want)
+		}
+	}
+	save("one", 1, nil)
+	save("one", 2, nil)
+	save("two", 2, ErrOtherOwner)
+	save("two", 3, nil)
+	save("one", 3, ErrOtherOwner)
+	state, err := h.store.LoadState(t.Context(), "x")
+	if err != nil || state.Seq != 3 || state.Owner != "two" || string(state.Body) != "\x00\xff\n\n\x01" {
+		t.Errorf("loaded %+v: %v", state, err)
+	}
 }
