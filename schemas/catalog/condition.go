@@ -69,7 +69,8 @@ func validValue(f Field, v string) (err error) {
 		_, _, err = addressRange(v)
 	case FieldText:
 		if f.Name == "status_class" && !slices.Contains([]string{"1xx", "2xx", "3xx", "4xx", "5xx", ""}, v) {
-			err = fmt.Errorf("%q is no status class; %s", v, didYouMean(v, []string{"1xx", "2xx", "3xx", "4xx", "5xx"}))
+			err = fmt.Errorf("%q is no status class; %s", v,
+				didYouMean(v, []string{"1xx", "2xx", "3xx", "4xx", "5xx"}))
 		}
 	}
 	return err
@@ -310,7 +311,8 @@ func (t Test) compileAddress() Matcher {
 	}
 	return func(e *schemas.UsageEvent) bool {
 		for i := range spans {
-			if bytes.Compare(e.Address[:], spans[i].first[:]) >= 0 && bytes.Compare(e.Address[:], spans[i].last[:]) <= 0 {
+			if bytes.Compare(e.Address[:], spans[i].first[:]) >= 0 &&
+				bytes.Compare(e.Address[:], spans[i].last[:]) <= 0 {
 				return true
 			}
 		}

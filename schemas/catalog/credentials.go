@@ -104,8 +104,9 @@ func (t *credentialTable) add(c *Credential, seen interner) {
 		seen[name] = customer
 	}
 	row := credentialRow{
-		match: t.matchHash(c.Kind, c.Source, c.Match), from: fromMilli(c.From), to: toMilli(c.To), change: c.Change,
-		id: uint32(len(t.arena)), idLen: uint16(len(c.ID)), customer: customer, subLen: uint16(len(c.Subject)),
+		match: t.matchHash(c.Kind, c.Source, c.Match), from: fromMilli(c.From), to: toMilli(c.To),
+		change: c.Change,
+		id:     uint32(len(t.arena)), idLen: uint16(len(c.ID)), customer: customer, subLen: uint16(len(c.Subject)),
 	}
 	t.arena = append(t.arena, c.ID...)
 	if c.Subject != "" {
@@ -287,7 +288,8 @@ func (c credentials) with(changed []Credential) credentials {
 }
 
 // copyFrom takes the rows of another table that keep accepts; deleted ones only where they still hide something.
-func (t *credentialTable) copyFrom(other *credentialTable, seen interner, keep func(id string) bool, deleted bool) {
+func (t *credentialTable) copyFrom(other *credentialTable, seen interner, keep func(id string) bool,
+	deleted bool) {
 	t.bound = t.bound || other.bound
 	for i := range other.rows {
 		row := other.rows[i]

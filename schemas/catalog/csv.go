@@ -138,7 +138,8 @@ func ReadCustomers(file string, r io.Reader) ([]Customer, Problems) {
 	var out []Customer
 	seen := map[string]int{}
 	for t.next() {
-		c := Customer{ID: t.text("id"), Name: t.text("name"), TaxCategory: t.text("tax_category"), Email: t.text("email"),
+		c := Customer{ID: t.text("id"), Name: t.text("name"), TaxCategory: t.text("tax_category"),
+			Email:  t.text("email"),
 			Parent: t.text("parent"), Address: t.split("address")}
 		if name := t.text("zone"); name != "" {
 			zone, err := parseZone(name)

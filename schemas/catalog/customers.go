@@ -76,8 +76,9 @@ func (p *agreementParser) customer(item place) {
 	if !ok {
 		return
 	}
-	c := Customer{ID: o.need("customer", "the customer's id"), Name: o.text("name"), TaxCategory: o.text("tax_category"),
-		Email: o.text("email"), Parent: o.text("parent"), Address: o.texts("address")}
+	c := Customer{ID: o.need("customer", "the customer's id"), Name: o.text("name"),
+		TaxCategory: o.text("tax_category"),
+		Email:       o.text("email"), Parent: o.text("parent"), Address: o.texts("address")}
 	if at, ok := o.take("zone"); ok {
 		zone, err := parseZone(p.text(at, "zone"))
 		if err != nil {
@@ -121,7 +122,8 @@ func (p *agreementParser) listed(at place, customer string) {
 	if !ok {
 		return
 	}
-	s := Subscription{ID: o.text("id"), Customer: customer, Plan: o.need("plan", "what the customer subscribes to"),
+	s := Subscription{ID: o.text("id"), Customer: customer,
+		Plan: o.need("plan", "what the customer subscribes to"),
 		From: o.time("from", p.zone), To: o.time("to", p.zone)}
 	if s.ID == "" {
 		s.ID = s.Plan
@@ -140,7 +142,8 @@ func (p *agreementParser) credential(at place, customer string) {
 	if !ok {
 		return
 	}
-	c := Credential{ID: o.need("id", "its public name, shown in usage"), Customer: customer, Source: o.text("source"),
+	c := Credential{ID: o.need("id", "its public name, shown in usage"), Customer: customer,
+		Source:  o.text("source"),
 		Subject: o.text("subject"), From: o.time("from", p.zone), To: o.time("to", p.zone)}
 	c.Blocked = o.word("blocked", "false", "true", "false") == "true"
 	var given []string

@@ -57,7 +57,8 @@ func describe(c *Catalog) map[string]string {
 	if c.Issuer.Zone != nil {
 		zone = c.Issuer.Zone.String()
 	}
-	out["issuer"] = strings.Join(append([]string{c.Issuer.ID, c.Issuer.Name, c.Issuer.TaxID, c.Issuer.Currency, zone},
+	out["issuer"] = strings.Join(append([]string{c.Issuer.ID, c.Issuer.Name, c.Issuer.TaxID,
+		c.Issuer.Currency, zone},
 		c.Issuer.Address...), ", ")
 	for _, tax := range c.Issuer.Taxes {
 		out["tax "+tax.Category] = tax.Percent.String() + " % " + tax.Label
@@ -67,7 +68,8 @@ func describe(c *Catalog) map[string]string {
 		out["product "+product.ID] = product.Name + " on " + orAny(product.Hosts)
 		for _, r := range product.Routes {
 			key := "product " + product.ID + ", route " + strings.Join(r.Methods, "|") + " " + r.Template
-			out[key] = fmt.Sprintf("%s version %s gateway %s", r.Name, orNone(r.Version), orNone(strings.Join(r.Gateway, " ")))
+			out[key] = fmt.Sprintf("%s version %s gateway %s", r.Name, orNone(r.Version),
+				orNone(strings.Join(r.Gateway, " ")))
 		}
 	}
 	for _, m := range c.Meters {
@@ -95,7 +97,8 @@ func describeMeter(m Meter) string {
 	for _, t := range m.Where {
 		what += fmt.Sprintf(", %s %s %s", t.Field, t.Op, strings.Join(t.Value, "|"))
 	}
-	return fmt.Sprintf("%s in %s by %s from %s", what, m.Unit, orNone(strings.Join(m.Dimensions, " ")), fromText(m.From))
+	return fmt.Sprintf("%s in %s by %s from %s", what, m.Unit,
+		orNone(strings.Join(m.Dimensions, " ")), fromText(m.From))
 }
 
 func describePlan(out map[string]string, plan Plan) {
@@ -187,8 +190,9 @@ func CheckMeters(old, next *Catalog) Problems {
 	for _, was := range old.Meters {
 		for _, is := range next.Meters {
 			if was.Name == is.Name && was.Version == is.Version && describeMeter(was) != describeMeter(is) {
-				problems.add("", 0, 0, "meter %s version %d was changed without a new version: it was %s, is now %s; "+
-					"add version %d with a from instead and keep version %d as it was",
+				problems.add("", 0, 0,
+					"meter %s version %d was changed without a new version: it was %s, is now %s; "+
+						"add version %d with a from instead and keep version %d as it was",
 					is.Name, is.Version, describeMeter(was), describeMeter(is), is.Version+1, is.Version)
 			}
 		}

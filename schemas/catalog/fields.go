@@ -105,7 +105,8 @@ func LookupField(name string) (Field, error) {
 
 // LookupDimension finds a dimension by its name: one of DimensionNames, or attributes.NAME.
 func LookupDimension(name string) (Field, error) {
-	if slices.Contains(DimensionNames(), name) || strings.HasPrefix(name, "attributes.") && name != "attributes." {
+	if slices.Contains(DimensionNames(), name) ||
+		strings.HasPrefix(name, "attributes.") && name != "attributes." {
 		return LookupField(name)
 	}
 	return Field{}, fmt.Errorf("dimension %q is unknown; %s", name,
@@ -173,7 +174,8 @@ func Literal(text string) string {
 	for i := 0; i < len(text); i++ {
 		c := text[i]
 		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c >= 0x80, strings.IndexByte(plain, c) >= 0:
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c >= 0x80,
+			strings.IndexByte(plain, c) >= 0:
 			b.WriteByte(c)
 		default:
 			fmt.Fprintf(&b, `\x%02X`, c)

@@ -216,8 +216,14 @@ func (s *Store) Snapshot(ctx context.Context, change uint64) (*Snapshot, error) 
 func (s *Store) fill(ctx context.Context, f Filter, c *Contents) error {
 	return errors.Join(
 		s.Customers(ctx, f, func(one Customer) error { c.Customers = append(c.Customers, one); return nil }),
-		s.Subscriptions(ctx, f, func(one Subscription) error { c.Subscriptions = append(c.Subscriptions, one); return nil }),
-		s.Credentials(ctx, f, func(one Credential) error { c.Credentials = append(c.Credentials, one); return nil }))
+		s.Subscriptions(ctx, f, func(one Subscription) error {
+			c.Subscriptions = append(c.Subscriptions, one)
+			return nil
+		}),
+		s.Credentials(ctx, f, func(one Credential) error {
+			c.Credentials = append(c.Credentials, one)
+			return nil
+		}))
 }
 
 // newVersions is nil where known are all versions, else all of them.

@@ -36,7 +36,8 @@ func NewHasher(keys ...HashingKey) (*Hasher, error) {
 			return nil, fmt.Errorf("hashing key id %q: want 1 to 16 letters and digits", k.ID)
 		}
 		if len(k.Secret) < 16 {
-			return nil, fmt.Errorf("hashing key %s: the secret has %d bytes, at least 16 are needed", k.ID, len(k.Secret))
+			return nil, fmt.Errorf("hashing key %s: the secret has %d bytes, at least 16 are needed",
+				k.ID, len(k.Secret))
 		}
 		if i > 0 && k.ID == keys[0].ID {
 			return nil, fmt.Errorf("hashing key id %s is given twice", k.ID)
@@ -97,5 +98,6 @@ func NewCredential(h *Hasher, id, customer string) (secret string, c Credential,
 		return "", c, errors.New("new credential: an id and a customer are needed")
 	}
 	secret = NewKey()
-	return secret, Credential{ID: id, Kind: schemas.CredentialHash, Match: h.Hash(secret), Customer: customer}, nil
+	return secret, Credential{ID: id, Kind: schemas.CredentialHash, Match: h.Hash(secret),
+		Customer: customer}, nil
 }

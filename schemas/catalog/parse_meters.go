@@ -93,7 +93,9 @@ func (p *parser) aggregateField(at place, m Meter) {
 		p.wrong(at, "meter %s: unique counts texts and addresses, %s is a number", m.Name, m.Field)
 	}
 	if m.Aggregate != Unique && !number {
-		p.wrong(at, "meter %s: %s needs a number, %s is a text; numbers are status, latency, bytes_in, bytes_out and quantities.NAME",
+		p.wrong(at,
+			"meter %s: %s needs a number, %s is a text; numbers are status, latency, bytes_in, bytes_out "+
+				"and quantities.NAME",
 			m.Name, m.Aggregate, m.Field)
 	}
 }
@@ -173,20 +175,25 @@ func (p *parser) meterVersions() {
 	}
 	for _, name := range keys(byName) {
 		indexes := byName[name]
-		slices.SortStableFunc(indexes, func(a, b int) int { return p.catalog.Meters[a].Version - p.catalog.Meters[b].Version })
+		slices.SortStableFunc(indexes, func(a, b int) int {
+			return p.catalog.Meters[a].Version - p.catalog.Meters[b].Version
+		})
 		for i := 1; i < len(indexes); i++ {
 			before, after := p.catalog.Meters[indexes[i-1]], p.catalog.Meters[indexes[i]]
 			at, first := p.meterAt[indexes[i]], p.meterAt[indexes[i-1]]
 			switch {
 			case before.Version == after.Version:
-				p.wrong(at, "meter %q version %d is given twice, first in %s line %d; a changed meter needs the next version and a from",
+				p.wrong(at,
+					"meter %q version %d is given twice, first in %s line %d; a changed meter needs the next "+
+						"version and a from",
 					name, after.Version, first.file, first.node.Line)
 			case !after.From.After(before.From):
 				p.wrong(at, "meter %q version %d must have a from after that of version %d (%s)",
 					name, after.Version, before.Version, fromText(before.From))
 			case after.Aggregate != before.Aggregate || after.Unit != before.Unit:
-				p.wrong(at, "meter %q version %d has another aggregate or unit than version %d: quantities of both would be added up; "+
-					"give it another name", name, after.Version, before.Version)
+				p.wrong(at,
+					"meter %q version %d has another aggregate or unit than version %d: quantities of both "+
+						"would be added up; give it another name", name, after.Version, before.Version)
 			}
 		}
 	}

@@ -53,7 +53,8 @@ func (p *parser) samePrice(at place, before []Price, price Price) {
 	for _, b := range before {
 		apart := !b.To.IsZero() && !price.From.Before(b.To) || !price.To.IsZero() && !b.From.Before(price.To)
 		if b.ID == price.ID && !apart {
-			p.wrong(at, "price %q is given twice for the same time; tell them apart with id, or with from and to", price.ID)
+			p.wrong(at,
+				"price %q is given twice for the same time; tell them apart with id, or with from and to", price.ID)
 			return
 		}
 	}
@@ -230,7 +231,8 @@ func (p *parser) tiers(items []place, model PriceModel) []Tier {
 		upTo, at, bounded := o.decimal("up_to")
 		switch {
 		case bounded && last:
-			p.wrong(at, "the last tier must be open: leave up_to out, or usage above %s would have no price", upTo)
+			p.wrong(at,
+				"the last tier must be open: leave up_to out, or usage above %s would have no price", upTo)
 		case !bounded && !last:
 			p.wrong(item, "up_to is missing: only the last tier is open")
 		case bounded:
@@ -280,7 +282,8 @@ func (p *parser) limit(at place) (limit Limit, ok bool) {
 	if at.node.Kind == yaml.ScalarNode {
 		parts := limitText.FindStringSubmatch(at.node.Value)
 		if parts == nil {
-			p.wrong(at, "limit %q: want \"600 calls per minute\" (minute, hour, day or month) or a mapping", at.node.Value)
+			p.wrong(at,
+				"limit %q: want \"600 calls per minute\" (minute, hour, day or month) or a mapping", at.node.Value)
 			return limit, false
 		}
 		units := *at.node
@@ -328,7 +331,8 @@ func (p *parser) limitMeter(at place, name string) {
 	}
 	for _, m := range p.catalog.Meters {
 		if m.Name == name && m.Aggregate != Count && m.Aggregate != Sum {
-			p.wrong(at, "meter %s is a %s, which cannot be counted up; limits are over count and sum meters", name, m.Aggregate)
+			p.wrong(at,
+				"meter %s is a %s, which cannot be counted up; limits are over count and sum meters", name, m.Aggregate)
 			return
 		}
 	}

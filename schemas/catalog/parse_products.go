@@ -25,13 +25,15 @@ func (p *parser) product(item place) {
 	}
 	product := Product{ID: p.identifier(o, "product", "the product's id"), Name: o.text("name")}
 	if first, twice := p.productAt[product.ID]; twice && product.ID != "" {
-		p.wrong(o.at("product"), "product %q is given twice, first in %s line %d", product.ID, first.file, first.node.Line)
+		p.wrong(o.at("product"), "product %q is given twice, first in %s line %d", product.ID,
+			first.file, first.node.Line)
 	}
 	p.productAt[product.ID] = o.at("product")
 	for _, host := range o.texts("hosts") {
 		host = strings.ToLower(host)
 		if !hostPattern.MatchString(host) {
-			p.wrong(o.at("hosts"), "host %q: want api.example.com or *.example.com, without scheme and port", host)
+			p.wrong(o.at("hosts"),
+				"host %q: want api.example.com or *.example.com, without scheme and port", host)
 		}
 		product.Hosts = append(product.Hosts, host)
 	}
@@ -112,9 +114,12 @@ func (p *parser) clashes() {
 		for _, host := range hosts {
 			key := host + " " + template.shape()
 			for _, other := range seen[key] {
-				if len(r.route.Methods) == 0 && len(other.route.Methods) == 0 || overlap(r.route.Methods, other.route.Methods) {
-					p.wrong(r.place, "route %s of product %s matches the same requests as %s of product %s (%s line %d)",
-						r.route.Template, r.product, other.route.Template, other.product, other.file, other.node.Line)
+				if len(r.route.Methods) == 0 && len(other.route.Methods) == 0 ||
+					overlap(r.route.Methods, other.route.Methods) {
+					p.wrong(r.place,
+						"route %s of product %s matches the same requests as %s of product %s (%s line %d)",
+						r.route.Template, r.product, other.route.Template, other.product, other.file,
+						other.node.Line)
 					break
 				}
 			}

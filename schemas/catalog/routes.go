@@ -292,7 +292,8 @@ func (b *branch) match(path, method string, depth int) int32 {
 		}
 		for i := range b.mixed {
 			m := &b.mixed[i]
-			if len(part) > len(m.prefix)+len(m.suffix) && strings.HasPrefix(part, m.prefix) && strings.HasSuffix(part, m.suffix) {
+			if len(part) > len(m.prefix)+len(m.suffix) && strings.HasPrefix(part, m.prefix) &&
+				strings.HasSuffix(part, m.suffix) {
 				if i := m.next.match(rest, method, depth+1); i >= 0 {
 					return i
 				}

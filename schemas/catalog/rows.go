@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"tollgate/schemas"
@@ -23,7 +24,7 @@ func (r *rowProblems) text(kind, id, what, value string, required bool) {
 		r.add(kind, id, "%s is missing", what)
 	case len(value) > maxText:
 		r.add(kind, id, "%s has %d bytes, at most %d", what, len(value), maxText)
-	case !utf8.ValidString(value) || strings.ContainsFunc(value, func(c rune) bool { return c < ' ' || c == 0x7f }):
+	case !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl):
 		r.add(kind, id, "%s has control characters or is not UTF-8", what)
 	}
 }

@@ -69,8 +69,11 @@ type ApplyOptions struct {
 
 // Apply stores a catalog as a new version and answers it. Where it equals the version in force nothing is stored, and
 // changed is false.
-func (s *Store) Apply(ctx context.Context, files map[string][]byte, o ApplyOptions) (v Version, changed bool, err error) {
-	fail := func(err error) (Version, bool, error) { return Version{}, false, fmt.Errorf("apply catalog: %w", err) }
+func (s *Store) Apply(ctx context.Context, files map[string][]byte, o ApplyOptions) (
+	v Version, changed bool, err error) {
+	fail := func(err error) (Version, bool, error) {
+		return Version{}, false, fmt.Errorf("apply catalog: %w", err)
+	}
 	c, problems := Parse(files)
 	if len(problems) > 0 {
 		return fail(problems.Err())
@@ -101,8 +104,8 @@ func (s *Store) Apply(ctx context.Context, files map[string][]byte, o ApplyOptio
 	if err := s.checkRemovedPlans(ctx, c); err != nil {
 		return fail(err)
 	}
-	v = Version{Hash: Hash(c), Catalog: c, MetersFrom: o.MetersFrom.UTC(), Applied: now.Truncate(time.Millisecond),
-		By: o.By, Reason: o.Reason}
+	v = Version{Hash: Hash(c), Catalog: c, MetersFrom: o.MetersFrom.UTC(),
+		Applied: now.Truncate(time.Millisecond), By: o.By, Reason: o.Reason}
 	if v.Seq, err = s.numbers.Next(ctx, SeriesCatalog); err != nil {
 		return fail(fmt.Errorf("draw its number: %w", err))
 	}
@@ -127,7 +130,8 @@ func (s *Store) insertVersion(ctx context.Context, v Version, files map[string][
 	}
 	err = s.db.Conn().Exec(ctx, insertVersion, native.Named("seq", v.Seq), native.Named("hash", v.Hash),
 		native.Named("yaml", string(yaml)), native.Named("meters_from", from),
-		native.Named("applied", v.Applied.UnixMilli()), native.Named("by", v.By), native.Named("reason", v.Reason))
+		native.Named("applied", v.Applied.UnixMilli()), native.Named("by", v.By),
+		native.Named("reason", v.Reason))
 	if err != nil {
 		return fmt.Errorf("write version %d: %w", v.Seq, err)
 	}
@@ -143,8 +147,9 @@ func (s *Store) checkRemovedPlans(ctx context.Context, c *Catalog) error {
 	var problems Problems
 	for _, plan := range keys(subscribers) {
 		if _, ok := c.Plan(plan); !ok {
-			problems.add("", 0, 0, "plan %q is missing, but %d customers are subscribed to it; keep it, or end their "+
-				"subscriptions first", plan, subscribers[plan])
+			problems.add("", 0, 0,
+				"plan %q is missing, but %d customers are subscribed to it; keep it, or end their "+
+					"subscriptions first", plan, subscribers[plan])
 		}
 	}
 	return problems.Err()

@@ -241,7 +241,8 @@ func (s *Store) Subscriptions(ctx context.Context, f Filter, yield func(Subscrip
 	return s.each(ctx, "read subscriptions", selectSubscriptions, args, func(rows driver.Rows) error {
 		var one Subscription
 		var from, to int64
-		if err := rows.Scan(&one.Customer, &one.ID, &one.Change, &one.Plan, &from, &to, &one.Deleted); err != nil {
+		if err := rows.Scan(&one.Customer, &one.ID, &one.Change, &one.Plan, &from, &to,
+			&one.Deleted); err != nil {
 			return err
 		}
 		one.From, one.To = timeOf(from), timeOf(to)
@@ -316,7 +317,8 @@ func customerColumns(rows []Customer, number uint64) (string, proto.Input) {
 		attributes.Append(c.Attributes)
 		deleted.Append(c.Deleted)
 	}
-	return "customers", proto.Input{{Name: "id", Data: &id}, {Name: "change", Data: &change}, {Name: "name", Data: &name},
+	return "customers", proto.Input{{Name: "id", Data: &id}, {Name: "change", Data: &change},
+		{Name: "name", Data: &name},
 		{Name: "zone", Data: &zone}, {Name: "tax_category", Data: &tax}, {Name: "address", Data: address},
 		{Name: "email", Data: &email}, {Name: "parent", Data: &parent}, {Name: "attributes", Data: attributes},
 		{Name: "deleted", Data: &deleted}}
@@ -338,7 +340,8 @@ func subscriptionColumns(rows []Subscription, number uint64) (string, proto.Inpu
 		deleted.Append(s.Deleted)
 	}
 	return "subscriptions", proto.Input{{Name: "customer", Data: &customer}, {Name: "id", Data: &id},
-		{Name: "change", Data: &change}, {Name: "plan", Data: &plan}, {Name: "from", Data: &from}, {Name: "to", Data: &to},
+		{Name: "change", Data: &change}, {Name: "plan", Data: &plan}, {Name: "from", Data: &from},
+		{Name: "to", Data: &to},
 		{Name: "deleted", Data: &deleted}}
 }
 
@@ -366,7 +369,8 @@ func credentialColumns(rows []Credential, number uint64) (string, proto.Input) {
 		blocked.Append(c.Blocked)
 		deleted.Append(c.Deleted)
 	}
-	return "credentials", proto.Input{{Name: "id", Data: &id}, {Name: "change", Data: &change}, {Name: "kind", Data: kind},
+	return "credentials", proto.Input{{Name: "id", Data: &id}, {Name: "change", Data: &change},
+		{Name: "kind", Data: kind},
 		{Name: "source", Data: &source}, {Name: "match", Data: &match}, {Name: "customer", Data: &customer},
 		{Name: "subject", Data: &subject}, {Name: "from", Data: &from}, {Name: "to", Data: &to},
 		{Name: "blocked", Data: &blocked}, {Name: "deleted", Data: &deleted}}

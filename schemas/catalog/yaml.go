@@ -264,7 +264,8 @@ func parseTime(text string, zone *time.Location) (time.Time, error) {
 		t, err = time.ParseInLocation(time.DateOnly, text, zone)
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("%q is no time; want 2026-11-01T00:00:00Z or 2026-11-01 (midnight in %s)", text, zone)
+		return time.Time{},
+			fmt.Errorf("%q is no time; want 2026-11-01T00:00:00Z or 2026-11-01 (midnight in %s)", text, zone)
 	}
 	if !t.Truncate(time.Minute).Equal(t) {
 		return time.Time{}, fmt.Errorf("%q must be a whole minute", text)
