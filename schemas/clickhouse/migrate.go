@@ -131,8 +131,10 @@ func (db *DB) apply(ctx context.Context, m migration) error {
 	}
 	return db.conn.Exec(ctx, `INSERT INTO migrations (file, number, title, checksum, applied) SELECT
 		{file:String}, {number:UInt32}, {title:String}, {checksum:String}, {applied:DateTime64(3, 'UTC')}`,
-		native.Named("file", m.file), native.Named("number", fmt.Sprint(m.number)), native.Named("title", m.title),
-		native.Named("checksum", m.checksum), native.Named("applied", time.Now().UTC().Format("2006-01-02 15:04:05.000")))
+		native.Named("file", m.file), native.Named("number", fmt.Sprint(m.number)),
+		native.Named("title", m.title),
+		native.Named("checksum", m.checksum), native.Named("applied",
+			time.Now().UTC().Format("2006-01-02 15:04:05.000")))
 }
 
 // exec renders and runs one statement.

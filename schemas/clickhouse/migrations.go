@@ -89,7 +89,8 @@ var (
 )
 
 func repeatable(sql string) bool {
-	return repeatableCreate.MatchString(sql) || repeatableDrop.MatchString(sql) || repeatableAlter.MatchString(sql)
+	return repeatableCreate.MatchString(sql) || repeatableDrop.MatchString(sql) ||
+		repeatableAlter.MatchString(sql)
 }
 
 // checksum ignores white space, so that re-indenting a file is not a change of what was applied.
@@ -135,7 +136,8 @@ var mergeTree = regexp.MustCompile(`^(\w*MergeTree)(?:\(([^()]*(?:\([^()]*\)[^()
 func renderEngine(engine, cluster string) (string, error) {
 	parts := mergeTree.FindStringSubmatch(strings.TrimSpace(engine))
 	if parts == nil {
-		return "", fmt.Errorf("engine %q: want one of the MergeTree family, such as ReplacingMergeTree(rank)", engine)
+		return "",
+			fmt.Errorf("engine %q: want one of the MergeTree family, such as ReplacingMergeTree(rank)", engine)
 	}
 	if cluster == "" {
 		return strings.TrimSpace(engine), nil
