@@ -34,6 +34,8 @@ type Tally interface {
 type Options struct {
 	// Topics to read. Default: access-events, any source.
 	Topics []Topic
+	// UsageTopic and RejectedTopic are written. Default usage-events and rejected-events.
+	UsageTopic, RejectedTopic string
 	// Shards is P, the partitions of usage-events (schemas.DefaultShards where 0).
 	Shards int
 	// RejectedPartitions is the number of partitions of rejected-events. Default 4, as stream.Topics makes them.
@@ -75,6 +77,8 @@ func (o Options) prepare() (Options, error) {
 	if len(o.Topics) == 0 {
 		o.Topics = []Topic{{Name: stream.TopicAccessEvents}}
 	}
+	o.UsageTopic = or(o.UsageTopic, stream.TopicUsageEvents)
+	o.RejectedTopic = or(o.RejectedTopic, stream.TopicRejectedEvents)
 	o.Shards = or(o.Shards, schemas.DefaultShards)
 	o.RejectedPartitions = or(o.RejectedPartitions, 4)
 	o.FlushEvery = or(o.FlushEvery, 100*time.Millisecond)
@@ -238,7 +242,7 @@ func (c *Collector) send(ctx context.Context, f *flush) {
 
 // publish tries until Kafka has acknowledged every record, or ctx ends. Repeated parts are the same parts.
 func (c *Collector) publish(ctx context.Context, f *flush) bool {
-	records := f.records(layout{c.o.Shards, c.o.RejectedPartitions})
+	records := f.records(layout{c.o.UsageTopic, c.o.RejectedTopic, c.o.Shards, c.o.RejectedPartitions})
 	for attempt := 0; ; attempt++ {
 		_, err := c.o.Publisher.Produce(ctx, records)
 		if err == nil {

@@ -106,7 +106,8 @@ next:
 
 // layout says where the records of a flush go.
 type layout struct {
-	shards             int // partitions of usage-events
+	usage, rejected    string // topics
+	shards             int    // partitions of usage
 	rejectedPartitions int
 }
 
@@ -114,13 +115,13 @@ type layout struct {
 // partition its rejected events. The counts of all parts add up to receipt.read; a flush without events is one part
 // without events, so that its ranges have a receipt too (law 5).
 func (f *flush) records(to layout) []stream.Record {
-	w := writer{receipt: wire.Receipt{Flush: f.id, Ranges: f.ranges()}}
+	w := writer{to: to, receipt: wire.Receipt{Flush: f.id, Ranges: f.ranges()}}
 	for _, c := range f.chunks {
 		w.receipt.Read += c.events()
 	}
 	for mode := range f.chunks[0].usage {
 		for shard := range to.shards {
-			w.open(stream.TopicUsageEvents, shard, schemas.Mode(mode) == schemas.History)
+			w.open(to.usage, shard, schemas.Mode(mode) == schemas.History)
 			for _, c := range f.chunks {
 				w.write(c.usage[mode][shard].members)
 			}
@@ -131,7 +132,7 @@ func (f *flush) records(to layout) []stream.Record {
 	for _, c := range f.chunks {
 		if p := c.source.Partition; c.rejected.count > 0 && !rejected[p] {
 			rejected[p] = true
-			w.open(stream.TopicRejectedEvents, int(p)%to.rejectedPartitions, false)
+			w.open(to.rejected, int(p)%to.rejectedPartitions, false)
 			for _, d := range f.chunks {
 				if d.source.Partition == p {
 					w.write(d.rejected.members)
@@ -141,7 +142,7 @@ func (f *flush) records(to layout) []stream.Record {
 		}
 	}
 	if len(w.records) == 0 {
-		w.open(stream.TopicUsageEvents, int(f.id%uint64(to.shards)), false)
+		w.open(to.usage, int(f.id%uint64(to.shards)), false)
 		w.begin()
 		w.close()
 	}
@@ -150,6 +151,7 @@ func (f *flush) records(to layout) []stream.Record {
 
 // writer cuts members into records of at most MaxRecordBytes, each with the receipt of the flush and a part number.
 type writer struct {
+	to        layout
 	receipt   wire.Receipt
 	records   []stream.Record
 	topic     string
@@ -167,7 +169,7 @@ func (w *writer) open(topic string, partition int, history bool) {
 func (w *writer) begin() {
 	var head []byte
 	var err error
-	if w.topic == stream.TopicUsageEvents {
+	if w.topic == w.to.usage {
 		head, err = (&wire.UsageBatch{Shard: uint32(w.partition), History: w.history, Receipt: &w.receipt}).MarshalVT()
 	} else {
 		head, err = (&wire.RejectedBatch{Receipt: &w.receipt}).MarshalVT()
