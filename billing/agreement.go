@@ -27,6 +27,15 @@ type Agreement struct {
 	subscriptions map[string][]catalog.Subscription
 	plans         map[string]*catalog.Plan
 	meters        map[string]*catalog.Meter // the newest version of each name
+	zones         *Agreement                // whose time zones hold; nil = its own
+}
+
+// inZonesOf is a with the time zones of an earlier agreement: an issued period keeps its beginning and end, whoever has
+// moved since. A customer who was not registered then was in the issuer's zone.
+func (a *Agreement) inZonesOf(then *Agreement) *Agreement {
+	moved := *a
+	moved.zones = then
+	return &moved
 }
 
 // NewAgreement indexes a catalog and its customers. Deleted subscriptions do not count. A deleted customer still does:
@@ -92,6 +101,9 @@ func (a *Agreement) customer(id string) *catalog.Customer {
 }
 
 func (a *Agreement) issuerZone() *time.Location {
+	if a.zones != nil {
+		return a.zones.issuerZone()
+	}
 	if a.Catalog.Issuer.Zone != nil {
 		return a.Catalog.Issuer.Zone
 	}
@@ -99,6 +111,9 @@ func (a *Agreement) issuerZone() *time.Location {
 }
 
 func (a *Agreement) zoneOf(c *catalog.Customer) *time.Location {
+	if a.zones != nil {
+		return a.zones.zoneOf(a.zones.customer(c.ID))
+	}
 	if c.Zone != nil {
 		return c.Zone
 	}

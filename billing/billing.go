@@ -184,14 +184,8 @@ func regular(a *Agreement, p schemas.Period) error {
 		return err
 	}
 	groups := GroupsOf(a)
-	for _, g := range groups {
-		q, err := PeriodOf(p.From, g.Every, g.Zone)
-		if err != nil {
-			return err
-		}
-		if samePeriod(p, q) {
-			return nil
-		}
+	if of, err := anybodys(groups, p); err != nil || of {
+		return err
 	}
 	if len(groups) == 0 {
 		return errors.New("nobody is on a plan: the catalog has no default plan and nobody has a subscription")

@@ -80,15 +80,7 @@ func (c *Closer) Run(ctx context.Context) error {
 // Close issues every period that is due and not closed yet, oldest first, and answers what it did. A period that
 // cannot close does not hold up the others; one whose usage is not complete is no error, it waits.
 func (b *Billing) Close(ctx context.Context) ([]Run, error) {
-	a, err := b.latest(ctx)
-	if err != nil {
-		return nil, err
-	}
-	due, err := Due(GroupsOf(a), b.o.Now(), b.o.Grace, b.o.CatchUp)
-	if err != nil {
-		return nil, err
-	}
-	plans, err := b.carriedOut(ctx, a.issuerID())
+	due, err := b.DuePeriods(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,9 +88,6 @@ func (b *Billing) Close(ctx context.Context) ([]Run, error) {
 	var failures []error
 	waiting := 0
 	for _, p := range due {
-		if _, closed := runOf(plans, p); closed {
-			continue
-		}
 		run, err := b.Issue(ctx, p)
 		switch {
 		case errors.Is(err, ErrNotReady):

@@ -26,10 +26,26 @@ func lastOffset(plans []planned) int64 {
 }
 
 // earlierRuns lists the closed periods that precede period for the customers who are billed in it, oldest first, as
-// far back as those that ended at most reach before it.
+// far back as those that ended at most reach before it; and those that are nobody's any more, because whoever had them
+// moved to another time zone. A period may be compared in any run: all runs are one after the other in the chain.
 func earlierRuns(a *Agreement, plans []planned, period schemas.Period, reach time.Duration) ([]Adjusted, error) {
 	found := map[schemas.Period]Adjusted{}
-	for _, g := range GroupsOf(a) {
+	groups := GroupsOf(a)
+	for _, p := range plans {
+		ended := p.plan.period()
+		if p.plan.Kind != KindInvoices || !p.plan.Last || !ended.To.Before(period.To) || period.From.Sub(ended.To) > reach {
+			continue
+		}
+		of, err := anybodys(groups, ended)
+		if err != nil {
+			return nil, err
+		}
+		if !of {
+			parts, _ := runOf(plans, ended)
+			found[ended] = Adjusted{From: ended.From, To: ended.To, Version: parts[0].plan.Version}
+		}
+	}
+	for _, g := range groups {
 		p, err := PeriodOf(period.From, g.Every, g.Zone)
 		if err != nil {
 			return nil, err
@@ -46,7 +62,7 @@ func earlierRuns(a *Agreement, plans []planned, period schemas.Period, reach tim
 			}
 			if parts, closed := runOf(plans, p); closed {
 				q := utc(p)
-				found[q] = Adjusted{From: q.From, To: q.To, Catalog: parts[0].plan.Version.Catalog}
+				found[q] = Adjusted{From: q.From, To: q.To, Version: parts[0].plan.Version}
 			}
 		}
 	}
@@ -56,6 +72,20 @@ func earlierRuns(a *Agreement, plans []planned, period schemas.Period, reach tim
 	}
 	slices.SortFunc(out, func(x, y Adjusted) int { return cmp.Or(x.From.Compare(y.From), x.To.Compare(y.To)) })
 	return out, nil
+}
+
+// anybodys tells whether p is a billing period of one of the groups.
+func anybodys(groups []Group, p schemas.Period) (bool, error) {
+	for _, g := range groups {
+		q, err := PeriodOf(p.From, g.Every, g.Zone)
+		if err != nil {
+			return false, err
+		}
+		if samePeriod(p, q) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // settled tells that nothing of an earlier period can differ from what was billed: its cuts and the customers' change

@@ -15,11 +15,13 @@ import (
 // claim planned under other rules is finished by the program version that planned it.
 const Rules = 1
 
-// maxPlanBytes bounds the invoice keys of one claim, so that it fits a record; a run of more invoices takes several
-// claims ("parts") in a row.
+// maxPlanBytes bounds the plan of one claim; a run of more invoices takes several claims ("parts") in a row.
 //
-// 512 KiB: some ten thousand customers. Not more: brokers take records of 1 MiB by default.
-const maxPlanBytes = 512 << 10
+// 850 KiB: some twenty thousand customers. Not more: a claim is one record, and brokers take 1 MiB by default.
+const maxPlanBytes = 850 << 10
+
+// minKeyBytes is what a plan must have left for invoice keys; less would make too many parts.
+const minKeyBytes = 64 << 10
 
 // Plan says everything that a run's documents follow from; it is the payload of a claim.
 type Plan struct {
@@ -53,12 +55,12 @@ type PeriodCut struct {
 	Cut  schemas.CutID `json:"cut"`
 }
 
-// Adjusted is an earlier period, and the catalog version it was issued under: a new price list never re-rates an
-// issued period.
+// Adjusted is an earlier period, and the version it was issued under: a new price list never re-rates an issued period,
+// and a customer who changes time zone does not move it.
 type Adjusted struct {
 	From    time.Time `json:"from"`
 	To      time.Time `json:"to"`
-	Catalog uint64    `json:"catalog"`
+	Version Version   `json:"version"`
 	// Open says that differences were found which wait for their customers' next invoices.
 	Open bool `json:"open,omitempty"`
 }
@@ -164,11 +166,15 @@ func (p *Plan) numbered(drafts []schemas.Invoice) ([]schemas.Invoice, error) {
 	return out, nil
 }
 
-// chunk is how many of the drafts, from the first on, fit one plan.
+// chunk is how many of the drafts, from the first on, have their keys within a number of bytes of the plan.
 func chunk(drafts []schemas.Invoice, limit int) int {
 	size := 0
 	for i := range drafts {
-		if size += len(drafts[i].Key()) + 8; size > limit && i > 0 {
+		key, err := json.Marshal(drafts[i].Key())
+		if err != nil {
+			panic("BUG: encode key: " + err.Error())
+		}
+		if size += len(key) + 1; size > limit && i > 0 {
 			return i
 		}
 	}

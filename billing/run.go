@@ -155,12 +155,9 @@ func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *
 		return err
 	}
 	for _, e := range earlier {
-		then := a
-		if e.Catalog != a.Version.Catalog {
-			then, err = b.o.Agreements.At(ctx, Version{Catalog: e.Catalog, Change: a.Version.Change})
-			if err != nil {
-				return fmt.Errorf("read the agreement of catalog %d: %w", e.Catalog, err)
-			}
+		then, err := b.agreementFor(ctx, e, a.Version.Change)
+		if err != nil {
+			return err
 		}
 		r, err := newRoll(then, e.period(), nil)
 		if err != nil {
@@ -195,7 +192,12 @@ func nextPart(base *Plan, plans, parts []planned, drafts []schemas.Invoice) (pla
 	}
 	rest := drafts[at:]
 	p := *base
-	p.Part, p.Count = len(parts), chunk(rest, maxPlanBytes)
+	room := maxPlanBytes - len(p.encode())
+	if room < minKeyBytes {
+		return planned{}, fmt.Errorf("the plan reads %d stretches of time, which leaves no room for invoices in a claim; "+
+			"let subscriptions change at common times, such as the beginnings of days", len(p.Cuts))
+	}
+	p.Part, p.Count = len(parts), chunk(rest, room)
 	p.Last = p.Count == len(rest)
 	p.First, p.Keys = next(plans, KindInvoices, p.Year), make([]string, 0, p.Count)
 	for i := range rest[:p.Count] {

@@ -299,7 +299,7 @@ func TestParts(t *testing.T) {
 	w, store := testWorld(t), engineStore(t)
 	b := w.billing(t, store)
 	name := strings.Repeat("x", 200)
-	const customers = 3_000 // 3,000 keys of 212 bytes: two parts
+	const customers = 4_500 // 4,500 keys of 212 bytes: two parts
 	for i := range customers {
 		w.count(february.From, fmt.Sprintf("%s%05d", name, i), "calls", "100")
 	}
@@ -404,5 +404,42 @@ func TestClose(t *testing.T) {
 	}
 	if _, err := NewCloser(b, CloserOptions{Schedule: "every day"}); err == nil {
 		t.Error("a schedule that is none")
+	}
+}
+
+// A customer who moves to another time zone keeps the issued periods as they are: nothing of them is taken back or
+// billed again, and late usage of them is still found.
+func TestMovedCustomer(t *testing.T) {
+	w, store := testWorld(t), engineStore(t)
+	w.subscriptions = nil
+	w.customers = []catalog.Customer{{ID: "beech"}, {ID: "khejri", Zone: zone(t, "Asia/Kolkata")}}
+	w.count(january.From.Add(24*time.Hour), "beech", "calls", "1000")
+	w.count(january.From.Add(24*time.Hour), "khejri", "calls", "2000")
+	w.now = february.From.Add(6 * time.Hour)
+	b := w.billing(t, store)
+	if _, err := b.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if all := documents(t, store); len(all) != 2 {
+		t.Fatalf("%d invoices of January", len(all))
+	}
+	w.mu.Lock()
+	w.customers = append(w.customers, catalog.Customer{ID: "beech", Zone: zone(t, "Asia/Kolkata"), Change: 2},
+		catalog.Customer{ID: "khejri", Change: 3})
+	w.latest.Change = 3
+	w.mu.Unlock()
+	w.count(january.From.Add(48*time.Hour), "beech", "calls", "1") // late, of January in UTC
+	w.count(february.From.Add(48*time.Hour), "beech", "calls", "10")
+	w.count(february.From.Add(48*time.Hour), "khejri", "calls", "20")
+	w.now = march.From.Add(6 * time.Hour)
+	if _, err := w.billing(t, store).Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sum := map[string]schemas.Decimal{}
+	for _, inv := range documents(t, store) {
+		sum[inv.Customer.ID] = sum[inv.Customer.ID].Add(inv.Net)
+	}
+	if sum["beech"].String() != "10.11" || sum["khejri"].String() != "20.2" {
+		t.Errorf("billed in all: beech %s, want 10.11; khejri %s, want 20.2", sum["beech"], sum["khejri"])
 	}
 }

@@ -176,7 +176,7 @@ func (b *Billing) compute(ctx context.Context, in inputs) (drafts []schemas.Invo
 	adjustments := map[invoiceKey][]schemas.InvoiceLine{}
 	pending := make([]map[invoiceKey][]schemas.InvoiceLine, len(in.adjust))
 	for i, e := range in.adjust {
-		if pending[i], err = b.adjustments(ctx, a, e, in); err != nil {
+		if pending[i], err = b.adjustments(ctx, e, in); err != nil {
 			return nil, nil, fmt.Errorf("adjust %s: %w", e.period(), err)
 		}
 		for key, lines := range pending[i] {
@@ -200,14 +200,29 @@ func (b *Billing) compute(ctx context.Context, in inputs) (drafts []schemas.Invo
 	return drafts, open, nil
 }
 
-// adjustments compares an earlier period, under the catalog it was issued with, with what was billed of it.
-func (b *Billing) adjustments(ctx context.Context, a *Agreement, e Adjusted, in inputs) (
+// agreementFor is what an earlier period is compared under: the catalog and the time zones it was issued with, and the
+// subscriptions as of change, because one that is corrected for the past counts.
+func (b *Billing) agreementFor(ctx context.Context, e Adjusted, change uint64) (*Agreement, error) {
+	then, err := b.o.Agreements.At(ctx, e.Version)
+	if err != nil {
+		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog, e.Version.Change, err)
+	}
+	if change == e.Version.Change {
+		return then, nil
+	}
+	now, err := b.o.Agreements.At(ctx, Version{Catalog: e.Version.Catalog, Change: change})
+	if err != nil {
+		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog, change, err)
+	}
+	return now.inZonesOf(then), nil
+}
+
+// adjustments compares an earlier period with what was billed of it.
+func (b *Billing) adjustments(ctx context.Context, e Adjusted, in inputs) (
 	map[invoiceKey][]schemas.InvoiceLine, error) {
-	if e.Catalog != a.Version.Catalog {
-		var err error
-		if a, err = b.o.Agreements.At(ctx, Version{Catalog: e.Catalog, Change: in.version.Change}); err != nil {
-			return nil, err
-		}
+	a, err := b.agreementFor(ctx, e, in.version.Change)
+	if err != nil {
+		return nil, err
 	}
 	r, err := newRoll(a, e.period(), in.customers)
 	if err != nil {
