@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -94,13 +97,66 @@ func (t *RedisTLS) config() (*tls.Config, error) {
 	return c, nil
 }
 
+// Ping tells whether Redis answers.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.client.Ping(ctx).Err(); err != nil {
+		return fmt.Errorf("ask Redis: %w", err)
+	}
+	return nil
+}
+
 // Close closes the connections.
 func (s *Store) Close() error { return s.client.Close() }
 
-// EvictionPolicy is Redis's maxmemory-policy, for doctor: anything but noeviction loses counters in silence.
-// "" where the server does not say (CONFIG is forbidden on many hosted ones).
-func (s *Store) EvictionPolicy(ctx context.Context) string {
-	return s.client.ConfigGet(ctx, "maxmemory-policy").Val()["maxmemory-policy"]
+// ServerFacts are what one Redis server says of itself, for doctor; "" where it does not say (hosted ones forbid CONFIG).
+type ServerFacts struct {
+	Addr       string
+	Version    string
+	Eviction   string        // maxmemory-policy: anything but noeviction loses counters in silence
+	AppendOnly string        // "yes" or "no": whether writes survive a restart of the server
+	Ahead      time.Duration // by how much its clock is ahead of this process's, to half a round trip
+}
+
+// Describe asks the server, or every master of a cluster, about itself.
+func (s *Store) Describe(ctx context.Context) ([]ServerFacts, error) {
+	cluster, ok := s.client.(*redis.ClusterClient)
+	if !ok {
+		one, err := describeServer(ctx, s.client)
+		return []ServerFacts{one}, err
+	}
+	var mu sync.Mutex // ForEachMaster asks them at the same time
+	var all []ServerFacts
+	err := cluster.ForEachMaster(ctx, func(ctx context.Context, master *redis.Client) error {
+		one, err := describeServer(ctx, master)
+		one.Addr = master.Options().Addr
+		mu.Lock()
+		defer mu.Unlock()
+		all = append(all, one)
+		return err
+	})
+	slices.SortFunc(all, func(a, b ServerFacts) int { return strings.Compare(a.Addr, b.Addr) })
+	return all, err
+}
+
+func describeServer(ctx context.Context, client redis.Cmdable) (f ServerFacts, err error) {
+	asked := time.Now()
+	clock, err := client.Time(ctx).Result()
+	if err != nil {
+		return f, fmt.Errorf("ask Redis for its time: %w", err)
+	}
+	f.Ahead = clock.Sub(asked.Add(time.Since(asked) / 2))
+	for line := range strings.Lines(client.Info(ctx).Val()) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ":")
+		switch name {
+		case "redis_version":
+			f.Version = value
+		case "maxmemory_policy":
+			f.Eviction = value
+		case "aof_enabled":
+			f.AppendOnly = map[string]string{"0": "no", "1": "yes"}[value]
+		}
+	}
+	return f, nil
 }
 
 func (s *Store) key(bucket int, name string) string {
