@@ -20,7 +20,7 @@ type FollowerOptions struct {
 	// AbandonAfter is how long a change number may stay without its rows before the change is given up, so that
 	// later changes are seen.
 	//
-	// Default 3m, three times what a writer gives itself. Not more: later changes wait as long.
+	// Default 6m, three times what a writer gives itself. Not more: later changes wait as long.
 	AbandonAfter time.Duration
 	// Log gets what fails while the follower goes on. Default slog.Default().
 	Log *slog.Logger
@@ -46,7 +46,7 @@ func NewFollower(ctx context.Context, store *Store, options FollowerOptions) (*F
 		options.Every = time.Second
 	}
 	if options.AbandonAfter == 0 {
-		options.AbandonAfter = 3 * time.Minute
+		options.AbandonAfter = 6 * time.Minute
 	}
 	if options.Log == nil {
 		options.Log = slog.Default()
