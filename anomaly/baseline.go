@@ -2,9 +2,9 @@ package anomaly
 
 import "math"
 
-// baseline learns what is usual of one number per hour: its level for this hour of the day, from the eighth day on for
-// this hour of the week, and the highest it lately was. All of it is forgotten slowly (exponentially), so it follows
-// growth and seasons. About 250 bytes, 1.9 KB from the eighth day on.
+// baseline learns what is usual of one number per hour: its level for this hour of the day, from the eighth
+// day on for this hour of the week, and the highest it lately was. All of it is forgotten slowly
+// (exponentially), so it follows growth and seasons. About 250 bytes, 1.9 KB from the eighth day on.
 //
 // An hour in which the whole system saw nothing teaches nothing: it was our silence, not the entity's.
 type baseline struct {
@@ -22,8 +22,8 @@ type level struct {
 }
 
 const (
-	// dayWeight of the newest day: five days make three quarters of what is usual. Not less: a new level would be
-	// reported for weeks. Not more: one odd day would become habit.
+	// dayWeight of the newest day: five days make three quarters of what is usual. Not less: a new level
+	// would be reported for weeks. Not more: one odd day would become habit.
 	dayWeight = 0.25
 	// weekWeight of the newest week, of which there are few.
 	weekWeight = 0.4
@@ -58,8 +58,8 @@ func (b *baseline) at(hour int32) level {
 	return b.day[(hour%24+24)%24]
 }
 
-// usual is the highest level of this hour and its neighbours: a batch that starts at 8:58 today and at 9:02 tomorrow
-// is the same habit. An hour of the day that was never seen takes the mean of those that were.
+// usual is the highest level of this hour and its neighbours: a batch that starts at 8:58 today and at 9:02
+// tomorrow is the same habit. An hour of the day that was never seen takes the mean of those that were.
 func (b *baseline) usual(hour int32) level {
 	var out level
 	for h := hour - 1; h <= hour+1; h++ {
@@ -95,9 +95,9 @@ func (b *baseline) allowed(hour int32, t tolerance) float64 {
 	return max(t.least, t.factor*float64(u.mean), float64(u.mean)+t.deviations*float64(u.deviation), t.top*float64(b.top))
 }
 
-// learn teaches the value of an hour that has ended. What exceeds allowed teaches only what leaves the allowed value
-// where it is, so that an attack does not make itself usual, until it has lasted adoptAfter hours: then it is the
-// new level. warm tells that allowed is trusted.
+// learn teaches the value of an hour that has ended. What exceeds allowed teaches only what leaves the
+// allowed value where it is, so that an attack does not make itself usual, until it has lasted adoptAfter
+// hours: then it is the new level. warm tells that allowed is trusted.
 func (b *baseline) learn(hour int32, value float64, t tolerance, warm bool) {
 	v, top := float32(value), float32(value)
 	if limit := b.allowed(hour, t); warm && value > limit {

@@ -13,27 +13,31 @@ import (
 type BruteSettings struct {
 	// Off switches the detector off. Setting `off`.
 	Off bool
-	// Statuses are the HTTP statuses of a failure. Setting `statuses`, default 401, 403. Not 429: that is a limit at work.
+	// Statuses are the HTTP statuses of a failure. Setting `statuses`, default 401, 403. Not 429: that is a
+	// limit at work.
 	Statuses []uint32
-	// LoginRoutes are where a login that fails is not told by its status: any answer but a redirect (3xx, how such pages
-	// answer a login that succeeds) or an error of the server (5xx) counts as a failure. Setting `login_routes`, for
-	// example "POST /wp-login.php", default none.
+	// LoginRoutes are where a login that fails is not told by its status: any answer but a redirect (3xx, how
+	// such pages answer a login that succeeds) or an error of the server (5xx) counts as a failure. Setting
+	// `login_routes`, for example "POST /wp-login.php", default none.
 	LoginRoutes []LoginRoute
-	// Burst, Hour, Day and Week are how many failures of one address (or of one credential, from five addresses or more)
-	// in 10 minutes, 1 hour, 24 hours and 7 days are an attack. Settings `burst` 20, `hour` 40, `day` 60, `week` 120.
-	// Not less: people mistype for a few minutes, applications retry. Not more: slow attacks try a few an hour for weeks.
+	// Burst, Hour, Day and Week are how many failures of one address (or of one credential, from five
+	// addresses or more) in 10 minutes, 1 hour, 24 hours and 7 days are an attack. Settings `burst` 20,
+	// `hour` 40, `day` 60, `week` 120. Not less: people mistype for a few minutes, applications retry. Not
+	// more: slow attacks try a few an hour for weeks.
 	Burst, Hour, Day, Week float64
 	// Share is the least share of failures among the calls of the same window. Setting `share`, default 0.2.
 	// Not less: an office behind one address fails a little all day. Not more: attackers load pages, too.
 	Share float64
-	// SameKey multiplies the thresholds where all failures show the same one or two keys: a wrong key does not become
-	// right by repeating, so this is most likely a forgotten client. Setting `same_key`, default 10.
+	// SameKey multiplies the thresholds where all failures show the same one or two keys: a wrong key does
+	// not become right by repeating, so this is most likely a forgotten client. Setting `same_key`, default
+	// 10.
 	SameKey float64
-	// Addresses is the least number of addresses that fail at one route or customer within 2 hours for a distributed
-	// attack, and Failures their least failures. Settings `addresses` 30, `failures` 100. Not less: so many forget a
-	// password. Not more: botnets of a few hundred addresses are rented by the hour.
+	// Addresses is the least number of addresses that fail at one route or customer within 2 hours for a
+	// distributed attack, and Failures their least failures. Settings `addresses` 30, `failures` 100. Not
+	// less: so many forget a password. Not more: botnets of a few hundred addresses are rented by the hour.
 	Addresses, Failures float64
-	// Factor is how many times the usual number of failing addresses a distributed attack is. Setting `factor`, default 4.
+	// Factor is how many times the usual number of failing addresses a distributed attack is. Setting
+	// `factor`, default 4.
 	Factor float64
 }
 
@@ -75,8 +79,8 @@ func showsKey(e *wire.UsageEvent) bool {
 	return e.Credential != "" && (e.Customer != "" || strings.HasPrefix(e.Credential, keyedHash))
 }
 
-// failures is what is remembered of an entity that failed: counts in four windows, what it tried and from where.
-// About 800 bytes.
+// failures is what is remembered of an entity that failed: counts in four windows, what it tried and from
+// where. About 800 bytes.
 type failures struct {
 	failed, calls [4]ring
 	tried         pair // credentials of two days
@@ -163,8 +167,8 @@ func (s *BruteSettings) judge(e *entity, t *tally) (finding, bool) {
 	return f, true
 }
 
-// judgeTarget tells whether e, a route or a customer, is attacked from many addresses at once. usual is nil until
-// something is usual.
+// judgeTarget tells whether e, a route or a customer, is attacked from many addresses at once. usual is nil
+// until something is usual.
 func (s *BruteSettings) judgeTarget(e *entity, t *tally, at surroundings) (finding, bool) {
 	if s.Off || e.fails == nil || t.failed == 0 || !at.warm {
 		return finding{}, false

@@ -42,8 +42,8 @@ func messageOf(a *schemas.Alert) (notify.Message, error) {
 	return notify.Message{ID: messageID(a), Type: kind, Time: a.Updated, Body: body}, nil
 }
 
-// lingering is a context that ends lastSave after ctx: what is being said at a stop is said to its end and noted, or the
-// next process would say it again.
+// lingering is a context that ends lastSave after ctx: what is being said at a stop is said to its end and
+// noted, or the next process would say it again.
 func lingering(ctx context.Context) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { time.AfterFunc(lastSave, cancel) })
@@ -125,8 +125,9 @@ func (s *Service) tell(ctx context.Context) {
 	}
 }
 
-// sweep tells every target of the revisions in the table that it has not got: new ones, those of a process that was
-// killed, and those that did not fit a queue. As the table decides, a replay after a restart tells nobody twice.
+// sweep tells every target of the revisions in the table that it has not got: new ones, those of a process
+// that was killed, and those that did not fit a queue. As the table decides, a replay after a restart tells
+// nobody twice.
 func (s *Service) sweep(ctx context.Context) {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()

@@ -188,7 +188,8 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// TestLife: opened once, updated when it doubles, resolved when quiet, the same alert when it returns soon, another later.
+// TestLife: opened once, updated when it doubles, resolved when quiet, the same alert when it returns soon,
+// another later.
 func TestLife(t *testing.T) {
 	w := quiet(15)
 	const a = "203.0.113.9"

@@ -6,12 +6,12 @@ import (
 	"slices"
 )
 
-// distinct counts different hashes: exactly up to distinctExact, beyond that by a HyperLogLog of 512 registers
-// (standard error 4.6 %, 512 bytes). It does not depend on the order or repetition of what is added, and unions
-// of it are as good as counting all at once.
+// distinct counts different hashes: exactly up to distinctExact, beyond that by a HyperLogLog of 512
+// registers (standard error 4.6 %, 512 bytes). It does not depend on the order or repetition of what is
+// added, and unions of it are as good as counting all at once.
 //
-// Not fewer registers: thresholds near 30 must not wobble (linear counting there is within 4 %). Not more: a scan
-// of random addresses makes one of these each.
+// Not fewer registers: thresholds near 30 must not wobble (linear counting there is within 4 %). Not more: a
+// scan of random addresses makes one of these each.
 type distinct struct {
 	exact     []uint64 // sorted; until registers
 	registers []uint8

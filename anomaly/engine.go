@@ -16,12 +16,13 @@ import (
 
 // Limits bound the memory of an Engine. The zero value means the defaults.
 type Limits struct {
-	// Entities is how many credentials, addresses, routes and customers are remembered. Default 100,000, about 0.5 KB each
-	// on average and at most 6 KB: the least recently used is forgotten, those seen in one hour only first, those with an
-	// open alert last. Not fewer: a customer whose history is gone is a newcomer. Not more: 200 MB is enough for a detector.
+	// Entities is how many credentials, addresses, routes and customers are remembered. Default 100,000,
+	// about 0.5 KB each on average and at most 6 KB: the least recently used is forgotten, those seen in one
+	// hour only first, those with an open alert last. Not fewer: a customer whose history is gone is a
+	// newcomer. Not more: 200 MB is enough for a detector.
 	Entities int
-	// Tallies is how many entities the open minutes hold together. Default 200,000, about 400 bytes each. Events of
-	// further entities are not judged, and counted as outcome "untracked".
+	// Tallies is how many entities the open minutes hold together. Default 200,000, about 400 bytes each.
+	// Events of further entities are not judged, and counted as outcome "untracked".
 	Tallies int
 	// Repeats is how many keys one of two generations of recent keys holds. Default 1,048,576 (16 MB each).
 	Repeats int
@@ -32,11 +33,11 @@ func (l Limits) withDefaults() Limits {
 }
 
 const (
-	// maxLate is how late an event may be and still be judged, in minutes behind the oldest open minute; it counts there.
-	// What is later is a spool or a replay: its volume says nothing about now.
+	// maxLate is how late an event may be and still be judged, in minutes behind the oldest open minute; it
+	// counts there. What is later is a spool or a replay: its volume says nothing about now.
 	maxLate = 15
-	// maxSlots is how many minutes a partition that catches up may be ahead of the others before it waits for them;
-	// two where the open minutes fill up.
+	// maxSlots is how many minutes a partition that catches up may be ahead of the others before it waits for
+	// them; two where the open minutes fill up.
 	maxSlots = 60
 )
 
@@ -58,8 +59,8 @@ func (o Outcome) String() string {
 	return [...]string{"judged", "late", "repeated", "voided", "untracked"}[o]
 }
 
-// Engine is the whole judgment: it takes usage events and returns alerts, and sees no clock, no network and no
-// disk. It is for one goroutine.
+// Engine is the whole judgment: it takes usage events and returns alerts, and sees no clock, no network and
+// no disk. It is for one goroutine.
 type Engine struct {
 	settings Settings
 	limits   Limits
@@ -90,9 +91,9 @@ func (g *Engine) SetSettings(settings Settings) {
 	g.settings, g.tracker.settings = settings, settings.Alerts
 }
 
-// Observe counts one event of a partition. recordTime is the time of its Kafka record in milliseconds: an event cannot be
-// later than its report, so one that says so (a gateway's clock is ahead, and would close minutes that are not over) is
-// judged at the record's time. The event is not kept. Alerts come from Advance.
+// Observe counts one event of a partition. recordTime is the time of its Kafka record in milliseconds: an
+// event cannot be later than its report, so one that says so (a gateway's clock is ahead, and would close
+// minutes that are not over) is judged at the record's time. The event is not kept. Alerts come from Advance.
 func (g *Engine) Observe(partition int32, e *wire.UsageEvent, recordTime int64) Outcome {
 	if e.Revision == schemas.RevisionVoid {
 		return Voided
@@ -293,7 +294,8 @@ func (g *Engine) Ahead(partition int32) bool {
 	return ok && g.marks.progress(partition).newest > now+room*60_000
 }
 
-// Advance closes the minutes that are over by the times of the events seen, and returns the alerts that this makes.
+// Advance closes the minutes that are over by the times of the events seen, and returns the alerts that this
+// makes.
 func (g *Engine) Advance() []schemas.Alert {
 	now, ok := g.marks.now()
 	if !ok {
@@ -302,8 +304,8 @@ func (g *Engine) Advance() []schemas.Alert {
 	return g.closeUntil(int32(now/60_000) - 1 - g.settings.Alerts.Lateness)
 }
 
-// Drain closes every minute that has events: nothing more is to come for now. An event that comes for a closed minute
-// all the same counts in the next open one.
+// Drain closes every minute that has events: nothing more is to come for now. An event that comes for a
+// closed minute all the same counts in the next open one.
 func (g *Engine) Drain() []schemas.Alert {
 	if newest := g.marks.newest(); newest != math.MinInt64 {
 		return g.closeUntil(int32(newest / 60_000))
@@ -328,8 +330,8 @@ func (g *Engine) closeUntil(last int32) []schemas.Alert {
 	return append(out, g.quietUntil(last)...)
 }
 
-// quietUntil lets the minutes up to last pass without events. After quiet and cool-down nothing is left to happen, so
-// it is quick however far the times of events jump.
+// quietUntil lets the minutes up to last pass without events. After quiet and cool-down nothing is left to
+// happen, so it is quick however far the times of events jump.
 func (g *Engine) quietUntil(last int32) []schemas.Alert {
 	var out []schemas.Alert
 	until := min(last, g.closed+max(g.settings.Alerts.Quiet, longestHold)+max(g.settings.Alerts.CoolDown, longestHold)+1)

@@ -37,10 +37,10 @@ func story(seed uint64) []*wire.UsageEvent {
 	return w.sorted()
 }
 
-// TestOrderAndRepetition: however the events of the shards interleave, and however often they are delivered, the
-// alerts are the same.
+// TestOrderAndRepetition: however the events of the shards interleave, and however often they are delivered,
+// the alerts are the same.
 func TestOrderAndRepetition(t *testing.T) {
-	for seed := range uint64(3) {
+	for seed := range uint64(2) {
 		events := story(seed)
 		want := text(t, run(NewEngine(DefaultSettings(), Limits{}), events))
 		if !bytes.Contains([]byte(want), []byte("k_3")) {
@@ -86,7 +86,7 @@ func TestSnapshot(t *testing.T) {
 	events := story(7)
 	want := text(t, run(NewEngine(DefaultSettings(), Limits{}), events))
 	r := rand.New(rand.NewPCG(7, 7))
-	for range 5 {
+	for range 2 {
 		g := NewEngine(DefaultSettings(), Limits{})
 		var got []schemas.Alert
 		for _, e := range events {
@@ -117,8 +117,7 @@ func TestSnapshot(t *testing.T) {
 func FuzzRestore(f *testing.F) {
 	g := NewEngine(DefaultSettings(), Limits{})
 	w := newWorld(1, monday)
-	w.traffic(3*time.Hour, 2)
-	w.bruteForce("203.0.113.66", time.Hour, 5*time.Minute, 60)
+	w.bruteForce("203.0.113.66", time.Hour, 5*time.Minute, 25)
 	run(g, w.sorted())
 	stored, err := g.Snapshot(nil)
 	if err != nil {
@@ -178,7 +177,8 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-// TestEviction: a flood of random addresses cannot push out those with a history or an open alert, and memory is bounded.
+// TestEviction: a flood of random addresses cannot push out those with a history or an open alert, and memory
+// is bounded.
 func TestEviction(t *testing.T) {
 	w := newWorld(3, monday)
 	w.traffic(30*time.Hour, 20)

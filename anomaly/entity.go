@@ -9,7 +9,8 @@ import (
 	"tollgate/schemas"
 )
 
-// kind orders entities: targets are judged before who attacks them, so that a distributed attack speaks first.
+// kind orders entities: targets are judged before who attacks them, so that a distributed attack speaks
+// first.
 type kind uint8
 
 const (
@@ -78,8 +79,8 @@ func (k key) compare(o key) int {
 	return 0
 }
 
-// entity is what is remembered of one credential, address, route or customer. Parts that it has no use for are nil:
-// an address that calls now and then costs about 300 bytes.
+// entity is what is remembered of one credential, address, route or customer. Parts that it has no use for
+// are nil: an address that calls now and then costs about 300 bytes.
 type entity struct {
 	key      key
 	name     string
@@ -98,8 +99,8 @@ type entity struct {
 	prev, next *entity // least recently used order
 }
 
-// entities is a bounded set of them in order of use. Those seen in one hour only are on trial and go first: random
-// addresses or keys, however many, cannot push out customers with a history.
+// entities is a bounded set of them in order of use. Those seen in one hour only are on trial and go first:
+// random addresses or keys, however many, cannot push out customers with a history.
 type entities struct {
 	max     int
 	byKey   map[key]*entity
@@ -170,8 +171,8 @@ func (s *entities) touch(k key, minute int32, name func() string) *entity {
 	return e
 }
 
-// evict forgets the entity that was not used for longest: on trial first, unless fewer than an eighth are on trial.
-// At most evictLook entities with open alerts are passed over, so that it ends.
+// evict forgets the entity that was not used for longest: on trial first, unless fewer than an eighth are on
+// trial. At most evictLook entities with open alerts are passed over, so that it ends.
 func (s *entities) evict() {
 	lists := []*useList{&s.trial, &s.regular}
 	if s.trial.n < s.max/8 {

@@ -27,8 +27,8 @@ func (g *Engine) remember(e *entity, minute int32, t *tally) {
 	}
 }
 
-// endHour teaches the hours since e was last seen. Those in which only e was silent teach zero; those in which
-// everything was silent teach nothing.
+// endHour teaches the hours since e was last seen. Those in which only e was silent teach zero; those in
+// which everything was silent teach nothing.
 func (g *Engine) endHour(e *entity, hour int32) {
 	value, tolerance := float64(e.peak), g.settings.Spike.tolerance()
 	if e.key.kind < kindCredential {

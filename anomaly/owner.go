@@ -12,8 +12,8 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// work is what one fetch of one partition brought. Its events alias the fetch's buffer: they are judged before
-// answer is closed, and the partition fetches again after it.
+// work is what one fetch of one partition brought. Its events alias the fetch's buffer: they are judged
+// before answer is closed, and the partition fetches again after it.
 type work struct {
 	partition *stream.Partition
 	events    []timed
@@ -24,8 +24,8 @@ type work struct {
 	answer    chan answer
 }
 
-// answer to a partition: where to begin, -1 = where it stands; and whether it is so far ahead of the others that it
-// should ask again later.
+// answer to a partition: where to begin, -1 = where it stands; and whether it is so far ahead of the others
+// that it should ask again later.
 type answer struct {
 	begin int64
 	ahead bool
@@ -224,9 +224,9 @@ func (o *owner) hand(w work) answer {
 	}
 }
 
-// Settle returns once every event that was in the topic when it was called is judged, all open minutes are closed, and
-// the alerts of it are in table and topic. It is for reports and tests: events that come later for a closed minute
-// count in the next one.
+// Settle returns once every event that was in the topic when it was called is judged, all open minutes are
+// closed, and the alerts of it are in table and topic. It is for reports and tests: events that come later
+// for a closed minute count in the next one.
 func (s *Service) Settle(ctx context.Context) error {
 	marks, err := s.client.Watermarks(ctx, s.options.Topic)
 	if err != nil {
@@ -366,8 +366,9 @@ func (o *owner) settle(ctx context.Context) error {
 	return nil
 }
 
-// emit writes alerts to the table, then says them everywhere. While the table is away nothing more is judged: Kafka
-// keeps the events. It is given up only when ctx ends; the alerts then come again from the stored state.
+// emit writes alerts to the table, then says them everywhere. While the table is away nothing more is judged:
+// Kafka keeps the events. It is given up only when ctx ends; the alerts then come again from the stored
+// state.
 func (o *owner) emit(ctx context.Context, alerts []schemas.Alert) error {
 	if len(alerts) == 0 {
 		return nil
@@ -437,8 +438,8 @@ func (o *owner) save(ctx context.Context) error {
 // lastSave bounds how long a stop waits for the state to be stored.
 const lastSave = 10 * time.Second
 
-// last stores the state once more when the owner ends. Alerts that could not be written are not in it: the stored
-// state is from before them.
+// last stores the state once more when the owner ends. Alerts that could not be written are not in it: the
+// stored state is from before them.
 func (o *owner) last(ctx context.Context) error {
 	if !o.dirty || o.unsaid {
 		return nil

@@ -14,24 +14,27 @@ import (
 type ScanSettings struct {
 	// Off switches the detector off. Setting `off`.
 	Off bool
-	// Fast is how many different missing paths of one address within 20 minutes are a scan. Setting `fast`, default 15.
-	// Not less: a page whose parts are missing, a client on an old version. Not more: careful scanners ask little.
+	// Fast is how many different missing paths of one address within 20 minutes are a scan. Setting `fast`,
+	// default 15. Not less: a page whose parts are missing, a client on an old version. Not more: careful
+	// scanners ask little.
 	Fast float64
 	// Slow is the same within 2 days. Setting `slow`, default 60.
 	// Not less: crawlers come back for what is gone. Not more: a scan of one path an hour would pass.
 	Slow float64
-	// Share is the least share of missing paths among the address's calls in the same window. Setting `share`,
-	// default 0.3. Not less: a crawler meets a few dead links among many pages. Not more: scanners fetch what they find.
+	// Share is the least share of missing paths among the address's calls in the same window. Setting
+	// `share`, default 0.3. Not less: a crawler meets a few dead links among many pages. Not more: scanners
+	// fetch what they find.
 	Share float64
-	// Many is how many times Fast is a scan whatever the share: who tries parameters of pages that are there as well hides
-	// among them. Setting `many`, default 3.
+	// Many is how many times Fast is a scan whatever the share: who tries parameters of pages that are there
+	// as well hides among them. Setting `many`, default 3.
 	Many float64
-	// Crawlers are words of the User-Agent of those who say that they crawl; Slow counts 10 times as much for them, Fast
-	// does not. Setting `crawlers`, default bot, crawl, spider, slurp. They ask for what was linked anywhere and any time
-	// ago, a few paths an hour; a scanner that claims to be one is slowed down to their pace.
+	// Crawlers are words of the User-Agent of those who say that they crawl; Slow counts 10 times as much for
+	// them, Fast does not. Setting `crawlers`, default bot, crawl, spider, slurp. They ask for what was
+	// linked anywhere and any time ago, a few paths an hour; a scanner that claims to be one is slowed down
+	// to their pace.
 	Crawlers []string
-	// Ignore are endings of paths whose absence says nothing. Setting `ignore`, default pictures, fonts, styles, maps
-	// and the files that browsers and crawlers ask for by themselves.
+	// Ignore are endings of paths whose absence says nothing. Setting `ignore`, default pictures, fonts,
+	// styles, maps and the files that browsers and crawlers ask for by themselves.
 	Ignore []string
 }
 
@@ -47,8 +50,9 @@ func (s *ScanSettings) table() map[string]setting {
 		"share": share(&s.Share), "many": number(&s.Many, 1), "crawlers": words(&s.Crawlers), "ignore": words(&s.Ignore)}
 }
 
-// missing tells whether e asked for what is not there, and what that is. A route with parameters counts once, however
-// many ids are not found under it: that is a client with old ids. 401 and 429 say nothing about the path.
+// missing tells whether e asked for what is not there, and what that is. A route with parameters counts once,
+// however many ids are not found under it: that is a client with old ids. 401 and 429 say nothing about the
+// path.
 func (s *ScanSettings) missing(e *wire.UsageEvent) (what string, ok bool) {
 	if e.Status < 400 || e.Status > 499 || e.Status == 401 || e.Status == 408 || e.Status == 429 || e.Status == 499 {
 		return "", false
@@ -73,7 +77,8 @@ func (s *ScanSettings) crawls(e *wire.UsageEvent) bool {
 // crawlerFactor is how much more a crawler may miss slowly.
 const crawlerFactor = 10
 
-// scan is what is remembered of an address that asked for what is not there. About 200 bytes, up to 2 KB for a scanner.
+// scan is what is remembered of an address that asked for what is not there. About 200 bytes, up to 2 KB for
+// a scanner.
 type scan struct{ fast, slow pair }
 
 func newScan() *scan { return &scan{fast: pair{minutes: 10}, slow: pair{minutes: 1440}} }

@@ -123,8 +123,8 @@ func show(t testing.TB, alerts []schemas.Alert, note func(schemas.Alert) string)
 	}
 }
 
-// TestRealLog2016 plays five weeks of an attacked site. The labels are heuristics, not truth: recall is stated for those
-// whose definition is as strict as ours, and what nobody labelled must be little.
+// TestRealLog2016 plays five weeks of an attacked site. The labels are heuristics, not truth: recall is
+// stated for those whose definition is as strict as ours, and what nobody labelled must be little.
 func TestRealLog2016(t *testing.T) {
 	events := readLog(t, "weblogs/airisdata-2016/access3.log.gz")
 	revisions := run(NewEngine(wordpress(t), Limits{}), events)

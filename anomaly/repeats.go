@@ -1,9 +1,9 @@
 package anomaly
 
 // repeats remembers the keys of recent events, so that an event delivered twice is judged once. It holds two
-// generations of 64-bit hashes of (source, id, time). The older one is dropped when all its keys are so old that they
-// would be late, or when the newer one is full. Two different keys are taken for one with a chance below 10⁻¹² per
-// event.
+// generations of 64-bit hashes of (source, id, time). The older one is dropped when all its keys are so old
+// that they would be late, or when the newer one is full. Two different keys are taken for one with a chance
+// below 10⁻¹² per event.
 type repeats struct {
 	limit        int   // keys of one generation
 	began        int32 // the newest closed minute when the newer generation began
@@ -15,7 +15,8 @@ type generation struct {
 	newest int32 // the newest minute of its keys
 }
 
-// seen tells whether the key of an event of minute was added before, and adds it. closed is the newest closed minute.
+// seen tells whether the key of an event of minute was added before, and adds it. closed is the newest closed
+// minute.
 func (r *repeats) seen(hash uint64, minute, closed int32) bool {
 	over := closed-r.began > maxLate && closed > r.older.newest+maxLate
 	if over || r.newer.n >= r.limit {

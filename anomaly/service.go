@@ -23,8 +23,8 @@ type Options struct {
 	Group string
 	// Topic is read; default usage-events. AlertsTopic is written; default alerts.
 	Topic, AlertsTopic string
-	// Lock is the topic whose first partition makes one process the owner: events of one key come from all shards,
-	// so exactly one process may judge. Default claims. Others of the same Group stand by.
+	// Lock is the topic whose first partition makes one process the owner: events of one key come from all
+	// shards, so exactly one process may judge. Default claims. Others of the same Group stand by.
 	Lock string
 	// Standalone skips the lock: this is the only process. Default false.
 	Standalone bool
@@ -37,11 +37,13 @@ type Options struct {
 	// NotifyWithin is how old, by event time, an alert may be and still be sent to Notifiers. Default 72h.
 	// Not less: a receiver may be away over the weekend. Not more: a replay of weeks must not page anybody.
 	NotifyWithin time.Duration
-	// SnapshotEvery is how often the state of the detectors is stored and offsets are committed, while events come.
-	// Default 30s. Not less: a snapshot of a full engine is tens of MB. Not more: a restart reads so much again.
+	// SnapshotEvery is how often the state of the detectors is stored and offsets are committed, while events
+	// come. Default 30s. Not less: a snapshot of a full engine is tens of MB. Not more: a restart reads so
+	// much again.
 	SnapshotEvery time.Duration
-	// Idle is how long nothing must come, with everything read, until open minutes are closed without waiting for
-	// later events. Default 15s: an attack that is the last thing in the log must not wait for the morning.
+	// Idle is how long nothing must come, with everything read, until open minutes are closed without waiting
+	// for later events. Default 15s: an attack that is the last thing in the log must not wait for the
+	// morning.
 	Idle time.Duration
 	// Now is the clock of deliveries and of when rows were written; detection has none. Default time.Now.
 	Now func() time.Time
@@ -91,7 +93,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Service reads usage events, judges them and sends alerts out. One process at a time does, the others stand by.
+// Service reads usage events, judges them and sends alerts out. One process at a time does, the others stand
+// by.
 type Service struct {
 	client   *stream.Client
 	store    *Store
@@ -150,8 +153,8 @@ func (s *Service) List(ctx context.Context, filter Filter) ([]schemas.Alert, err
 	return s.store.Alerts(ctx, filter)
 }
 
-// Run works until ctx ends, and stores the state of the detectors then. It returns an error only for what cannot mend
-// itself.
+// Run works until ctx ends, and stores the state of the detectors then. It returns an error only for what
+// cannot mend itself.
 func (s *Service) Run(ctx context.Context) error {
 	producer, err := s.client.NewProducer(stream.ProducerOptions{})
 	if err != nil {

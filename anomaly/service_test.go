@@ -233,7 +233,8 @@ func (h *house) settle(s *Service) {
 	}
 }
 
-// TestServiceEndToEnd plays an attack through broker, detectors, table, topic and webhook, with restarts in between.
+// TestServiceEndToEnd plays an attack through broker, detectors, table, topic and webhook, with restarts in
+// between.
 func TestServiceEndToEnd(t *testing.T) {
 	h := newHouse(t)
 	w := newWorld(1, time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC))
@@ -291,7 +292,8 @@ func TestServiceEndToEnd(t *testing.T) {
 	stop()
 }
 
-// TestServiceKilled: what a kill leaves undone is done by the next process, and nothing is said twice that was said.
+// TestServiceKilled: what a kill leaves undone is done by the next process, and nothing is said twice that
+// was said.
 func TestServiceKilled(t *testing.T) {
 	h := newHouse(t)
 	w := newWorld(2, monday)

@@ -24,8 +24,8 @@ func DefaultSettings() Settings {
 	return Settings{Spike: defaultSpike(), Brute: defaultBrute(), Scan: defaultScan(), Alerts: defaultAlerts()}
 }
 
-// ParseSettings reads the catalog's detectors: spike, brute_force, path_scan and alerts, each a map of setting to
-// value. Every problem is reported at once.
+// ParseSettings reads the catalog's detectors: spike, brute_force, path_scan and alerts, each a map of
+// setting to value. Every problem is reported at once.
 func ParseSettings(detectors map[string]map[string]string) (Settings, error) {
 	s := DefaultSettings()
 	tables := map[string]map[string]setting{

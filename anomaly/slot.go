@@ -9,8 +9,8 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// slot holds what one minute of event time says about each entity. Everything in it is a sum, a set or a smallest
-// few, so the order of arrival does not matter.
+// slot holds what one minute of event time says about each entity. Everything in it is a sum, a set or a
+// smallest few, so the order of arrival does not matter.
 type slot struct {
 	minute  int32
 	tallies map[key]*tally
@@ -39,7 +39,8 @@ type tally struct {
 	samples    []sample
 }
 
-// sample is an event kept to be looked up: those of the smallest hash, so that the choice does not depend on order.
+// sample is an event kept to be looked up: those of the smallest hash, so that the choice does not depend on
+// order.
 type sample struct {
 	hash uint64
 	key  schemas.EventKey
@@ -101,8 +102,8 @@ func eventKeys(samples []sample) []schemas.EventKey {
 	return out
 }
 
-// pair collects over two neighbouring stretches of time, the present one and the one before: together they reach
-// back one to two stretches.
+// pair collects over two neighbouring stretches of time, the present one and the one before: together they
+// reach back one to two stretches.
 type pair struct {
 	minutes     int32 // of a stretch
 	number      int32 // of the present stretch

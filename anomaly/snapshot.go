@@ -16,8 +16,8 @@ import (
 	"tollgate/schemas"
 )
 
-// snapshotMagic begins every snapshot; its last byte is the version of what follows. Another version is not read:
-// the engine then begins anew and says so.
+// snapshotMagic begins every snapshot; its last byte is the version of what follows. Another version is not
+// read: the engine then begins anew and says so.
 var snapshotMagic = []byte("tollgate anomaly 1")
 
 // maxSnapshot bounds what a snapshot may inflate to: 1 GiB, more than the default limits can make.
@@ -33,9 +33,10 @@ type Place struct {
 	Next       int64 // offset of the next record
 }
 
-// Snapshot is all that the engine knows, and the places in the stream that it includes: from there on a replay gives
-// what the engine itself would have given. Keys of recent events are left out (they would be most of it): an event
-// from before the places that is delivered again within 15 minutes after a restart counts twice.
+// Snapshot is all that the engine knows, and the places in the stream that it includes: from there on a
+// replay gives what the engine itself would have given. Keys of recent events are left out (they would be
+// most of it): an event from before the places that is delivered again within 15 minutes after a restart
+// counts twice.
 func (g *Engine) Snapshot(places []Place) ([]byte, error) {
 	c := coder{out: make([]byte, 0, 1<<20), encode: true}
 	c.places(&places)
@@ -50,7 +51,8 @@ func (g *Engine) Snapshot(places []Place) ([]byte, error) {
 	return z.EncodeAll(c.out, slices.Clone(snapshotMagic)), nil
 }
 
-// Restore puts the engine where the snapshot was taken. The engine must be new; after an error it must not be used.
+// Restore puts the engine where the snapshot was taken. The engine must be new; after an error it must not be
+// used.
 func (g *Engine) Restore(snapshot []byte) ([]Place, error) {
 	body, ok := bytes.CutPrefix(snapshot, snapshotMagic)
 	if !ok {
@@ -161,7 +163,8 @@ func (c *coder) text(v *string) {
 	*v = string(b)
 }
 
-// length codes how many elements follow; each takes a byte at least, so a broken length cannot make us allocate.
+// length codes how many elements follow; each takes a byte at least, so a broken length cannot make us
+// allocate.
 func (c *coder) length(n int) int {
 	x := uint64(n)
 	c.u64(&x)

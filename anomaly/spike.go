@@ -6,35 +6,40 @@ import (
 	"tollgate/schemas"
 )
 
-// spikeWindow is how many minutes a spike is measured over. Not fewer: a client's retry storm of a minute is not worth a
-// page. Not more: a leaked key costs money by the minute.
+// spikeWindow is how many minutes a spike is measured over. Not fewer: a client's retry storm of a minute is
+// not worth a page. Not more: a leaked key costs money by the minute.
 const spikeWindow = 10
 
 // SpikeSettings decide when a credential's (or, where calls show none, an address's) volume is a spike.
 type SpikeSettings struct {
 	// Off switches the detector off. Setting `off`.
 	Off bool
-	// Calls is the least number of calls in 10 minutes that can be a spike. Setting `calls`, default 300.
-	// Not less: a small client's ten calls after one are no news. Not more: one call every two seconds, day and
+	// Calls is the least number of calls in 10 minutes that can be a spike. Setting `calls`, default 300. Not
+	// less: a small client's ten calls after one are no news. Not more: one call every two seconds, day and
 	// night, is what a careful thief of a key does.
 	Calls float64
-	// Factor is how many times the usual busiest 10 minutes of this hour a spike is. Setting `factor`, default 3.
-	// Not less: launches and marketing double traffic. Not more: thieves need only a few times as much.
+	// Factor is how many times the usual busiest 10 minutes of this hour a spike is. Setting `factor`,
+	// default 3. Not less: launches and marketing double traffic. Not more: thieves need only a few times as
+	// much.
 	Factor float64
-	// Deviations is how many mean deviations above the usual a spike is. Setting `deviations`, default 5.
-	// A mean deviation is about 0.8 of a standard deviation, and peaks of real traffic have long tails: on eight weeks
-	// of a real server 8 found half of the fivefold spikes, 5 nine in ten, both with one alert of its own or none.
+	// Deviations is how many mean deviations above the usual a spike is. Setting `deviations`, default 5. A
+	// mean deviation is about 0.8 of a standard deviation, and peaks of real traffic have long tails: on
+	// eight weeks of a real server 8 found half of the fivefold spikes, 5 nine in ten, both with one alert of
+	// its own or none.
 	Deviations float64
-	// Top is how many times the busiest 10 minutes of late (halving in a week) a spike is. Setting `top`, default 1.5.
-	// Not 1: every new record would be one. Not more: it would hide a spike for weeks after a busy day.
+	// Top is how many times the busiest 10 minutes of late (halving in a week) a spike is. Setting `top`,
+	// default 1.5. Not 1: every new record would be one. Not more: it would hide a spike for weeks after a
+	// busy day.
 	Top float64
-	// NewCalls is the least number of calls in 10 minutes of a credential or address known for less than WarmUp.
-	// Setting `new_calls`, default 1000. Not less: customers begin with a load test.
+	// NewCalls is the least number of calls in 10 minutes of a credential or address known for less than
+	// WarmUp. Setting `new_calls`, default 1000. Not less: customers begin with a load test.
 	NewCalls float64
-	// NewFactor is how many times the busiest 1 % of its kind such a newcomer must be. Setting `new_factor`, default 3.
+	// NewFactor is how many times the busiest 1 % of its kind such a newcomer must be. Setting `new_factor`,
+	// default 3.
 	NewFactor float64
 	// WarmUp is how long something must be known before its own habit counts, in hours that had traffic.
-	// Setting `warm_up`, default 24h: less than a day has not seen every hour; more would leave new customers unwatched.
+	// Setting `warm_up`, default 24h: less than a day has not seen every hour; more would leave new customers
+	// unwatched.
 	WarmUp int32 // minutes
 }
 
@@ -97,8 +102,8 @@ func (s *SpikeSettings) judge(e *entity, t *tally, at surroundings) (finding, bo
 	return f, true
 }
 
-// peers is a decaying histogram of the hourly peaks of all entities of one kind, four buckets to a doubling: what
-// a newcomer is compared with.
+// peers is a decaying histogram of the hourly peaks of all entities of one kind, four buckets to a doubling:
+// what a newcomer is compared with.
 type peers struct{ buckets [128]float32 }
 
 // peersKnown hourly peaks must have been seen before a newcomer is compared with them.

@@ -13,8 +13,8 @@ import (
 	"tollgate/schemas/clickhouse"
 )
 
-// Store keeps alerts, their deliveries and the state of the detectors in ClickHouse. All rows are written so that
-// repeating a write changes nothing.
+// Store keeps alerts, their deliveries and the state of the detectors in ClickHouse. All rows are written so
+// that repeating a write changes nothing.
 type Store struct{ db *clickhouse.DB }
 
 // NewStore is the store in db, whose tables Migrate has made.
@@ -106,8 +106,8 @@ WHERE updated >= {since:DateTime} AND has({statuses:Array(String)}, status)
   AND (id, revision) NOT IN (SELECT id, revision FROM alert_deliveries WHERE target = {target:String})
 ORDER BY updated, id, revision LIMIT 1 BY id, revision LIMIT {limit:UInt32}`
 
-// Pending are the revisions of the given statuses since a time of events that a target has neither got nor given up,
-// the oldest first.
+// Pending are the revisions of the given statuses since a time of events that a target has neither got nor
+// given up, the oldest first.
 func (s *Store) Pending(ctx context.Context, target string, statuses []schemas.AlertStatus, since time.Time, limit int) (
 	[]schemas.Alert, error) {
 	wanted := make([]string, len(statuses))

@@ -19,15 +19,15 @@ const hourOf = time.Hour
 
 // AlertSettings decide how findings become alerts that people read.
 type AlertSettings struct {
-	// Quiet is how long an entity must show nothing before its alert is resolved; slow attacks have longer pauses of
-	// their own: 12 h where 24 hours were counted, 48 h where a week was. Setting `quiet`, default 30m.
-	// Not less: a slow attack would flap. Not more: nobody should stay worried for long.
+	// Quiet is how long an entity must show nothing before its alert is resolved; slow attacks have longer
+	// pauses of their own: 12 h where 24 hours were counted, 48 h where a week was. Setting `quiet`, default
+	// 30m. Not less: a slow attack would flap. Not more: nobody should stay worried for long.
 	Quiet int32 // minutes
-	// CoolDown is how long after its resolution an alert that returns is the same alert, updated. Setting `cool_down`,
-	// default 6h: an attacker's pause is not news, the next night's attack is.
+	// CoolDown is how long after its resolution an alert that returns is the same alert, updated. Setting
+	// `cool_down`, default 6h: an attacker's pause is not news, the next night's attack is.
 	CoolDown int32 // minutes
-	// PerHour is how many alerts of one detector open in an hour; more become one alert about many. Setting `per_hour`,
-	// default 10: nobody reads more.
+	// PerHour is how many alerts of one detector open in an hour; more become one alert about many. Setting
+	// `per_hour`, default 10: nobody reads more.
 	PerHour float64
 	// Lateness is how long after its end a minute stays open for events that come late. Setting `lateness`,
 	// default 1m: gateways batch for seconds. More would delay every alert.
@@ -87,7 +87,8 @@ const (
 	maxIncidents = 10_000
 	// updateEvery minutes at most one update of an alert, and only when it has doubled or grown more severe.
 	updateEvery = 10
-	// speaksFor is how many times over its threshold one address of a distributed attack gets an alert of its own.
+	// speaksFor is how many times over its threshold one address of a distributed attack gets an alert of its
+	// own.
 	speaksFor = 5
 )
 
@@ -229,7 +230,8 @@ func (t *tracker) tick(minute int32) []schemas.Alert {
 	return out
 }
 
-// alertID is a function of what the alert is about and the minute that opened it: a replay gives the same one.
+// alertID is a function of what the alert is about and the minute that opened it: a replay gives the same
+// one.
 func alertID(dedupe string, minute int32) string {
 	h := xxh3.HashString128(dedupe + "\n" + strconv.Itoa(int(minute))).Bytes()
 	return "al_" + hex.EncodeToString(h[:])

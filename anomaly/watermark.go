@@ -2,8 +2,9 @@ package anomaly
 
 import "math"
 
-// watermark says up to which time events have come, by the times of events alone. A partition that still has records
-// to read holds it back; one that has been read to its end does not, or an idle shard would stop all detection.
+// watermark says up to which time events have come, by the times of events alone. A partition that still has
+// records to read holds it back; one that has been read to its end does not, or an idle shard would stop all
+// detection.
 type watermark struct {
 	partitions map[int32]*progress
 }
@@ -24,8 +25,8 @@ func (w *watermark) progress(partition int32) *progress {
 	return p
 }
 
-// now is the newest time that every partition that still has something to read has reached; ok is false while there
-// is none.
+// now is the newest time that every partition that still has something to read has reached; ok is false while
+// there is none.
 func (w *watermark) now() (now int64, ok bool) {
 	behind, newest := int64(math.MaxInt64), int64(math.MinInt64)
 	for _, p := range w.partitions {

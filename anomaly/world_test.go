@@ -38,7 +38,8 @@ func addr(text string) []byte {
 	return b[:]
 }
 
-// traffic is ordinary: customers of different sizes with a daily and weekly rhythm, a few errors, a few wrong keys.
+// traffic is ordinary: customers of different sizes with a daily and weekly rhythm, a few errors, a few wrong
+// keys.
 func (w *world) traffic(length time.Duration, customers int) {
 	for c := range customers {
 		perHour := 20 * math.Exp(w.r.NormFloat64())

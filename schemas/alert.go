@@ -5,8 +5,8 @@ import "time"
 // AlertStatus says where an alert is in its life.
 type AlertStatus string
 
-// The states of an alert: it opens once, may be updated while it lasts, and is resolved when its entity has been
-// quiet for a while. An alert that returns soon after is the same alert, updated.
+// The states of an alert: it opens once, may be updated while it lasts, and is resolved when its entity has
+// been quiet for a while. An alert that returns soon after is the same alert, updated.
 const (
 	AlertOpened   AlertStatus = "opened"
 	AlertUpdated  AlertStatus = "updated"
@@ -52,8 +52,9 @@ const (
 	EntityMany       = "many" // a campaign: more entities than one alert each would help with
 )
 
-// Alert is one departure from habit, as table, topic and webhooks carry it. Its JSON is a contract: fields are added,
-// never renamed. All times are times of events, never of a clock, so a replay writes the same alert.
+// Alert is one departure from habit, as table, topic and webhooks carry it. Its JSON is a contract: fields
+// are added, never renamed. All times are times of events, never of a clock, so a replay writes the same
+// alert.
 type Alert struct {
 	ID        string      `json:"id"`         // a function of DedupeKey and Opened
 	DedupeKey string      `json:"dedupe_key"` // detector/kind:entity; one open alert for each

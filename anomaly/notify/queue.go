@@ -19,11 +19,12 @@ const (
 
 // QueueOptions say how long a Queue tries. The zero value means the defaults.
 type QueueOptions struct {
-	// Limit is how many messages wait at once. Default 1000, about 4 MB. Not more: whoever is 1000 alerts behind
-	// is not reading; what does not fit is offered again by the owner of the messages.
+	// Limit is how many messages wait at once. Default 1000, about 4 MB. Not more: whoever is 1000 alerts
+	// behind is not reading; what does not fit is offered again by the owner of the messages.
 	Limit int
-	// Backoff is the wait after each failed attempt; after the last one the message is given up. Default 5s, 1m, 5m,
-	// 30m, 2h, 5h, 10h, 10h (28 h, about what the standard advises): it outlasts a night and a broken deployment.
+	// Backoff is the wait after each failed attempt; after the last one the message is given up. Default 5s,
+	// 1m, 5m, 30m, 2h, 5h, 10h, 10h (28 h, about what the standard advises): it outlasts a night and a broken
+	// deployment.
 	Backoff []time.Duration
 	// Now is the clock of attempts. Default time.Now.
 	Now func() time.Time
@@ -42,7 +43,8 @@ type Metrics struct {
 	seconds  *prometheus.HistogramVec
 }
 
-// NewMetrics registers tollgate_anomaly_notify_attempts_total, _waiting_messages and _attempt_seconds by target.
+// NewMetrics registers tollgate_anomaly_notify_attempts_total, _waiting_messages and _attempt_seconds by
+// target.
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_anomaly_notify_attempts_total",
@@ -55,8 +57,8 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	return m, errors.Join(r.Register(m.attempts), r.Register(m.waiting), r.Register(m.seconds))
 }
 
-// Queue takes messages to one target, at least once each, the one due first first. It keeps them in memory only: who
-// enqueues a message keeps it until Done.
+// Queue takes messages to one target, at least once each, the one due first first. It keeps them in memory
+// only: who enqueues a message keeps it until Done.
 type Queue struct {
 	sender  Sender
 	options QueueOptions
@@ -107,11 +109,12 @@ func (q *Queue) Enqueue(m Message) bool {
 	return true
 }
 
-// grace is how long an attempt that is under way may go on after a stop: a message that was taken but not noted
-// would be sent again.
+// grace is how long an attempt that is under way may go on after a stop: a message that was taken but not
+// noted would be sent again.
 const grace = 3 * time.Second
 
-// Run delivers until ctx ends, an attempt under way included. What then still waits is lost to the queue, not to its owner.
+// Run delivers until ctx ends, an attempt under way included. What then still waits is lost to the queue, not
+// to its owner.
 func (q *Queue) Run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()

@@ -59,14 +59,16 @@ func (r Refusal) Error() string {
 type WebhookOptions struct {
 	// URL takes the POST. https, or http to a loopback address (a receiver on the same machine).
 	URL string
-	// Secret signs: "whsec_" and 24 to 64 bytes in base64. During a rotation several, separated by spaces: each signs.
+	// Secret signs: "whsec_" and 24 to 64 bytes in base64. During a rotation several, separated by spaces:
+	// each signs.
 	Secret string
 	// Events are the types to send: "alert.opened", or "alert.*" for all that begin so. None = all.
 	Events []string
-	// Timeout of one attempt, from dialling to the end of the answer. Default 15s.
-	// Not less: receivers do their work before they answer. Not more: one target's messages wait for each other.
+	// Timeout of one attempt, from dialling to the end of the answer. Default 15s. Not less: receivers do
+	// their work before they answer. Not more: one target's messages wait for each other.
 	Timeout time.Duration
-	// RootCAs trust the receiver's certificate. Default nil: those of the machine. Certificates are always verified.
+	// RootCAs trust the receiver's certificate. Default nil: those of the machine. Certificates are always
+	// verified.
 	RootCAs *x509.CertPool
 }
 
@@ -80,7 +82,8 @@ type Webhook struct {
 	client  *http.Client
 }
 
-// maxAnswer is how much of an answer is read so that the connection can be used again; its content means nothing.
+// maxAnswer is how much of an answer is read so that the connection can be used again; its content means
+// nothing.
 const maxAnswer = 64 << 10
 
 // maxRetryAfter bounds how long a target may tell us to wait.
@@ -202,7 +205,8 @@ const (
 	HeaderSignature = "webhook-signature"
 )
 
-// Tolerance is how far a message's timestamp may be from the receiver's clock, as the standard advises: 5 minutes.
+// Tolerance is how far a message's timestamp may be from the receiver's clock, as the standard advises: 5
+// minutes.
 const Tolerance = 5 * time.Minute
 
 // ErrSignature says that a message was not signed with the secret.
