@@ -149,8 +149,8 @@ func (b *Billing) PeriodsNamed(ctx context.Context, name string) ([]schemas.Peri
 // ErrClosed says that a period is closed: its invoices are issued, what comes now are adjustments on later ones.
 var ErrClosed = errors.New("the period is closed")
 
-// Draft computes the invoices that a period would have now, for some customers or (with none named) all, from the newest
-// usage. It writes nothing. The adjustments that are due are on them too.
+// Draft computes the invoices that a period would have now, for some customers or (with none named) all, from the
+// newest usage. It writes nothing. The adjustments that are due are on them too.
 func (b *Billing) Draft(ctx context.Context, period schemas.Period, customers ...string) ([]schemas.Invoice, error) {
 	a, err := b.latest(ctx)
 	if err != nil {

@@ -100,7 +100,8 @@ func (b *Billing) issue(ctx context.Context, period schemas.Period) (run Run, do
 
 // begin is the plan of a run before its documents are known: that of its first part where the run has begun, else a
 // new one from usage that is complete.
-func (b *Billing) begin(ctx context.Context, a *Agreement, plans, parts []planned, period schemas.Period) (*Plan, error) {
+func (b *Billing) begin(ctx context.Context, a *Agreement, plans, parts []planned, period schemas.Period) (
+	*Plan, error) {
 	if len(parts) > 0 {
 		base := parts[0].plan
 		if base.Rules != Rules {

@@ -33,7 +33,8 @@ const (
 		"rebill, net, tax, total, claim, document)"
 	insertCreditLines = "INSERT INTO credit_note_lines (period_from, period_to, issuer, year, sequence, line, number, " +
 		"customer, currency, line_key, rebill, quantity, amount, claim)"
-	insertRun   = "INSERT INTO invoice_runs (issuer, claim, kind, period_from, period_to, part, last, first, count, digest)"
+	insertRun   = "INSERT INTO invoice_runs (issuer, claim, kind, period_from, period_to, part, last, first, " +
+		"count, digest)"
 	insertEvent = "INSERT INTO invoice_events (invoice, id, kind, time, amount, note, by)"
 )
 
@@ -97,7 +98,8 @@ func (s *Store) WriteInvoices(ctx context.Context, claim int64, invoices []schem
 }
 
 // WriteCreditNote writes the credit note of a claim; inv is the invoice it takes back.
-func (s *Store) WriteCreditNote(ctx context.Context, claim int64, note *schemas.CreditNote, inv *schemas.Invoice) error {
+func (s *Store) WriteCreditNote(ctx context.Context, claim int64, note *schemas.CreditNote,
+	inv *schemas.Invoice) error {
 	err := s.insert(ctx, insertCreditLines, func(add func(...any)) error {
 		for _, c := range note.Lines {
 			l := inv.Lines[c.Line-1]
