@@ -33,7 +33,7 @@ const (
 		"rebill, net, tax, total, claim, document)"
 	insertCreditLines = "INSERT INTO credit_note_lines (period_from, period_to, issuer, year, sequence, line, number, " +
 		"customer, currency, line_key, rebill, quantity, amount, claim)"
-	insertRun   = "INSERT INTO invoice_runs (issuer, claim, kind, period_from, period_to, part, last, first, " +
+	insertRun = "INSERT INTO invoice_runs (issuer, claim, kind, period_from, period_to, part, last, first, " +
 		"count, digest)"
 	insertEvent = "INSERT INTO invoice_events (invoice, id, kind, time, amount, note, by)"
 )
