@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"tollgate/schemas"
-	"tollgate/schemas/catalog"
 )
 
 // attribute says which product, credential and customer the event belongs to, as of its own time (law 9).
@@ -13,9 +12,9 @@ import (
 // A credential that is not known, was not yet or no longer valid at that time, or is blocked, gives customer ”: the
 // event is kept, never billed, and abuse detection sees whose it pretended to be. The credential of such an event is
 // its public id where it is known (blocked), else its keyed hash or name.
-func (c *checker) attribute(ag *catalog.Snapshot, o *origin, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
-	out.Change = ag.Change()
-	out.Product, out.Route, out.Version = ag.Route(a)
+func (c *checker) attribute(o *origin, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
+	out.Change = c.agreement.Change()
+	out.Product, out.Route, out.Version = c.agreement.Route(a)
 	if out.Route == "" {
 		out.Route = a.Route
 	}
@@ -28,13 +27,14 @@ func (c *checker) attribute(ag *catalog.Snapshot, o *origin, a *schemas.AccessEv
 			"leave customer out, or set customer: event for a source that is trusted to name it"}
 	}
 	if a.CredentialKind != schemas.CredentialNone && a.Credential != "" {
-		if credential, known := ag.Attribute(a.CredentialKind, out.Source, a.Credential, out.Time); known {
-			out.Credential = credential.Credential
+		found, known := c.agreement.Attribute(a.CredentialKind, out.Source, a.Credential, out.Time)
+		if known {
+			out.Credential = found.Credential
 			if out.Subject == "" {
-				out.Subject = credential.Subject
+				out.Subject = found.Subject
 			}
-			if !credential.Blocked {
-				out.Customer = credential.Customer
+			if !found.Blocked {
+				out.Customer = found.Customer
 			}
 		}
 	}
@@ -47,8 +47,8 @@ func (c *checker) attribute(ag *catalog.Snapshot, o *origin, a *schemas.AccessEv
 		}
 	}
 	if len(out.Customer) > MaxCustomer || !printable(out.Customer) {
-		return &Fault{ReasonBadCustomer, fmt.Sprintf("customer %.80q is %d bytes long", out.Customer, len(out.Customer)),
-			fmt.Sprintf("at most %d bytes of printable text", MaxCustomer)}
+		return &Fault{ReasonBadCustomer,
+			fmt.Sprintf("customer %.80q is %d bytes long", out.Customer, len(out.Customer)), fmt.Sprintf("at most %d bytes of printable text", MaxCustomer)}
 	}
 	return nil
 }

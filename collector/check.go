@@ -11,11 +11,12 @@ import (
 )
 
 // checker turns access events into usage events, or says why it cannot. It is pure but for its memory: the agreement
-// comes in as an argument and no clock is read. One goroutine uses it.
+// is given for each batch and no clock is read. One goroutine uses it.
 type checker struct {
-	hasher  *catalog.Hasher
-	hashes  map[string][]string // secrets already hashed, current key first: HMAC costs 1 µs, the map 50 ns
-	content []byte              // scratch of schemas.ContentHash
+	agreement *catalog.Snapshot
+	hasher    *catalog.Hasher
+	hashes    map[string][]string // secrets already hashed, current key first: HMAC costs 1 µs, the map 50 ns
+	content   []byte              // scratch of schemas.ContentHash
 }
 
 // maxHashes bounds the secrets remembered, in entries of about 200 bytes. 16,384: a collector sees the same few
@@ -27,7 +28,7 @@ func newChecker(hasher *catalog.Hasher) *checker {
 }
 
 // fingerprint is catalog.Snapshot.Fingerprint with a memory: the keyed hash by which a secret is known at a time.
-func (c *checker) fingerprint(ag *catalog.Snapshot, source, secret string, at int64) string {
+func (c *checker) fingerprint(source, secret string, at int64) string {
 	hashes, ok := c.hashes[secret]
 	if !ok {
 		if len(c.hashes) >= maxHashes {
@@ -37,27 +38,26 @@ func (c *checker) fingerprint(ag *catalog.Snapshot, source, secret string, at in
 		c.hashes[strings.Clone(secret)] = hashes
 	}
 	for _, h := range hashes[1:] { // only during a rotation of hashing keys is there more than one
-		if _, known := ag.Attribute(schemas.CredentialHash, source, hashes[0], at); known {
+		if _, known := c.agreement.Attribute(schemas.CredentialHash, source, hashes[0], at); known {
 			break
 		}
-		if _, known := ag.Attribute(schemas.CredentialHash, source, h, at); known {
+		if _, known := c.agreement.Attribute(schemas.CredentialHash, source, h, at); known {
 			return h
 		}
 	}
 	return hashes[0]
 }
 
-// usage checks a, the event at this place of the record that o describes, attributes it by ag and writes it to out.
+// usage checks a, the event at this place of the record that o describes, attributes it and writes it to out.
 // Texts of out alias a and o. A raw key in a is replaced by its hash, so that no later step can leak it.
-func (c *checker) usage(ag *catalog.Snapshot, o *origin, place decode.Place, a *schemas.AccessEvent,
-	out *schemas.UsageEvent) *Fault {
+func (c *checker) usage(o *origin, place decode.Place, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
 	*out = schemas.UsageEvent{Quantities: out.Quantities[:0], Attributes: out.Attributes[:0]}
 	if f := c.identity(o, place, a, out); f != nil {
 		return f
 	}
 	if a.CredentialKind == schemas.CredentialKey {
 		a.CredentialKind = schemas.CredentialHash
-		a.Credential = c.fingerprint(ag, out.Source, a.Credential, out.Time)
+		a.Credential = c.fingerprint(out.Source, a.Credential, out.Time)
 	}
 	if f := c.right(o, a, out); f != nil {
 		return f
@@ -83,7 +83,7 @@ func (c *checker) usage(ag *catalog.Snapshot, o *origin, place decode.Place, a *
 	out.Content, c.content = schemas.ContentHash(a, c.content)
 	a.Quantities, out.Quantities = out.Quantities, a.Quantities
 	a.Attributes, out.Attributes = out.Attributes, a.Attributes
-	return c.attribute(ag, o, a, out)
+	return c.attribute(o, a, out)
 }
 
 // identity sets source, id and time (law 1).

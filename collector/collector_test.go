@@ -36,7 +36,7 @@ products:
 meters:
   - {meter: calls, unit: call}
 plans:
-  - {plan: free, name: Free}
+  - {plan: free, name: Free, limits: [1_000_000 calls per month]}
 default_plan: free
 `
 

@@ -55,7 +55,8 @@ type IngestOptions struct {
 	Publisher Publisher
 	// MaxBody bounds a body, in bytes, compressed or not.
 	//
-	// Default 1 MiB less 32 KiB: the body is one record of Kafka, which holds its headers too. Not more: brokers refuse it.
+	// Default 1 MiB less 32 KiB: the body is one record of Kafka, which holds its headers too. Not more: brokers
+	// refuse it.
 	MaxBody int64
 	// MaxInFlight bounds the bodies of requests that are read or await Kafka; beyond it the answer is 429.
 	// Default 64 MiB: what the producer takes at once.

@@ -88,10 +88,9 @@ type worker struct {
 	body    []byte
 	headers []decode.Header
 
-	agreement *catalog.Snapshot
-	chunk     *chunk
-	shards    int
-	counted   map[string]*outcomes
+	chunk   *chunk
+	shards  int
+	counted map[string]*outcomes
 }
 
 func newWorker(hasher *catalog.Hasher, m *metrics) *worker {
@@ -100,7 +99,7 @@ func newWorker(hasher *catalog.Hasher, m *metrics) *worker {
 
 // begin directs what follows into k.
 func (w *worker) begin(a *catalog.Snapshot, k *chunk, shards int) {
-	w.agreement, w.chunk, w.shards = a, k, shards
+	w.check.agreement, w.chunk, w.shards = a, k, shards
 }
 
 // record decodes, checks, attributes and encodes the events of one record. Each event is published or rejected.
@@ -119,7 +118,7 @@ func (w *worker) events(r *stream.Record) {
 	published := 0
 	for i := range w.result.Events {
 		place := w.result.Places[i]
-		if fault := w.check.usage(w.agreement, o, place, &w.result.Events[i], &w.event); fault != nil {
+		if fault := w.check.usage(o, place, &w.result.Events[i], &w.event); fault != nil {
 			w.reject(r, rejection{place: place, source: w.event.Source, fault: fault,
 				raw: eventAt(r.Value, place.Offset), format: w.result.Format})
 			continue
@@ -238,7 +237,7 @@ func (w *worker) harmless(text string) string {
 // redact replaces known secrets by the keyed hash under which they are known.
 func (w *worker) redact(text []byte, source string) []byte {
 	return decode.Redact(text, func(secret []byte) string {
-		return w.check.fingerprint(w.agreement, source, string(secret), w.origin.recordTime)
+		return w.check.fingerprint(source, string(secret), w.origin.recordTime)
 	})
 }
 

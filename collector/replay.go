@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 
 	"tollgate/schemas"
@@ -30,7 +31,7 @@ const replayBytes = 8 << 20
 // when they were first read, so that an event without id or time keeps its key however often it is replayed (law 1).
 // A later rejection of the same event has the same coordinates. It returns how many are acknowledged; on an error
 // those before it stay, and replaying them again is harmless.
-func Replay(ctx context.Context, p Publisher, rows func(yield func(RejectedRow, error) bool)) (replayed int, err error) {
+func Replay(ctx context.Context, p Publisher, rows iter.Seq2[RejectedRow, error]) (replayed int, err error) {
 	var records []stream.Record
 	size := 0
 	send := func() error {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tollgate/cmd/tollgate/embedded/embeddedtest"
+	"tollgate/quota"
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
 	"tollgate/schemas/stream"
@@ -165,10 +166,11 @@ func TestRun(t *testing.T) {
 	if _, err := h.producer.Produce(t.Context(), records); err != nil {
 		t.Fatal(err)
 	}
-	publisher := &failing{Publisher: h.producer, random: random}
+	publisher := &failing{Publisher: h.producer, random: rand.New(rand.NewPCG(seed, 1))}
+	counters := newCounters(t)
 	deadline := time.Now().Add(60 * time.Second)
 	for done := false; !done && time.Now().Before(deadline); {
-		stop := h.start(t, publisher, nil)
+		stop := h.start(t, publisher, counters.tally(t))                  // a new Counter each time: its memory is lost
 		time.Sleep(time.Duration(20+random.IntN(150)) * time.Millisecond) // stopped at a random moment, not awaited
 		stop()
 		done = h.caughtUp(t)
@@ -182,6 +184,52 @@ func TestRun(t *testing.T) {
 	if len(got) != len(want) {
 		t.Errorf("published %d events, want %d", len(got), len(want))
 	}
+	if used := counters.used(t, "c1"); used != fmt.Sprint(len(want)) {
+		t.Errorf("%s calls are counted, want %d", used, len(want))
+	}
+}
+
+// counters are the quota counters of one test.
+type counters struct {
+	store    *quota.Store
+	snapshot *catalog.Snapshot
+}
+
+func newCounters(t *testing.T) *counters {
+	t.Helper()
+	addr, prefix := embeddedtest.Cache(t)
+	store, err := quota.OpenStore(t.Context(), quota.RedisOptions{Addresses: []string{addr}, Prefix: prefix})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { store.Close() })
+	return &counters{store, agreement(t)}
+}
+
+// tally makes tallies of a Counter of its own.
+func (c *counters) tally(t *testing.T) func() Tally {
+	t.Helper()
+	counter, err := quota.NewCounter(quota.CounterOptions{Store: c.store, Log: quiet,
+		Agreement: func() *catalog.Snapshot { return c.snapshot }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() Tally { return counter.NewTally() }
+}
+
+// used is what the gate says that a customer has used.
+func (c *counters) used(t *testing.T, customer string) string {
+	t.Helper()
+	gate, err := quota.NewGate(quota.GateOptions{Store: c.store, Hasher: hashing, Log: quiet, Timeout: 5 * time.Second,
+		Agreement: func() *catalog.Snapshot { return c.snapshot }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := gate.Check(t.Context(), quota.Question{Customer: customer})
+	if len(d.Limits) != 1 {
+		t.Fatalf("the gate answers %+v", d)
+	}
+	return d.Limits[0].Used.String()
 }
 
 // caughtUp tells whether everything that was sent is committed.

@@ -138,7 +138,8 @@ func (t *Tally) Count(ctx context.Context, source schemas.SourceRange) error {
 func (p *counting) wait(t *Tally, source schemas.SourceRange) {
 	if n := len(p.waiting); n > 0 {
 		last := &p.waiting[n-1]
-		if last.source.Generation == source.Generation && last.source.To <= source.From && len(last.tally.deltas) < 100_000 {
+		follows := last.source.Generation == source.Generation && last.source.To <= source.From
+		if follows && len(last.tally.deltas) < 100_000 {
 			last.tally.merge(t)
 			last.source.To = source.To
 			return
@@ -263,9 +264,7 @@ func (c *Counter) add(k *counted, u units) (add, bool) {
 	a := add{key: k.key, units: u, expire: expire}
 	for _, r := range k.limits {
 		a.limits = append(a.limits, mark{name: r.limit.ID + ":" + r.limit.Units.String(), units: r.units,
-			reached:    noticeOf(LimitReached, r, k.window, k.who[0], k.who[1]),
-			restored:   noticeOf(LimitRestored, r, k.window, k.who[0], k.who[1]),
-			restoredAt: k.window.To})
+			reached: noticeOf(LimitReached, r, k), restored: noticeOf(LimitRestored, r, k), restoredAt: k.window.To})
 	}
 	return a, true
 }

@@ -261,7 +261,7 @@ func TestAway(t *testing.T) {
 	}
 	truth := &usage{quantity: schemas.NewDecimal(12, 0)}
 	for range 2 { // the second time nothing is left to add
-		if _, err := c.Reconcile(t.Context(), truth, "c1", []string{"k1"}, time.UnixMilli(noon)); err != nil {
+		if _, err := c.Reconcile(t.Context(), truth, Account{"c1", []string{"k1"}, time.UnixMilli(noon)}); err != nil {
 			t.Fatal(err)
 		}
 		if got := used(t, c, "day", "c1", "", noon); got != "12" {
@@ -315,11 +315,11 @@ func TestReconcileAdds(t *testing.T) {
 			if err := count(t, c, 1, event("c2", noon)); err != nil {
 				t.Error(err)
 			}
-			if _, err := c.Reconcile(t.Context(), other, "c2", nil, time.UnixMilli(noon)); err != nil {
+			if _, err := c.Reconcile(t.Context(), other, Account{"c2", nil, time.UnixMilli(noon)}); err != nil {
 				t.Error(err)
 			}
 		}}
-		if _, err := c.Reconcile(t.Context(), first, "c2", nil, time.UnixMilli(noon)); err != nil {
+		if _, err := c.Reconcile(t.Context(), first, Account{"c2", nil, time.UnixMilli(noon)}); err != nil {
 			t.Fatal(err)
 		}
 		// The inner one read counter 2 and made it 5; the outer one read 1, was refused and read 5 again.

@@ -265,7 +265,8 @@ func (r *rule) mayConcern(e *schemas.UsageEvent, named bool) bool {
 	}
 	for i := range r.where {
 		field := &r.where[i]
-		if text := field.field.Text(e); text != "" && !answered[field.field.Name] && !slices.Contains(field.values, text) {
+		text := field.field.Text(e)
+		if text != "" && !answered[field.field.Name] && !slices.Contains(field.values, text) {
 			return false
 		}
 	}

@@ -77,8 +77,8 @@ func readQuestion(body io.Reader) (q Question, err error) {
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return q, errors.New("read the question: there is more after the JSON object")
 	}
-	q = Question{Customer: in.Customer, Source: in.Source, Meters: in.Meters, Units: schemas.NewDecimal(1, 0),
-		Call: schemas.AccessEvent{Method: strings.ToUpper(in.Method), Host: in.Host, Route: in.Route, Service: in.Service}}
+	q = Question{Customer: in.Customer, Source: in.Source, Meters: in.Meters, Units: schemas.NewDecimal(1, 0)}
+	q.Call = schemas.AccessEvent{Method: strings.ToUpper(in.Method), Host: in.Host, Route: in.Route, Service: in.Service}
 	q.Call.Path, _, _ = strings.Cut(in.Path, "?")
 	if in.Credential != nil {
 		q.Key, q.Name = in.Credential.Key, in.Credential.Name

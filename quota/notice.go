@@ -36,10 +36,10 @@ type Notice struct {
 }
 
 // noticeOf writes a notice. The same limit and window give the same text, byte for byte, so that a set holds it once.
-func noticeOf(what NoticeType, r *rule, w Window, customer, credential string) string {
-	n := Notice{Type: what, Customer: customer, Credential: credential, Limit: r.limit.ID, Meter: r.limit.Meter,
+func noticeOf(what NoticeType, r *rule, k *counted) string {
+	n := Notice{Type: what, Customer: k.customer, Credential: k.credential, Limit: r.limit.ID, Meter: r.limit.Meter,
 		Units: r.limit.Units.String(), Per: r.limit.Per, Action: r.limit.Action,
-		From: time.UnixMilli(w.From).UTC(), To: time.UnixMilli(w.To).UTC()}
+		From: time.UnixMilli(k.window.From).UTC(), To: time.UnixMilli(k.window.To).UTC()}
 	text := n.text()
 	sum := xxh3.HashString128(text).Bytes()
 	n.ID = hex.EncodeToString(sum[:])

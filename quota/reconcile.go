@@ -43,12 +43,18 @@ var ErrMoving = errors.New("usage has moved on")
 // reconcileRounds bounds how often a counter that moves is read again; then it is left for the next time.
 const reconcileRounds = 3
 
-// Reconcile adds to the counters of a customer what they differ from usage, for the windows that contain at: what
-// Redis lost, what was dropped, repeats, voids and amendments (law 8). For a limit per credential, credentials are
-// those to look at. It adds and never sets, and adds once for each reading, however many reconcile at the same time.
-// It returns what it added, by limit.
-func (c *Counter) Reconcile(ctx context.Context, u Usage, customer string, credentials []string,
-	at time.Time) (map[string]schemas.Decimal, error) {
+// Account says whose counters are reconciled.
+type Account struct {
+	Customer    string
+	Credentials []string  // public ids to look at, for limits per credential
+	At          time.Time // the windows that contain it
+}
+
+// Reconcile adds to the counters of a customer what they differ from usage: what Redis lost, what was dropped,
+// repeats, voids and amendments (law 8). It adds and never sets, and adds once for each reading, however many
+// reconcile at the same time. It returns what it added, by limit.
+func (c *Counter) Reconcile(ctx context.Context, u Usage, whose Account) (map[string]schemas.Decimal, error) {
+	customer, at := whose.Customer, whose.At
 	snapshot := c.o.Agreement()
 	zone := snapshot.Zone(customer)
 	added := map[string]schemas.Decimal{}
@@ -60,7 +66,7 @@ func (c *Counter) Reconcile(ctx context.Context, u Usage, customer string, crede
 		}
 		who := []string{""}
 		if r.byCredential {
-			who = credentials
+			who = whose.Credentials
 		}
 		for _, credential := range who {
 			key := counterKey(r.series, window, customer, credential)
@@ -114,7 +120,7 @@ func (c *Counter) reconcile(ctx context.Context, u Usage, key string, q UsageOf)
 		}
 		window := Window{q.Period.From.UnixMilli(), q.Period.To.UnixMilli()}
 		expire := q.Period.To.Add(slack(window)).Sub(c.o.Now())
-		ok, err := c.o.Store.adjust(ctx, bucket, key, r, unitsOf(by), expire)
+		ok, err := c.o.Store.adjust(ctx, adjustment{bucket, key, r, unitsOf(by), expire})
 		if err != nil {
 			return schemas.Decimal{}, err
 		}

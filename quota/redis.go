@@ -408,12 +408,21 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return 1`)
 
+// adjustment is what a counter gets that was read as it says.
+type adjustment struct {
+	bucket int
+	key    string
+	read   reading
+	by     units
+	expire time.Duration
+}
+
 // adjust adds to a counter, unless it was reconciled since it was read.
-func (s *Store) adjust(ctx context.Context, bucket int, key string, r reading, by units, expire time.Duration) (bool, error) {
-	n, err := adjustScript.Run(ctx, s.client, []string{s.key(bucket, key)}, r.reconciled, by.whole, by.part,
-		max(expire.Milliseconds(), 1)).Int()
+func (s *Store) adjust(ctx context.Context, a adjustment) (bool, error) {
+	n, err := adjustScript.Run(ctx, s.client, []string{s.key(a.bucket, a.key)}, a.read.reconciled, a.by.whole, a.by.part,
+		max(a.expire.Milliseconds(), 1)).Int()
 	if err != nil {
-		return false, fmt.Errorf("add to counter %s: %w", key, err)
+		return false, fmt.Errorf("add to counter %s: %w", a.key, err)
 	}
 	return n == 1, nil
 }

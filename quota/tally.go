@@ -30,11 +30,11 @@ type Tally struct {
 
 // counted is one counter that the tally adds to.
 type counted struct {
-	bucket int
-	key    string // without prefix and bucket
-	window Window
-	limits []*rule // that this counter is held against
-	who    [2]string
+	bucket               int
+	key                  string // without prefix and bucket
+	window               Window
+	limits               []*rule // that this counter is held against
+	customer, credential string
 }
 
 // delta is what the events of one source record add to one counter.
@@ -131,8 +131,8 @@ func (t *Tally) place(s *series, customer, credential string) int32 {
 	n, ok := t.index[key]
 	if !ok {
 		n = int32(len(t.counters))
-		who := [2]string{strings.Clone(customer), strings.Clone(credential)}
-		t.counters = append(t.counters, counted{bucketOf(customer), key, s.window, s.limits, who})
+		t.counters = append(t.counters, counted{bucket: bucketOf(customer), key: key, window: s.window, limits: s.limits,
+			customer: strings.Clone(customer), credential: strings.Clone(credential)})
 		t.index[key] = n
 	} else {
 		t.counters[n].limits = s.limits
