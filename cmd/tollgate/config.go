@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"gopkg.in/yaml.v3"
+
+	"tollgate/schemas/catalog"
 )
 
 // Config is everything that can be set: one YAML file, then TOLLGATE_… variables over it. A part without an
@@ -87,13 +89,24 @@ type ClickHouseConfig struct {
 type HashConfig struct {
 	KeyID       string `yaml:"key_id" doc:"id of the key in force; stored beside each hash"`
 	Key         string `yaml:"key" secret:"true" doc:"at least 32 bytes of hex or text; none = made once in the embedded folder"`
-	PreviousID  string `yaml:"previous_id"`
-	PreviousKey string `yaml:"previous_key" secret:"true"`
+	PreviousID  string `yaml:"previous_id" doc:"id of the key before, while hashes are rotated"`
+	PreviousKey string `yaml:"previous_key" secret:"true" doc:"the key before: credentials hashed under it are still found"`
 }
 
 // CollectorConfig says what is read from where.
 type CollectorConfig struct {
-	Sources []SourceConfig `yaml:"sources" doc:"topics to read; none = access-events"`
+	Sources    []SourceConfig    `yaml:"sources" doc:"topics to read; none = access-events"`
+	IngestKeys []IngestKeyConfig `yaml:"ingest_keys" doc:"who may POST to /v1/events; tollgate key ingest makes one"`
+}
+
+// IngestKeyConfig lets the holder of a key send events over HTTP, bound to its sources (law 1).
+type IngestKeyConfig struct {
+	ID       string   `yaml:"id" doc:"public name of the key"`
+	Hash     string   `yaml:"hash" doc:"keyed hash of the key, as tollgate key ingest prints it"`
+	Sources  []string `yaml:"sources" doc:"what its events may name themselves; the first is for events that name none"`
+	Format   string   `yaml:"format" doc:"one of tollgate formats list; none = found from each body"`
+	Customer string   `yaml:"customer" doc:"credential (default), ip, or event for a trusted source"`
+	Amend    bool     `yaml:"amend" doc:"it may amend and void events"`
 }
 
 // SourceConfig binds a topic to a source (law 1).
@@ -383,6 +396,17 @@ func (c Config) Validate() error {
 		seen[s.Topic] = true
 		if !slices.Contains([]string{"", "credential", "ip", "event"}, s.Customer) {
 			bad("collector.sources[%d].customer: want credential, ip or event, got %q", i, s.Customer)
+		}
+	}
+	for i, k := range c.Collector.IngestKeys {
+		if !catalog.IsHash(k.Hash) {
+			bad("collector.ingest_keys[%d].hash: want what `tollgate key ingest` prints, never the key itself", i)
+		}
+		if len(k.Sources) == 0 {
+			bad("collector.ingest_keys[%d].sources: name at least one", i)
+		}
+		if !slices.Contains([]string{"", "credential", "ip", "event"}, k.Customer) {
+			bad("collector.ingest_keys[%d].customer: want credential, ip or event, got %q", i, k.Customer)
 		}
 	}
 	slices.SortFunc(problems, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })

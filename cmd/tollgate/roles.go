@@ -72,7 +72,7 @@ func (a *app) startRoles(p *parts, set role) (*roles, error) { return a.startRol
 
 // startRolesWith is startRoles with the closer's clock.
 func (a *app) startRolesWith(p *parts, set role, wait func(context.Context, time.Time) error) (*roles, error) {
-	if p.joined {
+	if p.joined || set == rolesOfTool && p.folder == nil { // the roles run elsewhere: a tool does not join their groups
 		set = 0
 	}
 	r := &roles{p: p, log: a.log, mux: http.NewServeMux(), wait: wait}
@@ -189,16 +189,14 @@ func (r *roles) group(name string) stream.GroupOptions {
 		}}
 }
 
-func (r *roles) startAggregator(ctx context.Context, a *app) error {
-	agg, err := aggregator.New(aggregator.Options{DB: r.p.store, Timeline: func() catalog.Timeline {
-		return r.follower.Current().Timeline()
-	}, Log: r.log, Metrics: r.p.registry})
+func (r *roles) startAggregator(ctx context.Context, _ *app) error {
+	agg, err := aggregator.New(aggregator.Options{DB: r.p.store, Kafka: r.p.kafka, Group: r.group(groupAggregator),
+		Catalog: func() catalog.Timeline { return r.follower.Current().Timeline() }, Now: r.p.clock, Log: r.log,
+		Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
-	r.run(ctx, "aggregator", func(ctx context.Context) error {
-		return agg.Run(ctx, r.p.kafka, r.group(groupAggregator))
-	})
+	r.run(ctx, "aggregator", agg.Run)
 	return nil
 }
 
@@ -276,12 +274,38 @@ func (r *roles) startAnomaly(ctx context.Context, _ *app) error {
 	return nil
 }
 
+func (r *roles) startConsole(context.Context, *app) error { return nil }
+
 func (r *roles) startBilling(ctx context.Context, a *app) error {
 	closer, err := billing.NewCloser(r.billing, billing.CloserOptions{Schedule: a.config.Billing.Cron, Wait: r.wait})
 	if err != nil {
 		return err
 	}
 	r.run(ctx, "billing", closer.Run)
+	return nil
+}
+
+// ingestKeys are the keys of the settings, by hash.
+type ingestKeys map[string]collector.IngestKey
+
+// Lookup finds a key by its keyed hash.
+func (k ingestKeys) Lookup(hash string) (collector.IngestKey, bool) {
+	key, ok := k[hash]
+	return key, ok
+}
+
+func (r *roles) mountIngest(a *app) error {
+	keys := ingestKeys{}
+	for _, k := range a.config.Collector.IngestKeys {
+		keys[k.Hash] = collector.IngestKey{Sources: k.Sources, Format: k.Format,
+			Customer: collector.CustomerFrom(k.Customer), Amend: k.Amend}
+	}
+	ingest, err := collector.NewIngest(collector.IngestOptions{Keys: keys, Hasher: r.hasher, Agreement: r.follower.Current,
+		Publisher: r.producer, Log: r.log, Metrics: r.p.registry})
+	if err != nil {
+		return err
+	}
+	r.mux.Handle("/v1/events", ingest.Handler())
 	return nil
 }
 
@@ -295,10 +319,7 @@ func (r *roles) listen(ctx context.Context, address string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("listen on %s: %w; choose another with http.listen or TOLLGATE_HTTP_LISTEN", address, err)
 	}
-	// Slow clients hold a connection, never more: headers and bodies must arrive in time, and idle ones are closed.
-	server := &http.Server{Handler: r.mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: 60 * time.Second, IdleTimeout: 60 * time.Second, MaxHeaderBytes: 32 << 10,
-		ErrorLog: slog.NewLogLogger(r.log.Handler(), slog.LevelDebug)}
+	server := collector.NewServer(r.mux, r.log)
 	r.run(ctx, "http", func(ctx context.Context) error {
 		done := context.AfterFunc(ctx, func() {
 			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -308,7 +329,7 @@ func (r *roles) listen(ctx context.Context, address string) (string, error) {
 			}
 		})
 		defer done()
-		if err := server.Serve(limitConnections(listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(collector.LimitListener(listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
 		return nil

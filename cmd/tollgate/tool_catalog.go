@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -113,7 +112,7 @@ func (c catalogApply) Run(a *app) error {
 	}
 	version, changed, err := store.Apply(a.ctx, files, options)
 	if err != nil {
-		return problemsOf(a, err)
+		return err
 	}
 	if !changed {
 		fmt.Fprintf(a.out, "version %d (%.12s) is in force already and says the same\n", version.Seq, version.Hash)
@@ -125,18 +124,6 @@ func (c catalogApply) Run(a *app) error {
 	}
 	fmt.Fprintf(a.out, "version %d (%.12s) is in force; its meters count from: %s\n", version.Seq, version.Hash, from)
 	return nil
-}
-
-// problemsOf prints problems a line each; another error stays as it is.
-func problemsOf(a *app, err error) error {
-	var problems catalog.Problems
-	if !errors.As(err, &problems) {
-		return err
-	}
-	for _, problem := range problems {
-		fmt.Fprintln(a.err, problem)
-	}
-	return errReported
 }
 
 type catalogList struct {

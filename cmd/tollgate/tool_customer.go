@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"gopkg.in/yaml.v3"
+
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
 )
@@ -75,7 +77,7 @@ func (c customerImport) Run(a *app) error {
 	return withFile(a, c.File, func(r io.Reader) error {
 		rows, problems := catalog.ReadCustomers(c.File, r)
 		if len(problems) > 0 {
-			return problemsOf(a, problems)
+			return problems.Err()
 		}
 		return withStore(a, func(_ *parts, store *catalog.Store) error {
 			number, err := store.PutCustomers(a.ctx, rows, c.Reason, who(c.By))
@@ -95,7 +97,7 @@ func withFile(a *app, name string, do func(io.Reader) error) error {
 // told says what a change did.
 func told(a *app, number uint64, rows int, what string, err error) error {
 	if err != nil {
-		return problemsOf(a, err)
+		return err
 	}
 	fmt.Fprintf(a.out, "change %d: %d %s\n", number, rows, what)
 	return nil
@@ -169,7 +171,7 @@ func (c subscriptionsImport) Run(a *app) error {
 		return withFile(a, c.File, func(r io.Reader) error {
 			rows, problems := catalog.ReadSubscriptions(c.File, r, versions.Last().Catalog)
 			if len(problems) > 0 {
-				return problemsOf(a, problems)
+				return problems.Err()
 			}
 			number, err := store.PutSubscriptions(a.ctx, rows, c.Reason, who(c.By))
 			return told(a, number, len(rows), "subscriptions", err)
@@ -204,6 +206,7 @@ type keyCommands struct {
 	Add    keyAdd    `cmd:"" help:"Say whose a name is that a gateway gives a consumer."`
 	List   keyList   `cmd:"" help:"List credentials, without any secret."`
 	Block  keyBlock  `cmd:"" help:"Block a credential now."`
+	Ingest keyIngest `cmd:"" help:"Make a key with which a gateway may POST events, and the setting that admits it."`
 	Import keyImport `cmd:"" help:"Import credentials from CSV; raw keys in it are hashed at once."`
 }
 
@@ -225,7 +228,7 @@ func (c keyCreate) Run(a *app) error {
 			return err
 		}
 		if _, err := store.PutCredentials(a.ctx, []catalog.Credential{credential}, c.Reason, who(c.By)); err != nil {
-			return problemsOf(a, err)
+			return err
 		}
 		fmt.Fprintln(a.out, secret)
 		fmt.Fprintln(a.err, "This is the only time the key is shown.")
@@ -315,11 +318,33 @@ func (c keyImport) Run(a *app) error {
 	return withFile(a, c.File, func(r io.Reader) error {
 		rows, problems := catalog.ReadCredentials(c.File, r, hasher)
 		if len(problems) > 0 {
-			return problemsOf(a, problems)
+			return problems.Err()
 		}
 		return withStore(a, func(_ *parts, store *catalog.Store) error {
 			number, err := store.PutCredentials(a.ctx, rows, c.Reason, who(c.By))
 			return told(a, number, len(rows), "credentials", err)
 		})
 	})
+}
+
+type keyIngest struct {
+	ID     string   `arg:"" help:"Public name of the key."`
+	Source []string `required:"" help:"Sources that its events may name; the first is for events that name none."`
+}
+
+// Run prints the secret once, and the setting with its keyed hash.
+func (c keyIngest) Run(a *app) error {
+	hasher, err := newHasher(a.config)
+	if err != nil {
+		return err
+	}
+	secret := catalog.NewKey()
+	setting, err := yaml.Marshal([]IngestKeyConfig{{ID: c.ID, Hash: hasher.Hash(secret), Sources: c.Source}})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, secret)
+	fmt.Fprintf(a.err, "This is the only time the key is shown. Admit it with this setting and restart the collector:\n"+
+		"collector:\n  ingest_keys:\n%s\n", indent(indent(strings.TrimSpace(string(setting)))))
+	return nil
 }

@@ -32,7 +32,7 @@ type invoiceDraft struct {
 
 // Run computes drafts from the newest usage.
 func (c invoiceDraft) Run(a *app) error {
-	return withBilling(a, func(r *roles) error {
+	return withBilling(a, 0, func(r *roles) error {
 		periods, err := r.billing.PeriodsNamed(a.ctx, c.Period)
 		if err != nil {
 			return err
@@ -49,14 +49,14 @@ func (c invoiceDraft) Run(a *app) error {
 	})
 }
 
-// withBilling opens what billing needs; where nobody else runs the roles that bring usage up to date, they run along.
-func withBilling(a *app, do func(*roles) error) error {
+// withBilling opens what billing needs, and runs the roles of set beside it where nobody else does.
+func withBilling(a *app, set role, do func(*roles) error) error {
 	p, err := a.open(needAll)
 	if err != nil {
 		return err
 	}
 	defer a.close(p)
-	r, err := a.startRoles(p, rolesOfTool)
+	r, err := a.startRoles(p, set)
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ type invoiceIssue struct {
 
 // Run issues every period of the name; one that is closed already is left as it is.
 func (c invoiceIssue) Run(a *app) error {
-	return withBilling(a, func(r *roles) error {
+	return withBilling(a, rolesOfTool, func(r *roles) error {
 		periods, err := r.billing.PeriodsNamed(a.ctx, c.Period)
 		if err != nil {
 			return err
@@ -273,7 +273,7 @@ type invoiceExplain struct {
 
 // Run reads the usage of a line again, from the cut it was billed from.
 func (c invoiceExplain) Run(a *app) error {
-	return withBilling(a, func(r *roles) error {
+	return withBilling(a, 0, func(r *roles) error {
 		e, err := r.billing.Explain(a.ctx, c.Number, c.Line)
 		if err != nil {
 			return err
@@ -305,7 +305,7 @@ type invoiceCredit struct {
 
 // Run credits everything that is left of the invoice.
 func (c invoiceCredit) Run(a *app) error {
-	return withBilling(a, func(r *roles) error {
+	return withBilling(a, 0, func(r *roles) error {
 		note, err := r.billing.Credit(a.ctx, billing.CreditRequest{Invoice: c.Number, Reason: c.Reason, Rebill: c.Rebill})
 		if err != nil {
 			return err

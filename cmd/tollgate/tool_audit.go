@@ -1,0 +1,228 @@
+package main
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"tollgate/aggregator"
+	"tollgate/collector"
+	"tollgate/schemas"
+)
+
+// auditCommand proves that nothing was lost or doubled.
+type auditCommand struct {
+	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+}
+
+// auditOptions says up to where the collector has committed, which receipts must cover.
+func auditOptions(*roles) aggregator.AuditOptions { return aggregator.AuditOptions{} }
+
+// Run compares offsets, receipts, events, heads and usage; it fails where anything does not balance.
+func (c auditCommand) Run(a *app) error {
+	p, err := a.open(needClickHouse)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	report, err := aggregator.NewReader(p.store).Audit(a.ctx, auditOptions(nil))
+	if err != nil {
+		return err
+	}
+	t := table{columns: []string{"what", "number"}, items: report}
+	number := func(what string, n int64) { t.add(what, strconv.FormatInt(n, 10)) }
+	number("events read", report.Read)
+	number("published", report.Published)
+	number("rejected", report.Rejected)
+	number("deliveries", report.Deliveries)
+	number("different events", report.Keys)
+	number("sent again by the producer", report.SentAgain)
+	number("delivered again by us", report.DeliveredAgain)
+	number("problems", int64(len(report.Problems)))
+	if err := t.print(a.out, c.Output); err != nil {
+		return err
+	}
+	for _, problem := range report.Problems {
+		fmt.Fprintln(a.err, problem)
+	}
+	if len(report.Problems) > 0 {
+		return errReported
+	}
+	return nil
+}
+
+// conflictsCommand lists events that share an id but differ in time or content.
+type conflictsCommand struct {
+	From   string `required:"" help:"First day or instant." placeholder:"DATE"`
+	To     string `required:"" help:"End, not included." placeholder:"DATE"`
+	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+}
+
+// Run lists conflicts: possible tampering, since some gateways let the client choose the id.
+func (c conflictsCommand) Run(a *app) error {
+	period, err := parsePeriod(c.From, c.To)
+	if err != nil {
+		return err
+	}
+	p, err := a.open(needClickHouse)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	conflicts, err := aggregator.NewReader(p.store).Conflicts(a.ctx, period)
+	if err != nil {
+		return err
+	}
+	t := table{columns: []string{"source", "id", "deliveries", "times"}, items: conflicts}
+	for _, one := range conflicts {
+		t.add(one.Source, one.ID, fmt.Sprint(one.Deliveries), fmt.Sprint(one.Times))
+	}
+	return t.print(a.out, c.Output)
+}
+
+func parsePeriod(from, to string) (period schemas.Period, err error) {
+	if period.From, err = parseInstant(from, time.UTC); err != nil {
+		return period, fmt.Errorf("--from: %w", err)
+	}
+	if period.To, err = parseInstant(to, time.UTC); err != nil {
+		return period, fmt.Errorf("--to: %w", err)
+	}
+	return period, period.Validate()
+}
+
+// rejectedCommands list and replay what could not be used.
+type rejectedCommands struct {
+	List   rejectedList   `cmd:"" help:"List rejected events with reason, place and how to fix it."`
+	Replay rejectedReplay `cmd:"" help:"Send rejected events again under their original identity, after the cause is mended."`
+}
+
+type rejectedChoice struct {
+	Source string `help:"Only of this source." placeholder:"SOURCE"`
+	Reason string `help:"Only with this reason." placeholder:"REASON"`
+	Limit  int    `default:"1000" help:"At most so many, the newest first."`
+}
+
+func (c rejectedChoice) filter() aggregator.RejectedFilter {
+	return aggregator.RejectedFilter{Source: c.Source, Reason: c.Reason, Limit: c.Limit}
+}
+
+type rejectedList struct {
+	rejectedChoice
+	Count  bool   `help:"Count by reason only."`
+	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+}
+
+// Run lists, newest first.
+func (c rejectedList) Run(a *app) error {
+	p, err := a.open(needClickHouse)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	reader := aggregator.NewReader(p.store)
+	if c.Count {
+		reasons, err := reader.RejectedReasons(a.ctx)
+		if err != nil {
+			return err
+		}
+		t := table{columns: []string{"reason", "events"}}
+		for reason, n := range reasons {
+			t.add(reason, fmt.Sprint(n))
+		}
+		return t.print(a.out, c.Output)
+	}
+	rows, err := reader.Rejected(a.ctx, c.filter())
+	if err != nil {
+		return err
+	}
+	t := table{columns: []string{"coordinates", "source", "line", "reason", "detail", "hint", "payload"}}
+	for _, one := range rows {
+		at := schemas.Coordinates{Topic: one.Topic, Generation: one.Generation, Partition: one.Partition, Offset: one.Offset,
+			Index: one.Index}
+		line := ""
+		if one.Line > 0 {
+			line = fmt.Sprint(one.Line)
+		}
+		t.add(at.String(), one.Source, line, one.Reason, one.Detail, one.Hint, string(one.Payload))
+	}
+	return t.print(a.out, c.Output)
+}
+
+type rejectedReplay struct {
+	rejectedChoice
+	As    string `help:"Source to replay them under, where the wrong one was the cause." placeholder:"SOURCE"`
+	Read  string `name:"format" help:"Format to read them as, where the wrong one was the cause." placeholder:"FORMAT"`
+	Amend bool   `help:"Grant them the right to amend and void."`
+}
+
+// Run replays every chosen event once; one that is still wrong is rejected again under the same coordinates.
+func (c rejectedReplay) Run(a *app) error {
+	p, err := a.open(needAll)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	r, err := a.startRoles(p, rolesOfTool)
+	if err != nil {
+		return err
+	}
+	defer r.stop()
+	rows, err := r.reader.Rejected(a.ctx, c.filter())
+	if err != nil {
+		return err
+	}
+	n, err := collector.Replay(a.ctx, r.producer, func(yield func(collector.RejectedRow, error) bool) {
+		for _, one := range rows {
+			if !yield(collector.RejectedRow{Event: one, Source: c.As, Format: c.Read, Amend: c.Amend}, nil) {
+				return
+			}
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.settle(a.ctx, a.err); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.out, "%d events replayed under their original coordinates\n", n)
+	return nil
+}
+
+// eventsCommand shows the raw events behind a quantity.
+type eventsCommand struct {
+	Meter    string `help:"Only events that this meter counts." placeholder:"METER"`
+	Customer string `help:"Only of this customer." placeholder:"ID"`
+	From     string `required:"" help:"First day or instant." placeholder:"DATE"`
+	To       string `required:"" help:"End, not included." placeholder:"DATE"`
+	Limit    int    `default:"100" help:"At most so many, in order of time."`
+	Output   string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+}
+
+// Run lists the events in force, voided ones left out.
+func (c eventsCommand) Run(a *app) error {
+	period, err := parsePeriod(c.From, c.To)
+	if err != nil {
+		return err
+	}
+	p, err := a.open(needClickHouse)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	t := table{columns: []string{"time", "source", "id", "customer", "credential", "product", "route", "method", "path", "status",
+		"bytes_out", "quantities"}}
+	err = aggregator.NewReader(p.store).Events(a.ctx, aggregator.EventsFilter{Meter: c.Meter, Customer: c.Customer,
+		Period: period, Limit: c.Limit}, func(e *schemas.UsageEvent) error {
+		quantities := ""
+		for _, q := range e.Quantities {
+			quantities += q.Name + "=" + q.Value + " "
+		}
+		t.add(time.UnixMilli(e.Time).UTC().Format("2006-01-02T15:04:05.000Z"), e.Source, e.ID, e.Customer, e.Credential, e.Product,
+			e.Route, e.Method, e.Path, fmt.Sprint(e.Status), fmt.Sprint(e.BytesOut), quantities)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return t.print(a.out, c.Output)
+}
