@@ -72,7 +72,7 @@ type Billing struct {
 	metrics *metrics
 
 	mu       sync.Mutex
-	finished map[string]int64 // issuer → all claims up to this offset are carried out
+	finished int64 // all claims up to this offset are carried out
 }
 
 // New checks the options and connects nothing by itself.
@@ -99,7 +99,7 @@ func New(o Options) (*Billing, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Billing{o: o, metrics: m, finished: map[string]int64{}}, nil
+	return &Billing{o: o, metrics: m, finished: -1}, nil
 }
 
 // latest is the agreement in force.
@@ -159,7 +159,7 @@ func (b *Billing) Draft(ctx context.Context, period schemas.Period, customers ..
 	if err := regular(a, period); err != nil {
 		return nil, err
 	}
-	plans, err := b.carriedOut(ctx, a.issuerID())
+	plans, err := b.carriedOut(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -117,7 +117,7 @@ func (b *Billing) DuePeriods(ctx context.Context) ([]schemas.Period, error) {
 	if err != nil {
 		return nil, err
 	}
-	plans, err := b.carriedOut(ctx, a.issuerID())
+	plans, err := b.carriedOut(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -79,7 +79,7 @@ func TestLateUsageIsBilledExactly(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			billed, err := store.Billed(t.Context(), "ACME", utc(period), 1<<40)
+			billed, err := store.Billed(t.Context(), utc(period), 1<<40)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -2,11 +2,11 @@ package billing
 
 import "fmt"
 
-// Chain is the log of claims of all documents of an issuer: invoices and credit notes of all years. One chain and not
-// one per year and kind, because a run at the turn of a year and one after it must not both believe to be the first to
-// bill a late event; numbers are counted per kind and year along the chain, gapless because every valid claim takes
-// exactly the numbers that follow the last one's.
-func Chain(issuer string) string { return "documents/" + issuer }
+// Chain names the log of claims of all documents: invoices and credit notes of all issuers and years. One chain and not
+// one per number series, because a run at the turn of a year and one after it must not both believe to be the first to
+// bill a late event, nor a period be billed again when the catalog names another issuer. Numbers are counted per issuer,
+// kind and year along the chain, gapless because every valid claim takes exactly those that follow the last one's.
+const Chain = "documents"
 
 // Kind is a kind of document; each has a number series of its own per issuer and year.
 type Kind string
@@ -26,11 +26,11 @@ func Number(issuer string, kind Kind, year int, sequence int64) string {
 	return fmt.Sprintf("%s-%d-%06d", issuer, year, sequence)
 }
 
-// next is the first free number of a kind and year after the valid claims of a chain.
-func next(claims []planned, kind Kind, year int) int64 {
+// next is the first free number of p's series after the valid claims of the chain.
+func next(claims []planned, p *Plan) int64 {
 	first := int64(1)
 	for _, c := range claims {
-		if c.plan.Kind == kind && c.plan.Year == year {
+		if c.plan.Issuer == p.Issuer && c.plan.Kind == p.Kind && c.plan.Year == p.Year {
 			first = c.plan.First + int64(c.plan.Count)
 		}
 	}

@@ -113,7 +113,7 @@ func readPlans(claims []Claim) ([]planned, error) {
 		if err != nil {
 			return nil, fmt.Errorf("claim at offset %d: %w", c.Offset, err)
 		}
-		if want := next(out, p.Kind, p.Year); p.Count > 0 && p.First != want {
+		if want := next(out, &p); p.Count > 0 && p.First != want {
 			return nil, fmt.Errorf("BUG: claim at offset %d takes %s numbers from %d, the next is %d",
 				c.Offset, p.Kind, p.First, want)
 		}

@@ -50,14 +50,13 @@ func (b *Billing) issue(ctx context.Context, period schemas.Period) (run Run, do
 	if err != nil {
 		return run, false, err
 	}
-	issuer := a.issuerID()
-	plans, err := b.carriedOut(ctx, issuer)
+	plans, err := b.carriedOut(ctx)
 	if err != nil {
 		return run, false, err
 	}
 	parts, closed := runOf(plans, period)
 	if closed {
-		return summary(issuer, period, parts, true), true, nil
+		return summary(period, parts, true), true, nil
 	}
 	started := time.Now()
 	base, err := b.begin(ctx, a, plans, parts, period)
@@ -78,7 +77,7 @@ func (b *Billing) issue(ctx context.Context, period schemas.Period) (run Run, do
 		if err != nil {
 			return run, false, err
 		}
-		claim, won, err := b.o.Series.Claim(ctx, Chain(issuer), lastOffset(plans), part.plan.encode())
+		claim, won, err := b.o.Series.Claim(ctx, Chain, lastOffset(plans), part.plan.encode())
 		if err != nil {
 			return run, false, fmt.Errorf("claim numbers from %d on: %w", part.plan.First, err)
 		}
@@ -93,7 +92,7 @@ func (b *Billing) issue(ctx context.Context, period schemas.Period) (run Run, do
 		if part.plan.Last {
 			b.metrics.run.Observe(time.Since(started).Seconds())
 			b.o.Log.InfoContext(ctx, "period closed", "period", period.String(), "invoices", len(drafts))
-			return summary(issuer, period, parts, false), true, nil
+			return summary(period, parts, false), true, nil
 		}
 	}
 }
@@ -200,7 +199,7 @@ func nextPart(base *Plan, plans, parts []planned, drafts []schemas.Invoice) (pla
 	}
 	p.Part, p.Count = len(parts), chunk(rest, room)
 	p.Last = p.Count == len(rest)
-	p.First, p.Keys = next(plans, KindInvoices, p.Year), make([]string, 0, p.Count)
+	p.First, p.Keys = next(plans, &p), make([]string, 0, p.Count)
 	for i := range rest[:p.Count] {
 		p.Keys = append(p.Keys, rest[i].Key())
 	}
@@ -241,27 +240,24 @@ func (b *Billing) writeInvoices(ctx context.Context, c planned, drafts []schemas
 	return nil
 }
 
-// carriedOut reads the plans of an issuer's chain and first finishes every one whose documents are not all written,
+// carriedOut reads the plans of the chain and first finishes every one whose documents are not all written,
 // oldest first: what was billed so far is only then known.
-func (b *Billing) carriedOut(ctx context.Context, issuer string) ([]planned, error) {
-	claims, err := b.o.Series.Read(ctx, Chain(issuer))
+func (b *Billing) carriedOut(ctx context.Context) ([]planned, error) {
+	claims, err := b.o.Series.Read(ctx, Chain)
 	if err != nil {
-		return nil, fmt.Errorf("read the claims of %s: %w", issuer, err)
+		return nil, fmt.Errorf("read the claims of documents: %w", err)
 	}
 	plans, err := readPlans(claims)
 	if err != nil {
 		return nil, err
 	}
 	b.mu.Lock()
-	after, ok := b.finished[issuer]
+	after := b.finished
 	b.mu.Unlock()
-	if !ok {
-		after = -1
-	}
 	if last := lastOffset(plans); last <= after {
 		return plans, nil
 	}
-	done, err := b.o.Store.Done(ctx, issuer, after)
+	done, err := b.o.Store.Done(ctx, after)
 	if err != nil {
 		return nil, err
 	}
@@ -278,7 +274,7 @@ func (b *Billing) carriedOut(ctx context.Context, issuer string) ([]planned, err
 			b.metrics.resumed.Inc()
 		}
 		b.mu.Lock()
-		b.finished[issuer] = max(b.finished[issuer], p.offset)
+		b.finished = max(b.finished, p.offset)
 		b.mu.Unlock()
 	}
 	return plans, nil
@@ -301,11 +297,7 @@ func (b *Billing) finish(ctx context.Context, c planned) error {
 
 // Resume finishes every claim whose documents are not all written, so that nothing waits for the next close.
 func (b *Billing) Resume(ctx context.Context) error {
-	a, err := b.latest(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = b.carriedOut(ctx, a.issuerID())
+	_, err := b.carriedOut(ctx)
 	return err
 }
 
@@ -314,17 +306,17 @@ func otherRules(c *planned) error {
 		"version that planned it", c.offset, c.plan.Rules, Rules)
 }
 
-func summary(issuer string, period schemas.Period, parts []planned, already bool) Run {
+func summary(period schemas.Period, parts []planned, already bool) Run {
 	run := Run{Period: period, Already: already}
 	for _, p := range parts {
 		if p.plan.Count == 0 {
 			continue
 		}
 		if run.Invoices == 0 {
-			run.First = Number(issuer, KindInvoices, p.plan.Year, p.plan.First)
+			run.First = Number(p.plan.Issuer, KindInvoices, p.plan.Year, p.plan.First)
 		}
 		run.Invoices += p.plan.Count
-		run.Last = Number(issuer, KindInvoices, p.plan.Year, p.plan.First+int64(p.plan.Count)-1)
+		run.Last = Number(p.plan.Issuer, KindInvoices, p.plan.Year, p.plan.First+int64(p.plan.Count)-1)
 	}
 	return run
 }

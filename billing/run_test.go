@@ -224,7 +224,7 @@ func TestKilledAnywhere(t *testing.T) {
 	b := undisturbed.billing(t, store)
 	script(undisturbed, func(p schemas.Period) { issue(t, b, p) })
 	want := digest(documents(t, store))
-	plans, err := readPlans(undisturbed.valid(Chain("ACME")))
+	plans, err := readPlans(undisturbed.valid(Chain))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestKilledAnywhere(t *testing.T) {
 		if got := digest(documents(t, store)); got != want {
 			t.Errorf("seed %d, round %d: after %d crashes the documents differ", seed, round, crashes)
 		}
-		again, err := readPlans(w.valid(Chain("ACME")))
+		again, err := readPlans(w.valid(Chain))
 		if err != nil || len(again) != len(plans) {
 			t.Errorf("seed %d, round %d: %d valid claims, want %d (%v)", seed, round, len(again), len(plans), err)
 		}
@@ -320,7 +320,7 @@ func TestParts(t *testing.T) {
 
 func mustPlans(t testing.TB, w *world) []planned {
 	t.Helper()
-	plans, err := readPlans(w.valid(Chain("ACME")))
+	plans, err := readPlans(w.valid(Chain))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -441,5 +441,28 @@ func TestMovedCustomer(t *testing.T) {
 	}
 	if sum["beech"].String() != "10.11" || sum["khejri"].String() != "20.2" {
 		t.Errorf("billed in all: beech %s, want 10.11; khejri %s, want 20.2", sum["beech"], sum["khejri"])
+	}
+}
+
+// Another issuer has numbers of its own, and never bills again what the one before it billed.
+func TestAnotherIssuer(t *testing.T) {
+	w, store := testWorld(t), engineStore(t)
+	w.count(january.From, "beech", "calls", "1000")
+	issue(t, w.billing(t, store), january)
+	w.mu.Lock()
+	w.versions[2] = parseCatalog(t, strings.ReplaceAll(testCatalog, "id: ACME", "id: NEW"))
+	w.latest.Catalog = 2
+	w.mu.Unlock()
+	w.count(january.From, "beech", "calls", "1") // late
+	b := w.billing(t, store)
+	if run := issue(t, b, january); !run.Already {
+		t.Errorf("January was billed again: %+v", run)
+	}
+	if run := issue(t, b, february); run.First != "NEW-2026-000001" || run.Invoices != 2 {
+		t.Errorf("run %+v", run)
+	}
+	inv, err := store.Invoice(t.Context(), "NEW-2026-000002")
+	if err != nil || inv.Net.String() != "0.01" {
+		t.Errorf("%+v, %v: want the late call alone", inv, err)
 	}
 }

@@ -179,10 +179,10 @@ func (s *Store) AddEvent(ctx context.Context, e schemas.InvoiceEvent) error {
 }
 
 const doneClaims = `
-SELECT claim FROM invoice_runs FINAL WHERE issuer = {issuer:String} AND claim > {after:Int64}`
+SELECT claim FROM invoice_runs FINAL WHERE claim > {after:Int64}`
 
-// Done is the set of an issuer's claims after an offset whose documents are all written.
-func (s *Store) Done(ctx context.Context, issuer string, after int64) (map[int64]bool, error) {
+// Done is the set of claims after an offset whose documents are all written.
+func (s *Store) Done(ctx context.Context, after int64) (map[int64]bool, error) {
 	done := map[int64]bool{}
 	err := s.each(ctx, doneClaims, func(rows driver.Rows) error {
 		var claim int64
@@ -191,9 +191,9 @@ func (s *Store) Done(ctx context.Context, issuer string, after int64) (map[int64
 		}
 		done[claim] = true
 		return nil
-	}, native.Named("issuer", issuer), native.Named("after", after))
+	}, native.Named("after", after))
 	if err != nil {
-		return nil, fmt.Errorf("read finished claims of %s: %w", issuer, err)
+		return nil, fmt.Errorf("read finished claims: %w", err)
 	}
 	return done, nil
 }

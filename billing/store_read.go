@@ -161,24 +161,24 @@ const readBilledLines = `
 SELECT customer, currency, line_key, kind, label, plan, price, meter, unit, dimensions, ` + "`from`, `to`" + `,
     quantity, amount
 FROM invoice_lines FINAL
-WHERE issuer = {issuer:String} AND claim <= {through:Int64}
+WHERE claim <= {through:Int64}
   AND period_from = toDateTime({from:Int64}, 'UTC') AND period_to = toDateTime({to:Int64}, 'UTC')
 ORDER BY claim, sequence, line`
 
 const readRebilledLines = `
 SELECT customer, currency, line_key, quantity, amount
 FROM credit_note_lines FINAL
-WHERE issuer = {issuer:String} AND claim <= {through:Int64} AND rebill
+WHERE claim <= {through:Int64} AND rebill
   AND period_from = toDateTime({from:Int64}, 'UTC') AND period_to = toDateTime({to:Int64}, 'UTC')
 ORDER BY claim, sequence, line`
 
 // Billed sums what documents of claims up to through billed of a period, by customer, currency and line key: lines of
 // invoices, less what credit notes took back to be billed anew. Other credits do not count: they are a concession,
 // and the next close does not take it back.
-func (s *Store) Billed(ctx context.Context, issuer string, period schemas.Period, through int64) ([]Billed, error) {
+func (s *Store) Billed(ctx context.Context, period schemas.Period, through int64) ([]Billed, error) {
 	var out []Billed
 	at := map[billedKey]int{}
-	parameters := []any{native.Named("issuer", issuer), native.Named("through", through),
+	parameters := []any{native.Named("through", through),
 		native.Named("from", period.From.Unix()), native.Named("to", period.To.Unix())}
 	err := s.each(ctx, readBilledLines, func(rows driver.Rows) error {
 		var b Billed

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"tollgate/schemas"
 )
@@ -41,8 +42,7 @@ func (b *Billing) credit(ctx context.Context, r CreditRequest) (note schemas.Cre
 	if err != nil {
 		return note, false, err
 	}
-	issuer := inv.Issuer.ID
-	plans, err := b.carriedOut(ctx, issuer)
+	plans, err := b.carriedOut(ctx)
 	if err != nil {
 		return note, false, err
 	}
@@ -55,15 +55,16 @@ func (b *Billing) credit(ctx context.Context, r CreditRequest) (note schemas.Cre
 		lines = FullCredit(inv, earlier)
 	}
 	date := b.o.Now().In(a.issuerZone())
-	p := Plan{Rules: Rules, Kind: KindCreditNote, Issuer: issuer, Date: date.Format("2006-01-02"), Year: date.Year(),
-		First: next(plans, KindCreditNote, date.Year()), Count: 1, Version: a.Version, Through: lastOffset(plans),
+	p := Plan{Rules: Rules, Kind: KindCreditNote, Issuer: inv.Issuer.ID, Date: date.Format(time.DateOnly),
+		Year: date.Year(), Count: 1, Version: a.Version, Through: lastOffset(plans),
 		Credit: &CreditPlan{Invoice: r.Invoice, Reason: r.Reason, Rebill: r.Rebill, Lines: lines}}
+	p.First = next(plans, &p)
 	note, err = creditOf(inv, earlier, &p)
 	if err != nil {
 		return note, false, err
 	}
 	p.Digest = digest([]schemas.CreditNote{note})
-	claim, won, err := b.o.Series.Claim(ctx, Chain(issuer), p.Through, p.encode())
+	claim, won, err := b.o.Series.Claim(ctx, Chain, p.Through, p.encode())
 	if err != nil {
 		return note, false, fmt.Errorf("claim a number for the credit of %s: %w", r.Invoice, err)
 	}

@@ -232,7 +232,7 @@ func (b *Billing) adjustments(ctx context.Context, e Adjusted, in inputs) (
 	if err != nil {
 		return nil, err
 	}
-	billed, err := b.o.Store.Billed(ctx, a.issuerID(), e.period(), in.through)
+	billed, err := b.o.Store.Billed(ctx, e.period(), in.through)
 	if err != nil {
 		return nil, err
 	}
