@@ -136,7 +136,7 @@ func newBench(t testing.TB, db *DB, timeline func() catalog.Timeline, logs []*sh
 	}
 	log := slog.New(slog.DiscardHandler)
 	if os.Getenv("VERBOSE") != "" {
-		log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	o := Options{Catalog: timeline, Log: log, Now: time.Now, Keep: 24 * time.Hour}
 	return &bench{assemble(o, &store{db: db, metrics: m}), logs}

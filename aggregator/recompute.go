@@ -204,6 +204,8 @@ func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schem
 			return err
 		}
 	}
+	r.log.Debug("recomputed", "level", j.level, "buckets", len(j.buckets), "statements", len(parts), "as_range", all,
+		"took", time.Since(began))
 	r.store.metrics.recomputeSeconds.WithLabelValues(j.level.String()).Observe(time.Since(began).Seconds())
 	return nil
 }

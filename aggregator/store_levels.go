@@ -108,7 +108,7 @@ func (k kinds) combined() string {
 		}
 		return filtered([]string{pairs}, keep)
 	}
-	return strings.Join([]string{of(each("events", "sum", k.events), "v > 0"), of(each("sums", "sum", k.sums), "v != 0"),
+	return strings.Join([]string{of(each("events", "sum", k.events), "v > 0"), mapped([]string{each("sums", "sum", k.sums)}),
 		guarded("greatest", k.greatest), of(each("hashes", "groupUniqArrayArray", k.hashes), "notEmpty(v)"),
 		guarded("latest", k.latest)}, ", ")
 }

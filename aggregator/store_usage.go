@@ -207,7 +207,7 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 	if many {
 		keys, digest = "sumIf(n_keys, f = 0)", "sumIf(n_digest, f = 0)"
 	}
-	return append(out, filtered(events, "v > 0"), filtered(sums, "v != 0"), joined(greatest), filtered(hashes, "notEmpty(v)"),
+	return append(out, filtered(events, "v > 0"), mapped(sums), joined(greatest), filtered(hashes, "notEmpty(v)"),
 		joined(latest), keys, digest)
 }
 
@@ -217,6 +217,8 @@ func filtered(pairs []string, keep string) string {
 	}
 	return fmt.Sprintf("mapFilter((k, v) -> %s, map(%s))", keep, strings.Join(pairs, ", "))
 }
+
+func mapped(pairs []string) string { return "map(" + strings.Join(pairs, ", ") + ")" }
 
 func joined(maps []string) string {
 	switch len(maps) {

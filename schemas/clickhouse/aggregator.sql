@@ -182,3 +182,96 @@ CREATE TABLE IF NOT EXISTS vanished {{on_cluster}} (
     seen     DateTime64(3, 'UTC') COMMENT 'when'
 ) ENGINE = {{engine "MergeTree"}} ORDER BY (level, bucket, shard, revision) SETTINGS {{durable}};
 
+-- migration 2: the contract with dashboards
+-- Of each bucket of each shard the newest head that is older than a second: its rows were there before the head, so
+-- that one statement sees the old or the new state of a bucket and never half of one. Live minutes are at most some 5 s
+-- behind, the open hour a minute, the open day 10 minutes; money is read by package aggregator, not from here.
+-- Usage by minute (UTC), customer and dimensions.
+CREATE OR REPLACE VIEW usage_by_minute {{on_cluster}} (
+    time         DateTime('UTC') COMMENT 'start of the minute',
+    meter        LowCardinality(String) COMMENT 'as the catalog names it',
+    customer     LowCardinality(String) COMMENT 'who pays; empty = not attributed, never billed',
+    product      LowCardinality(String) COMMENT 'of the catalog; empty where no route matched or no meter keeps it',
+    route        LowCardinality(String) COMMENT 'as the catalog names it; empty where no meter keeps it',
+    version      LowCardinality(String) COMMENT 'API version; empty where no meter keeps it',
+    method       LowCardinality(String) COMMENT 'HTTP method; empty where no meter keeps it',
+    status_class LowCardinality(String) COMMENT '2xx and so on; empty where no meter keeps it',
+    subject      String COMMENT 'who used; empty where no meter keeps it',
+    credential   LowCardinality(String) COMMENT 'public id or keyed hash; empty where no meter keeps it',
+    attributes   Map(String, String) COMMENT 'dimensions named attributes.NAME, by NAME',
+    events       UInt64 COMMENT 'events that the meter counted; adds over rows and time',
+    quantity     Decimal(76, 12) COMMENT 'count and sum meters: adds; max: the maximum of maxima; unique: distinct values of this row, adds over nothing; latest: of this row'
+) AS SELECT bucket AS time, meter, customer, product, route, version, method, status_class, subject, credential, attributes,
+    sum(u.events[meter]) AS events,
+    multiIf(
+        max(mapContains(sums, meter)) = 1, sum(sums[meter]),
+        max(mapContains(greatest, meter)) = 1, toDecimal256(maxIf(greatest[meter], mapContains(greatest, meter)), 12),
+        max(mapContains(hashes, meter)) = 1, toDecimal256(uniqExactArray(hashes[meter]), 12),
+        max(mapContains(latest, meter)) = 1, toDecimal256(maxIf(latest[meter], mapContains(latest, meter)).4, 12),
+        toDecimal256(sum(u.events[meter]), 12)) AS quantity
+FROM usage_minute AS u ARRAY JOIN mapKeys(u.events) AS meter
+WHERE (bucket, shard, revision) IN (
+    SELECT bucket, shard, argMax(revision, (generation, covers, catalog, revision)) FROM heads
+    WHERE level = 'minute' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+)
+GROUP BY bucket, meter, customer, product, route, version, method, status_class, subject, credential, attributes;
+
+-- Usage by hour (UTC), customer and dimensions.
+CREATE OR REPLACE VIEW usage_by_hour {{on_cluster}} (
+    time         DateTime('UTC') COMMENT 'start of the hour',
+    meter        LowCardinality(String) COMMENT 'as the catalog names it',
+    customer     LowCardinality(String) COMMENT 'who pays; empty = not attributed, never billed',
+    product      LowCardinality(String) COMMENT 'of the catalog; empty where no route matched or no meter keeps it',
+    route        LowCardinality(String) COMMENT 'as the catalog names it; empty where no meter keeps it',
+    version      LowCardinality(String) COMMENT 'API version; empty where no meter keeps it',
+    method       LowCardinality(String) COMMENT 'HTTP method; empty where no meter keeps it',
+    status_class LowCardinality(String) COMMENT '2xx and so on; empty where no meter keeps it',
+    subject      String COMMENT 'who used; empty where no meter keeps it',
+    credential   LowCardinality(String) COMMENT 'public id or keyed hash; empty where no meter keeps it',
+    attributes   Map(String, String) COMMENT 'dimensions named attributes.NAME, by NAME',
+    events       UInt64 COMMENT 'events that the meter counted; adds over rows and time',
+    quantity     Decimal(76, 12) COMMENT 'count and sum meters: adds; max: the maximum of maxima; unique: distinct values of this row, adds over nothing; latest: of this row'
+) AS SELECT bucket AS time, meter, customer, product, route, version, method, status_class, subject, credential, attributes,
+    sum(u.events[meter]) AS events,
+    multiIf(
+        max(mapContains(sums, meter)) = 1, sum(sums[meter]),
+        max(mapContains(greatest, meter)) = 1, toDecimal256(maxIf(greatest[meter], mapContains(greatest, meter)), 12),
+        max(mapContains(hashes, meter)) = 1, toDecimal256(uniqExactArray(hashes[meter]), 12),
+        max(mapContains(latest, meter)) = 1, toDecimal256(maxIf(latest[meter], mapContains(latest, meter)).4, 12),
+        toDecimal256(sum(u.events[meter]), 12)) AS quantity
+FROM usage_hour AS u ARRAY JOIN mapKeys(u.events) AS meter
+WHERE (bucket, shard, revision) IN (
+    SELECT bucket, shard, argMax(revision, (generation, covers, catalog, revision)) FROM heads
+    WHERE level = 'hour' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+)
+GROUP BY bucket, meter, customer, product, route, version, method, status_class, subject, credential, attributes;
+
+-- Usage by day (UTC), customer and dimensions.
+CREATE OR REPLACE VIEW usage_by_day {{on_cluster}} (
+    time         DateTime('UTC') COMMENT 'start of the day',
+    meter        LowCardinality(String) COMMENT 'as the catalog names it',
+    customer     LowCardinality(String) COMMENT 'who pays; empty = not attributed, never billed',
+    product      LowCardinality(String) COMMENT 'of the catalog; empty where no route matched or no meter keeps it',
+    route        LowCardinality(String) COMMENT 'as the catalog names it; empty where no meter keeps it',
+    version      LowCardinality(String) COMMENT 'API version; empty where no meter keeps it',
+    method       LowCardinality(String) COMMENT 'HTTP method; empty where no meter keeps it',
+    status_class LowCardinality(String) COMMENT '2xx and so on; empty where no meter keeps it',
+    subject      String COMMENT 'who used; empty where no meter keeps it',
+    credential   LowCardinality(String) COMMENT 'public id or keyed hash; empty where no meter keeps it',
+    attributes   Map(String, String) COMMENT 'dimensions named attributes.NAME, by NAME',
+    events       UInt64 COMMENT 'events that the meter counted; adds over rows and time',
+    quantity     Decimal(76, 12) COMMENT 'count and sum meters: adds; max: the maximum of maxima; unique: distinct values of this row, adds over nothing; latest: of this row'
+) AS SELECT bucket AS time, meter, customer, product, route, version, method, status_class, subject, credential, attributes,
+    sum(u.events[meter]) AS events,
+    multiIf(
+        max(mapContains(sums, meter)) = 1, sum(sums[meter]),
+        max(mapContains(greatest, meter)) = 1, toDecimal256(maxIf(greatest[meter], mapContains(greatest, meter)), 12),
+        max(mapContains(hashes, meter)) = 1, toDecimal256(uniqExactArray(hashes[meter]), 12),
+        max(mapContains(latest, meter)) = 1, toDecimal256(maxIf(latest[meter], mapContains(latest, meter)).4, 12),
+        toDecimal256(sum(u.events[meter]), 12)) AS quantity
+FROM usage_day AS u ARRAY JOIN mapKeys(u.events) AS meter
+WHERE (bucket, shard, revision) IN (
+    SELECT bucket, shard, argMax(revision, (generation, covers, catalog, revision)) FROM heads
+    WHERE level = 'day' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+)
+GROUP BY bucket, meter, customer, product, route, version, method, status_class, subject, credential, attributes;
