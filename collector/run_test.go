@@ -56,7 +56,7 @@ func (h *house) start(t *testing.T, p Publisher, tally func() Tally) (stop func(
 	snapshot := agreement(t)
 	c, err := New(Options{Topics: []Topic{{Name: h.access}}, UsageTopic: h.usage, RejectedTopic: h.rejected, Shards: 4,
 		RejectedPartitions: 2, Agreement: func() *catalog.Snapshot { return snapshot }, Hasher: hashing, Publisher: p,
-		NewTally: tally, FlushEvery: 5 * time.Millisecond, DrainTimeout: 100 * time.Millisecond, Log: quiet})
+		NewTally: tally, FlushEvery: 5 * time.Millisecond, DrainTimeout: time.Millisecond, Log: quiet})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestRun(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	want, bad := map[string]bool{}, map[string]bool{}
 	var records []stream.Record
-	for len(want) < 3000 {
+	for len(want) < 10_000 {
 		var lines []string
 		partition := random.IntN(3)
 		for range 1 + random.IntN(10) {
@@ -171,7 +171,7 @@ func TestRun(t *testing.T) {
 	deadline := time.Now().Add(60 * time.Second)
 	for done := false; !done && time.Now().Before(deadline); {
 		stop := h.start(t, publisher, counters.tally(t))                  // a new Counter each time: its memory is lost
-		time.Sleep(time.Duration(20+random.IntN(150)) * time.Millisecond) // stopped at a random moment, not awaited
+		time.Sleep(time.Duration(5+random.IntN(60)) * time.Millisecond) // stopped at a random moment, not awaited
 		stop()
 		done = h.caughtUp(t)
 	}
