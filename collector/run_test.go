@@ -169,9 +169,10 @@ func TestRun(t *testing.T) {
 	publisher := &failing{Publisher: h.producer, random: rand.New(rand.NewPCG(seed, 1))}
 	counters := newCounters(t)
 	deadline := time.Now().Add(60 * time.Second)
-	for done := false; !done && time.Now().Before(deadline); {
-		stop := h.start(t, publisher, counters.tally(t))                  // a new Counter each time: its memory is lost
-		time.Sleep(time.Duration(5+random.IntN(60)) * time.Millisecond) // stopped at a random moment, not awaited
+	for n, done := 0, false; !done && time.Now().Before(deadline); n++ {
+		stop := h.start(t, publisher, counters.tally(t)) // a new Counter each time: its memory is lost
+		// Stopped at a random moment, not awaited; later ones run longer, so that a slow machine comes to the end.
+		time.Sleep(time.Duration((5+random.IntN(60))*(1+n/4)) * time.Millisecond)
 		stop()
 		done = h.caughtUp(t)
 	}
