@@ -46,6 +46,9 @@ func (r *Reader) versions(ctx context.Context) (catalog.Timeline, error) {
 // names the buckets.
 var ErrRowsMissing = errors.New("usage rows are not what their heads promise")
 
+// ErrQuestion says that a query cannot be answered as it was asked: who asked can mend it, the error says how.
+var ErrQuestion = errors.New("not answerable")
+
 // Usage answers quantities, exactly: sums, maxima, newest values and the number of distinct values over the whole
 // period and any split. Without a cut it reads the heads in force now. After an error, what was yielded is void.
 //
@@ -58,7 +61,7 @@ func (r *Reader) Usage(ctx context.Context, q schemas.UsageQuery, yield func(sch
 	}
 	p, err := planUsage(q, timeline)
 	if err != nil {
-		return fail(err)
+		return fail(fmt.Errorf("%w: %w", ErrQuestion, err))
 	}
 	for attempt := 1; ; attempt++ {
 		list, err := r.choose(ctx, p.stretches, q.Cut)

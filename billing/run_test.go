@@ -64,6 +64,15 @@ func documents(t testing.TB, s *Store) []schemas.Invoice {
 	if err != nil {
 		t.Fatal(err)
 	}
+	err = s.Invoices(t.Context(), Filter{Newest: true, Limit: 1}, func(inv *schemas.Invoice) error {
+		if last := out[len(out)-1]; inv.Number != last.Number {
+			t.Errorf("the newest invoice is %s, want the last number %s", inv.Number, last.Number)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	return out
 }
 

@@ -21,6 +21,7 @@ type Filter struct {
 	Year     int
 	From, To time.Time // invoices whose period begins in [From, To)
 	Limit    int       // at most so many; 0 = all, they are streamed
+	Newest   bool      // the last issued first, where the others come in the order of their numbers
 }
 
 const readInvoices = `
@@ -30,13 +31,19 @@ WHERE ({issuer:String} = '' OR issuer = {issuer:String})
   AND ({number:String} = '' OR number = {number:String})
   AND ({year:UInt16} = 0 OR year = {year:UInt16})
   AND period_from >= toDateTime({from:Int64}, 'UTC') AND period_from < toDateTime({to:Int64}, 'UTC')
-ORDER BY issuer, year, sequence LIMIT {limit:UInt64}`
+`
+
+// The orders of readInvoices. That of numbers is the table's own, so all invoices are streamed without being sorted.
+const (
+	inOrderOfNumbers = `ORDER BY issuer, year, sequence LIMIT {limit:UInt64}`
+	newestFirst      = `ORDER BY date DESC, issuer, year DESC, sequence DESC LIMIT {limit:UInt64}`
+)
 
 // farFuture is later than every period: 2100-01-01 UTC, the end of the times that events may have.
 const farFuture = schemas.MaxTime / 1000
 
-// Invoices reads issued invoices in the order of their numbers, with the status that credit notes and payments give
-// them.
+// Invoices reads issued invoices in the order of their numbers, or the newest first, with the status that credit
+// notes and payments give them.
 func (s *Store) Invoices(ctx context.Context, f Filter, yield func(*schemas.Invoice) error) error {
 	notes, err := s.creditNotesByInvoice(ctx, f.Number)
 	if err != nil {
@@ -56,7 +63,11 @@ func (s *Store) Invoices(ctx context.Context, f Filter, yield func(*schemas.Invo
 	if f.Limit <= 0 {
 		limit = math.MaxInt64
 	}
-	err = s.each(ctx, readInvoices, func(rows driver.Rows) error {
+	order := inOrderOfNumbers
+	if f.Newest {
+		order = newestFirst
+	}
+	err = s.each(ctx, readInvoices+order, func(rows driver.Rows) error {
 		var document string
 		if err := rows.Scan(&document); err != nil {
 			return err
