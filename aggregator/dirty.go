@@ -167,18 +167,35 @@ func (l *ledger) settledAt(shard int) (schemas.Position, bool) {
 	return at, true
 }
 
-// clean tells whether no bucket of the shard waits for a mark up to position; those that lost events wait for a person.
+// clean tells whether no bucket of the shard waits for a mark up to position. Those that lost events, and what is
+// combined from them, wait for a person.
 func (l *ledger) clean(shard int, position schemas.Position) bool {
+	stuck := l.stuck(shard)
 	for b, d := range l.dirty {
-		if b.Shard == shard && d.left.IsZero() && d.first.Compare(position) <= 0 {
+		if b.Shard == shard && !stuck[b] && d.first.Compare(position) <= 0 {
 			return false
 		}
 	}
 	return true
 }
 
-// due picks the buckets of one level to recompute now, ordered by time. With all, everything that can be computed is.
-func (l *ledger) due(level schemas.Level, now time.Time, all bool) []Bucket {
+// stuck are the buckets of a shard that lost events, and the coarse ones above them.
+func (l *ledger) stuck(shard int) map[Bucket]bool {
+	out := map[Bucket]bool{}
+	for b, d := range l.dirty {
+		if b.Shard != shard || d.left.IsZero() {
+			continue
+		}
+		for ok := true; ok; b, ok = b.parent() {
+			out[b] = true
+		}
+	}
+	return out
+}
+
+// due picks the buckets of one level to recompute now, ordered by time; events says what time it is for events, where
+// their clock is another. With all, everything that can be computed is.
+func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Bucket {
 	held := l.held(level)
 	var live, old []Bucket
 	oldDue := false
@@ -186,7 +203,7 @@ func (l *ledger) due(level schemas.Level, now time.Time, all bool) []Bucket {
 		if b.Level != level || held[b] || !l.ready(b, d, now) {
 			continue
 		}
-		if b.end() > now.Add(-l.pace.LiveWindow).Unix() {
+		if b.end() > events.Add(-l.pace.LiveWindow).Unix() {
 			if all || now.Sub(d.since) >= l.patience(level) {
 				live = append(live, b)
 			}

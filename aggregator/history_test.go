@@ -146,7 +146,9 @@ func plain(w *wire.UsageEvent) *schemas.UsageEvent {
 	return e
 }
 
-func named2(n *wire.Named) struct{ Name, Value string } { return struct{ Name, Value string }{n.Name, n.Value} }
+func named2(n *wire.Named) struct{ Name, Value string } {
+	return struct{ Name, Value string }{n.Name, n.Value}
+}
 
 // answers is what Usage says, keyed as fold does.
 func answers(t testing.TB, r *Reader, q schemas.UsageQuery, dimension string) map[string]string {
@@ -194,7 +196,8 @@ func TestRandomHistories(t *testing.T) {
 				byShard[shardOf(e, p.shards)] = append(byShard[shardOf(e, p.shards)], e)
 			}
 			for shard, events := range byShard {
-				logs[shard].add(batchOf(t, shard, uint64(round*100+flush), flush%2 == 0, events...))
+				next := uint64(logs[shard].high())
+				logs[shard].add(batchOf(t, shard, uint64(shard)<<32+next, flush%2 == 0, events...))
 			}
 		}
 		crashing(t, db, logs, rnd)
@@ -214,9 +217,22 @@ func TestRandomHistories(t *testing.T) {
 		if n, err := r.Dirty(t.Context(), march()); err != nil || n != 0 {
 			t.Fatalf("dirty %d, %v", n, err)
 		}
+		audited(t, r, len(all))
 		if err := stop(); err != nil && !errors.Is(err, t.Context().Err()) && !strings.Contains(err.Error(), "context canceled") {
 			t.Fatal(err)
 		}
+	}
+}
+
+// audited checks that the store balances and counts every delivery.
+func audited(t testing.TB, r *Reader, deliveries int) {
+	t.Helper()
+	a, err := r.Audit(t.Context(), AuditOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !a.Balanced() || a.Deliveries != uint64(deliveries) || a.Delivered != a.Deliveries || a.Duplicates != a.Deliveries-a.Keys {
+		t.Fatalf("audit of %d deliveries: %+v\n%s", deliveries, a, strings.Join(a.Problems(), "\n"))
 	}
 }
 
@@ -235,9 +251,25 @@ func crashing(t testing.TB, db *DB, logs []*shardLog, rnd *rand.Rand) {
 	stop := b.start(t, 1+rnd.IntN(3))
 	b.recomputer.with(func(*ledger) { b.recomputer.forced++ })
 	deadline := time.Now().Add(5 * time.Second)
-	for left.Load() >= 0 && time.Now().Before(deadline) {
+	for left.Load() >= 0 && time.Now().Before(deadline) && !b.idle() {
 		b.sink.kick()
 		time.Sleep(5 * time.Millisecond)
 	}
 	_ = stop()
+}
+
+// idle tells whether everything in the logs is covered, so that no further step will come.
+func (b *bench) idle() bool {
+	for _, l := range b.logs {
+		lane := b.lanes.get(topicUsage, l.shard)
+		if lane == nil || b.sink.markedUpTo(lane) < l.high() {
+			return false
+		}
+		clean := false
+		b.recomputer.with(func(g *ledger) { clean = g.clean(l.shard, schemas.Position{Generation: 1, Offset: l.high()}) })
+		if !clean {
+			return false
+		}
+	}
+	return true
 }

@@ -199,7 +199,7 @@ func randomOf(t testing.TB, seed uint64) *rand.Rand {
 // batchOf is a record of usage-events.
 func batchOf(t testing.TB, shard int, flush uint64, history bool, events ...*wire.UsageEvent) []byte {
 	b := wire.UsageBatch{Shard: uint32(shard), History: history, Events: events, Receipt: &wire.Receipt{Flush: flush,
-		Read: uint64(len(events)), Ranges: []*wire.SourceRange{{Topic: "access-events", From: int64(flush), To: int64(flush) + 1}}}}
+		Read: uint64(len(events)), Ranges: []*wire.SourceRange{{Topic: "access-events", Partition: int32(shard), From: int64(flush), To: int64(flush) + 1}}}}
 	value, err := b.MarshalVT()
 	if err != nil {
 		t.Fatal(err)

@@ -51,7 +51,7 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 	if err != nil {
 		return err
 	}
-	now := r.now()
+	now := time.Now()
 	found := map[Bucket]dirt{}
 	if err := r.store.dirtyOf(ctx, shard, from, now, func(b Bucket, d dirt) { found[b] = d }); err != nil {
 		return err
@@ -158,8 +158,8 @@ func (r *recomputer) plan(level schemas.Level) (jobs []job, bounds map[int]schem
 	if !all && time.Now().Before(r.rest) {
 		return nil, nil, false
 	}
-	now := r.now()
-	due := r.ledger.due(level, now, all)
+	events := r.now()
+	due := r.ledger.due(level, time.Now(), events, all)
 	if len(due) == 0 {
 		return nil, nil, false
 	}
@@ -168,7 +168,7 @@ func (r *recomputer) plan(level schemas.Level) (jobs []job, bounds map[int]schem
 		bounds[shard] = s.bound
 	}
 	last := due[len(due)-1]
-	return r.ledger.jobs(due, agreedBy(r.catalog())), bounds, last.end() > now.Add(-r.ledger.pace.LiveWindow).Unix()
+	return r.ledger.jobs(due, agreedBy(r.catalog())), bounds, last.end() > events.Add(-r.ledger.pace.LiveWindow).Unix()
 }
 
 // measure shows how much is dirty; callers hold the lock.
@@ -276,7 +276,7 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64) error {
 	if err := r.store.headsOf(ctx, j, revision, func(h Head) { heads = append(heads, h) }); err != nil {
 		return err
 	}
-	now := r.now()
+	now := time.Now()
 	r.with(func(l *ledger) {
 		for _, h := range heads {
 			if d, ok := l.dirty[h.Bucket]; ok && h.Level == schemas.Minute && h.end() > now.Add(-l.pace.LiveWindow).Unix() {
@@ -310,7 +310,7 @@ func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64,
 			return nil, err
 		}
 	}
-	r.with(func(l *ledger) { l.leave(lost, r.now()) })
+	r.with(func(l *ledger) { l.leave(lost, time.Now()) })
 	return lost, nil
 }
 
@@ -331,7 +331,7 @@ func (r *recomputer) followCatalog(ctx context.Context) error {
 	if newest <= known {
 		return nil
 	}
-	now := r.now()
+	now := time.Now()
 	for _, v := range timeline {
 		if v.Seq <= known {
 			continue
