@@ -32,6 +32,9 @@ type Options struct {
 	// Default 24h. Not less: a cut may be made of heads that were read before it, and a long read goes on. Not more:
 	// a live minute leaves some thirty revisions behind.
 	Keep time.Duration
+	// UsageTopic and RejectedTopic are what is read. Default usage-events and rejected-events; tests on a broker that
+	// others use too have names of their own.
+	UsageTopic, RejectedTopic string
 	// Log receives what a person should know. Default: nothing.
 	Log *slog.Logger
 	// Metrics registers the role's metrics. Default: nowhere.
@@ -83,7 +86,13 @@ func New(o Options) (*Aggregator, error) {
 	if o.Keep == 0 {
 		o.Keep = 24 * time.Hour
 	}
-	o.Group.Topics = []string{topicUsage, topicRejected}
+	if o.UsageTopic == "" {
+		o.UsageTopic = topicUsage
+	}
+	if o.RejectedTopic == "" {
+		o.RejectedTopic = topicRejected
+	}
+	o.Group.Topics = []string{o.UsageTopic, o.RejectedTopic}
 	m, err := newMetrics(o.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("aggregator metrics: %w", err)
@@ -102,7 +111,7 @@ func assemble(o Options, s *store) *Aggregator {
 func (a *Aggregator) Run(ctx context.Context) error {
 	err := a.work(ctx, func(ctx context.Context) error {
 		return a.options.Kafka.Consume(ctx, a.options.Group, func(ctx context.Context, p *stream.Partition) error {
-			at := place{topic: p.Topic, partition: p.ID, generation: p.Generation}
+			at := place{topic: p.Topic, usage: p.Topic == a.options.UsageTopic, partition: p.ID, generation: p.Generation}
 			return a.own(ctx, at, p.Committed, p)
 		})
 	})
@@ -144,7 +153,7 @@ func (a *Aggregator) own(ctx context.Context, at place, committed int64, f feed)
 		}
 	}
 	l := &lane{place: at, progress: newProgress(max(start, 0)), committed: start, commit: f.Commit}
-	if at.topic == topicUsage {
+	if at.usage {
 		bound := schemas.Position{Generation: at.generation, Offset: l.progress.start - 1}
 		if err := a.recomputer.own(ctx, at.partition, bound); err != nil {
 			return fmt.Errorf("take over shard %d: %w", at.partition, err)
@@ -175,7 +184,7 @@ func (a *Aggregator) read(ctx context.Context, l *lane, f feed) error {
 				return err
 			}
 		}
-		if l.topic == topicUsage {
+		if l.usage {
 			a.recomputer.with(func(g *ledger) {
 				if s := g.shards[l.partition]; s != nil {
 					s.caughtUp = b.Next >= b.HighWatermark
@@ -188,7 +197,7 @@ func (a *Aggregator) read(ctx context.Context, l *lane, f feed) error {
 // Settle waits until everything that is in usage-events and rejected-events now is stored and covered by heads of all
 // levels, and has it written and recomputed at once. Shards that another process owns are awaited, not hurried.
 func (a *Aggregator) Settle(ctx context.Context) error {
-	for _, topic := range []string{topicUsage, topicRejected} {
+	for _, topic := range a.options.Group.Topics {
 		marks, err := a.options.Kafka.Watermarks(ctx, topic)
 		if err != nil {
 			return fmt.Errorf("settle: %w", err)
@@ -220,7 +229,7 @@ func (a *Aggregator) settle(ctx context.Context, topic string, partition int, ne
 				return err
 			}
 		} else if a.sink.markedUpTo(l) >= next {
-			done, vanished := topic != topicUsage, 0
+			done, vanished := !l.usage, 0
 			r.with(func(g *ledger) {
 				done = done || g.clean(partition, schemas.Position{Generation: l.generation, Offset: next - 1})
 				vanished = g.vanished(partition)
@@ -245,7 +254,7 @@ func (a *Aggregator) settle(ctx context.Context, topic string, partition int, ne
 // settledElsewhere asks the tables, for a partition that this process does not own.
 func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partition int, next int64) (bool, error) {
 	known, err := a.store.positionsOf(ctx, topic)
-	if err != nil || known[partition].Offset < next-1 || topic != topicUsage {
+	if err != nil || known[partition].Offset < next-1 || topic != a.options.UsageTopic {
 		return err == nil && known[partition].Offset >= next-1, err
 	}
 	from, err := a.store.settled(ctx, partition)

@@ -138,7 +138,7 @@ func newBench(t testing.TB, db *DB, timeline func() catalog.Timeline, logs []*sh
 	if os.Getenv("VERBOSE") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	o := Options{Catalog: timeline, Log: log, Now: time.Now, Keep: 24 * time.Hour}
+	o := Options{DB: db, UsageTopic: topicUsage, Catalog: timeline, Log: log, Now: time.Now, Keep: 24 * time.Hour}
 	return &bench{assemble(o, &store{db: db, metrics: m}), logs}
 }
 
@@ -152,7 +152,7 @@ func (b *bench) start(t testing.TB, batch int) (stop func() error) {
 			for _, l := range b.logs {
 				go func() {
 					r, committed := l.assign(batch)
-					errs <- b.own(ctx, place{topic: topicUsage, partition: l.shard, generation: 1}, committed, r)
+					errs <- b.own(ctx, place{topic: topicUsage, usage: true, partition: l.shard, generation: 1}, committed, r)
 				}()
 			}
 			for range b.logs {

@@ -30,6 +30,7 @@ const (
 // place is where a record of ours was read.
 type place struct {
 	topic      string
+	usage      bool // usage-events, else rejected-events
 	partition  int
 	generation int64
 	offset     int64
@@ -139,10 +140,10 @@ func (k *sink) take(ctx context.Context, l *lane, records []record, next int64) 
 		at := l.place
 		at.offset = r.offset
 		var err error
-		if l.topic == topicRejected {
-			err = k.takeRejected(at, r.value)
-		} else {
+		if l.usage {
 			err = k.takeUsage(at, r.value)
+		} else {
+			err = k.takeRejected(at, r.value)
 		}
 		if err != nil {
 			return fmt.Errorf("record %s/%d at offset %d: %w", at.topic, at.partition, at.offset, err)
@@ -324,7 +325,7 @@ func (k *sink) marked(f *flush) {
 				panic(fmt.Sprintf("BUG: marks of %s/%d up to %d before their events", l.topic, l.partition, next))
 			}
 			l.progress.mark(next)
-			if l.topic == topicUsage {
+			if l.usage {
 				g.reach(l.partition, schemas.Position{Generation: l.generation, Offset: next - 1}, now)
 			}
 		}
