@@ -371,6 +371,7 @@ func (r *roles) settle(ctx context.Context, w io.Writer) error {
 	whole := schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(), To: time.UnixMilli(schemas.MaxTime).UTC()}
 	told := time.Now()
 	for {
+		asked := time.Now()
 		waiting, err := follow.advance(ctx, whole)
 		if err != nil || waiting == "" {
 			return err
@@ -385,7 +386,9 @@ func (r *roles) settle(ctx context.Context, w io.Writer) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(50 * time.Millisecond): // positions may be moved by another process: nothing signals them here
+		// Positions may be moved by another process: nothing signals them here. To ask must not cost more than a
+		// fifth of what is waited for.
+		case <-time.After(max(50*time.Millisecond, 4*time.Since(asked))):
 		}
 	}
 }

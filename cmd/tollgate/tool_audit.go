@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"time"
@@ -16,36 +17,70 @@ type auditCommand struct {
 }
 
 // auditOptions says up to where the collector has committed, which receipts must cover.
-func auditOptions(*roles) aggregator.AuditOptions { return aggregator.AuditOptions{} }
+func auditOptions(ctx context.Context, offsets offsetsReader, topics []string) (aggregator.AuditOptions, error) {
+	o := aggregator.AuditOptions{Committed: map[string][]int64{}}
+	for _, topic := range topics {
+		committed, err := offsets.Committed(ctx, groupCollector, topic)
+		if err != nil {
+			return o, err
+		}
+		o.Committed[topic] = committed
+	}
+	return o, nil
+}
+
+// audited is the report of an audit as JSON shows it.
+type audited struct {
+	*aggregator.Audit
+	Read      uint64   `json:"Read"`
+	Published uint64   `json:"Published"`
+	SentAgain uint64   `json:"SentAgain"`
+	Balanced  bool     `json:"Balanced"`
+	Problems  []string `json:"Problems"`
+}
+
+// newAudited adds what follows from the report: whatever the marks count and no flush of ours sent twice was read.
+func newAudited(report *aggregator.Audit) audited {
+	ours := report.SentTwice + report.InIncomplete + report.Redelivered
+	published := report.Keys + report.ProducerRepeats()
+	return audited{report, report.Delivered - min(ours, report.Delivered), published, report.ProducerRepeats(),
+		report.Balanced(), append([]string{}, report.Problems()...)}
+}
 
 // Run compares offsets, receipts, events, heads and usage; it fails where anything does not balance.
 func (c auditCommand) Run(a *app) error {
-	p, err := a.open(needClickHouse)
+	p, err := a.open(needClickHouse | needKafka)
 	if err != nil {
 		return err
 	}
 	defer a.close(p)
-	report, err := aggregator.NewReader(p.store).Audit(a.ctx, auditOptions(nil))
+	options, err := auditOptions(a.ctx, p.kafka, topicNames(topicsOf(a.config.Collector)))
 	if err != nil {
 		return err
 	}
-	t := table{columns: []string{"what", "number"}, items: report}
-	number := func(what string, n int64) { t.add(what, strconv.FormatInt(n, 10)) }
-	number("events read", report.Read)
-	number("published", report.Published)
+	report, err := aggregator.NewReader(p.store).Audit(a.ctx, options)
+	if err != nil {
+		return err
+	}
+	shown := newAudited(report)
+	t := table{columns: []string{"what", "number"}, items: shown}
+	number := func(what string, n uint64) { t.add(what, strconv.FormatUint(n, 10)) }
+	number("events read", shown.Read)
+	number("published", shown.Published)
 	number("rejected", report.Rejected)
-	number("deliveries", report.Deliveries)
 	number("different events", report.Keys)
-	number("sent again by the producer", report.SentAgain)
-	number("delivered again by us", report.DeliveredAgain)
-	number("problems", int64(len(report.Problems)))
+	number("sent again by producers", shown.SentAgain)
+	number("delivered again by us", report.SentTwice+report.InIncomplete+report.Redelivered)
+	number("buckets", report.Buckets)
+	number("buckets to recompute", report.Dirty)
+	number("problems", uint64(len(shown.Problems)))
 	if err := t.print(a.out, c.Output); err != nil {
 		return err
 	}
-	for _, problem := range report.Problems {
+	for _, problem := range shown.Problems {
 		fmt.Fprintln(a.err, problem)
 	}
-	if len(report.Problems) > 0 {
+	if !shown.Balanced {
 		return errReported
 	}
 	return nil
@@ -55,6 +90,7 @@ func (c auditCommand) Run(a *app) error {
 type conflictsCommand struct {
 	From   string `required:"" help:"First day or instant." placeholder:"DATE"`
 	To     string `required:"" help:"End, not included." placeholder:"DATE"`
+	Limit  int    `default:"1000" help:"At most so many."`
 	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
 }
 
@@ -69,13 +105,13 @@ func (c conflictsCommand) Run(a *app) error {
 		return err
 	}
 	defer a.close(p)
-	conflicts, err := aggregator.NewReader(p.store).Conflicts(a.ctx, period)
+	conflicts, err := aggregator.NewReader(p.store).Conflicts(a.ctx, period, c.Limit)
 	if err != nil {
 		return err
 	}
-	t := table{columns: []string{"source", "id", "deliveries", "times"}, items: conflicts}
+	t := table{columns: []string{"source", "id", "events", "first", "last"}, items: conflicts}
 	for _, one := range conflicts {
-		t.add(one.Source, one.ID, fmt.Sprint(one.Deliveries), fmt.Sprint(one.Times))
+		t.add(one.Source, one.ID, fmt.Sprint(one.Events), one.First.Format(time.RFC3339Nano), one.Last.Format(time.RFC3339Nano))
 	}
 	return t.print(a.out, c.Output)
 }
@@ -190,12 +226,12 @@ func (c rejectedReplay) Run(a *app) error {
 
 // eventsCommand shows the raw events behind a quantity.
 type eventsCommand struct {
-	Meter    string `help:"Only events that this meter counts." placeholder:"METER"`
-	Customer string `help:"Only of this customer." placeholder:"ID"`
-	From     string `required:"" help:"First day or instant." placeholder:"DATE"`
-	To       string `required:"" help:"End, not included." placeholder:"DATE"`
-	Limit    int    `default:"100" help:"At most so many, in order of time."`
-	Output   string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	Meter    string   `help:"Only events that this meter counts." placeholder:"METER"`
+	Customer []string `help:"Only of these customers." placeholder:"ID"`
+	From     string   `required:"" help:"First day or instant." placeholder:"DATE"`
+	To       string   `required:"" help:"End, not included." placeholder:"DATE"`
+	Limit    int      `default:"100" help:"At most so many, in order of time."`
+	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
 }
 
 // Run lists the events in force, voided ones left out.
@@ -211,8 +247,8 @@ func (c eventsCommand) Run(a *app) error {
 	defer a.close(p)
 	t := table{columns: []string{"time", "source", "id", "customer", "credential", "product", "route", "method", "path", "status",
 		"bytes_out", "quantities"}}
-	err = aggregator.NewReader(p.store).Events(a.ctx, aggregator.EventsFilter{Meter: c.Meter, Customer: c.Customer,
-		Period: period, Limit: c.Limit}, func(e *schemas.UsageEvent) error {
+	err = aggregator.NewReader(p.store).Events(a.ctx, aggregator.EventFilter{Meter: c.Meter, Customers: c.Customer,
+		Period: period, Limit: c.Limit}, func(e schemas.UsageEvent) error {
 		quantities := ""
 		for _, q := range e.Quantities {
 			quantities += q.Name + "=" + q.Value + " "

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"tollgate/anomaly"
 	"tollgate/schemas/catalog"
 )
 
@@ -42,6 +43,12 @@ func loadCatalog(a *app, path string) (*catalog.Catalog, map[string][]byte, erro
 	parsed, problems := catalog.Parse(files)
 	for _, problem := range problems {
 		fmt.Fprintln(a.err, problem)
+	}
+	if parsed != nil { // the catalog keeps settings of detectors as texts: the detectors say whether they are right
+		if _, err := anomaly.ParseSettings(parsed.Detectors); err != nil {
+			fmt.Fprintln(a.err, err)
+			problems = append(problems, catalog.Problem{Message: err.Error()})
+		}
 	}
 	if len(problems) > 0 {
 		fmt.Fprintf(a.err, "tollgate: %d problems\n", len(problems))

@@ -55,10 +55,15 @@ func (d *demonstration) heading(text string) { fmt.Fprintf(d.a.out, "\n== %s\n",
 // reportEvents compares what was read, published, rejected and repeated.
 func (d *demonstration) reportEvents(c *comparison) error {
 	truth := d.story.Truth()
-	audit, err := d.r.reader.Audit(d.a.ctx, auditOptions(d.r))
+	options, err := auditOptions(d.a.ctx, d.p.kafka, topicNames(d.r.sources))
 	if err != nil {
 		return err
 	}
+	report, err := d.r.reader.Audit(d.a.ctx, options)
+	if err != nil {
+		return err
+	}
+	audit := newAudited(report)
 	d.heading("Events")
 	t := table{columns: []string{"what", "events"}}
 	row := func(what string, got, want int) {
@@ -82,7 +87,7 @@ func (d *demonstration) reportEvents(c *comparison) error {
 	row("sent again, voided or amended", int(audit.SentAgain), truth.Repeats+truth.Voids+truth.Amendments)
 	t.add("  of them repeats", strconv.Itoa(truth.Repeats))
 	t.add("  late by hours or days", strconv.Itoa(truth.Late))
-	conflicts, err := d.r.reader.Conflicts(d.a.ctx, d.story.Month())
+	conflicts, err := d.r.reader.Conflicts(d.a.ctx, d.story.Month(), truth.Conflicts+1_000)
 	if err != nil {
 		return err
 	}
