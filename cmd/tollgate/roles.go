@@ -59,6 +59,7 @@ type roles struct {
 	sources  []collector.Topic
 	wait     func(ctx context.Context, until time.Time) error // the closer's clock; nil = the real one
 
+	ctx     context.Context // ends when the roles stop
 	cancel  context.CancelFunc
 	running sync.WaitGroup
 	mu      sync.Mutex
@@ -77,7 +78,7 @@ func (a *app) startRolesWith(p *parts, set role, wait func(context.Context, time
 	}
 	r := &roles{p: p, log: a.log, mux: http.NewServeMux(), wait: wait}
 	ctx, cancel := context.WithCancel(a.ctx)
-	r.cancel = cancel
+	r.ctx, r.cancel = ctx, cancel
 	if err := r.connect(ctx, a, set); err != nil {
 		r.stop()
 		return nil, err
@@ -310,17 +311,17 @@ func (r *roles) mountIngest(a *app) error {
 }
 
 // listen opens the HTTP door of this process and serves until the roles stop.
-func (r *roles) listen(ctx context.Context, address string) (string, error) {
-	r.p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	r.mux.Handle("GET /metrics", promhttp.HandlerFor(r.p.registry, promhttp.HandlerOpts{}))
-	r.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
-	r.mux.HandleFunc("GET /readyz", r.ready)
+func (r *roles) listen(address string) (string, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return "", fmt.Errorf("listen on %s: %w; choose another with http.listen or TOLLGATE_HTTP_LISTEN", address, err)
 	}
+	r.p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.mux.Handle("GET /metrics", promhttp.HandlerFor(r.p.registry, promhttp.HandlerOpts{}))
+	r.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
+	r.mux.HandleFunc("GET /readyz", r.ready)
 	server := collector.NewServer(r.mux, r.log)
-	r.run(ctx, "http", func(ctx context.Context) error {
+	r.run(r.ctx, "http", func(ctx context.Context) error {
 		done := context.AfterFunc(ctx, func() {
 			grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 			defer cancel()
@@ -433,25 +434,12 @@ func (a *app) runRoles(set role) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithCancel(a.ctx)
-	defer cancel()
-	address, err := r.listen(ctx, a.config.HTTP.Listen)
+	address, err := r.listen(a.config.HTTP.Listen)
 	if err != nil {
 		return errors.Join(err, r.stop())
 	}
 	a.log.Info("running", "http", "http://"+address)
-	r.awaitEnd(ctx)
+	<-r.ctx.Done() // interrupted, or a role failed
 	a.log.Info("stopping")
-	cancel()
 	return r.stop()
-}
-
-// awaitEnd returns when ctx ends or a role has failed.
-func (r *roles) awaitEnd(ctx context.Context) {
-	done := make(chan struct{})
-	go func() { defer close(done); r.running.Wait() }()
-	select {
-	case <-ctx.Done():
-	case <-done:
-	}
 }

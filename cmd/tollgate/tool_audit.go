@@ -31,20 +31,41 @@ func auditOptions(ctx context.Context, offsets offsetsReader, topics []string) (
 
 // audited is the report of an audit as JSON shows it.
 type audited struct {
-	*aggregator.Audit
-	Read      uint64   `json:"Read"`
-	Published uint64   `json:"Published"`
-	SentAgain uint64   `json:"SentAgain"`
-	Balanced  bool     `json:"Balanced"`
-	Problems  []string `json:"Problems"`
+	Read           uint64          `json:"read"`
+	Published      uint64          `json:"published"`
+	Rejected       uint64          `json:"rejected"`
+	Keys           uint64          `json:"keys"`
+	SentAgain      uint64          `json:"sent_again"`
+	DeliveredAgain uint64          `json:"delivered_again_by_us"`
+	Buckets        uint64          `json:"buckets"`
+	Dirty          uint64          `json:"buckets_to_recompute"`
+	Balanced       bool            `json:"balanced"`
+	Problems       []string        `json:"problems"`
+	Sources        []auditedSource `json:"sources"`
 }
 
-// newAudited adds what follows from the report: whatever the marks count and no flush of ours sent twice was read.
+// auditedSource is how far one source partition is answered for.
+type auditedSource struct {
+	Topic      string `json:"topic"`
+	Generation int64  `json:"generation"`
+	Partition  int32  `json:"partition"`
+	First      int64  `json:"first"`
+	Next       int64  `json:"next"`
+	Missing    int64  `json:"missing"`
+	Committed  int64  `json:"committed"`
+}
+
+// newAudited adds what follows from the report: published is what different events and repeats by producers make up.
 func newAudited(report *aggregator.Audit) audited {
-	ours := report.SentTwice + report.InIncomplete + report.Redelivered
-	published := report.Keys + report.ProducerRepeats()
-	return audited{report, report.Delivered - min(ours, report.Delivered), published, report.ProducerRepeats(),
-		report.Balanced(), append([]string{}, report.Problems()...)}
+	shown := audited{Published: report.Keys + report.ProducerRepeats(), Rejected: report.Rejected, Keys: report.Keys,
+		SentAgain: report.ProducerRepeats(), DeliveredAgain: report.SentTwice + report.InIncomplete + report.Redelivered,
+		Buckets: report.Buckets, Dirty: report.Dirty, Balanced: report.Balanced(),
+		Problems: append([]string{}, report.Problems()...)}
+	shown.Read = report.Delivered - min(shown.DeliveredAgain, report.Delivered)
+	for _, s := range report.Sources {
+		shown.Sources = append(shown.Sources, auditedSource(s))
+	}
+	return shown
 }
 
 // Run compares offsets, receipts, events, heads and usage; it fails where anything does not balance.
@@ -67,12 +88,12 @@ func (c auditCommand) Run(a *app) error {
 	number := func(what string, n uint64) { t.add(what, strconv.FormatUint(n, 10)) }
 	number("events read", shown.Read)
 	number("published", shown.Published)
-	number("rejected", report.Rejected)
-	number("different events", report.Keys)
+	number("rejected", shown.Rejected)
+	number("different events", shown.Keys)
 	number("sent again by producers", shown.SentAgain)
-	number("delivered again by us", report.SentTwice+report.InIncomplete+report.Redelivered)
-	number("buckets", report.Buckets)
-	number("buckets to recompute", report.Dirty)
+	number("delivered again by us", shown.DeliveredAgain)
+	number("buckets", shown.Buckets)
+	number("buckets to recompute", shown.Dirty)
 	number("problems", uint64(len(shown.Problems)))
 	if err := t.print(a.out, c.Output); err != nil {
 		return err

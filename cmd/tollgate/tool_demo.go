@@ -35,6 +35,7 @@ type demoClock struct {
 	mu    sync.Mutex
 	story time.Time // zero = the real clock
 	moved chan struct{}
+	until time.Time // what the closer waits for: it has nothing to do before
 }
 
 // Now is the time of the roles.
@@ -61,6 +62,7 @@ func (c *demoClock) wait(ctx context.Context, until time.Time) error {
 	for {
 		c.mu.Lock()
 		story, moved := c.story, c.moved
+		c.until = until
 		c.mu.Unlock()
 		var timer <-chan time.Time
 		if story.IsZero() {
@@ -176,9 +178,9 @@ func (d *demonstration) start() (err error) {
 	if d.r, err = d.a.startRolesWith(d.p, rolesAll, d.clock.wait); err != nil {
 		return err
 	}
-	d.address, err = d.r.listen(d.a.ctx, d.a.config.HTTP.Listen)
+	d.address, err = d.r.listen(d.a.config.HTTP.Listen)
 	if err != nil { // somebody else's port is no reason not to show the demo
-		d.address, err = d.r.listen(d.a.ctx, "127.0.0.1:0")
+		d.address, err = d.r.listen("127.0.0.1:0")
 	}
 	return err
 }
@@ -310,20 +312,26 @@ func (d *demonstration) awaitCollector(positions []stream.Position) error {
 	})
 }
 
-// awaitClose waits until no period is due.
+// awaitClose waits until the closer has done the night's work, and nothing is due any more.
 func (d *demonstration) awaitClose() error {
-	return d.await("the close of the month", func() (bool, error) {
-		due, err := d.r.billing.DuePeriods(d.a.ctx)
-		if err != nil {
-			return false, err
-		}
-		for _, period := range due {
-			if !period.To.Add(d.a.config.Billing.Grace).After(d.clock.Now()) {
-				return false, nil
-			}
-		}
-		return true, nil
+	err := d.await("the close of the month", func() (bool, error) {
+		d.clock.mu.Lock()
+		defer d.clock.mu.Unlock()
+		return d.clock.until.After(d.clock.story), nil
 	})
+	if err != nil {
+		return err
+	}
+	due, err := d.r.billing.DuePeriods(d.a.ctx)
+	if err != nil {
+		return err
+	}
+	for _, period := range due {
+		if !period.To.Add(d.a.config.Billing.Grace).After(d.clock.Now()) {
+			return fmt.Errorf("the night's close left %s open; the log says why", period)
+		}
+	}
+	return nil
 }
 
 // demoPatience bounds each wait of the demo: beyond it something is wrong, and it says what was awaited.

@@ -182,7 +182,7 @@ func (g *Generator) incidents(start time.Time) {
 	hour := int(start.Sub(g.options.Month.From) / time.Hour)
 	within := func() int64 { return start.UnixMilli() + r.Int64N(600_000) }
 	if hour >= leakedHour && hour < leakedHour+leakedHours {
-		for range max(2_000, g.options.Events/200) {
+		for range max(6_000, g.options.Events/200) {
 			g.facts = append(g.facts, fact{time: start.UnixMilli() + r.Int64N(3_600_000), customer: leaked, of: -1,
 				endpoint: endpointSearch, status: 200, bytesOut: 3_000, address: leakedNet + r.Uint32N(1<<17)})
 		}
