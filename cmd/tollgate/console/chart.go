@@ -79,13 +79,14 @@ func drawChart(p schemas.Period, usage map[time.Time]schemas.Decimal, unit strin
 
 func round(x float64) float64 { return math.Round(x*10) / 10 }
 
-// niceCeiling is the smallest of 1, 2, 4, 6, 8 × 10ⁿ that is at least x, so that its half is a short number too.
+// niceCeiling is the smallest of 1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8 × 10ⁿ that is at least x: its half is short too, and
+// bars fill at least two thirds of their field.
 func niceCeiling(x float64) float64 {
 	if x <= 0 {
 		return 1
 	}
 	power := math.Pow(10, math.Floor(math.Log10(x)))
-	for _, step := range []float64{1, 2, 4, 6, 8, 10} {
+	for _, step := range []float64{1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8, 10} {
 		if step*power >= x {
 			return step * power
 		}

@@ -32,8 +32,8 @@ func TestAmount(t *testing.T) {
 }
 
 func TestAxis(t *testing.T) {
-	for x, want := range map[float64]string{0: "1", 0.03: "0.04", 1: "1", 1.01: "2", 250: "400", 999: "1k", 1_000: "1k", 1_001: "2k", 7e6: "8M", 9.1e9: "10G",
-		3e15: "4P"} {
+	for x, want := range map[float64]string{0: "1", 0.03: "0.03", 1: "1", 1.01: "1.2", 250: "300", 999: "1k", 1_000: "1k", 1_001: "1.2k", 7e6: "8M",
+		9.1e9: "10G", 3.1e15: "4P"} {
 		if got := short(niceCeiling(x)); got != want {
 			t.Errorf("an axis for %g ends at %s, want %s", x, got, want)
 		}

@@ -203,6 +203,20 @@ func TestPagesShow(t *testing.T) {
 	f("/rejected", "1,206", "undecodable", "see what the gateway")
 }
 
+// TestDaysOfAnInvoiceAreThoseOfItsZone: a month in Stockholm begins at 22:00 UTC.
+func TestDaysOfAnInvoiceAreThoseOfItsZone(t *testing.T) {
+	b := filled("")
+	one := &b.invoices[0]
+	one.Zone, one.From, one.To = "Europe/Stockholm", one.From.Add(-2*time.Hour), one.To.Add(-2*time.Hour)
+	one.Lines[0].From = one.From
+	for target, want := range map[string]string{"/invoices": "2026-08-01 – 2026-09-01", "/invoices/" + one.Number: "2026-08-01 – 2026-09-01",
+		"/invoices/" + one.Number + "?": "2026-08-01 00:00 – "} {
+		if w := get(serve(b), target); !strings.Contains(w.Body.String(), want) {
+			t.Errorf("%s does not show %s:\n%s", target, want, w.Body)
+		}
+	}
+}
+
 func TestEmptyPages(t *testing.T) {
 	h := serve(&books{})
 	for _, target := range []string{"/", "/usage", "/usage?customer=x", "/invoices", "/alerts", "/rejected"} {

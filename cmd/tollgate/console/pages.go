@@ -33,11 +33,13 @@ var utc = time.UTC
 func parsePages() map[string]*pageTemplate {
 	functions := template.FuncMap{
 		"grouped": grouped, "amount": amount,
-		"number":  func(n uint64) string { return grouped(uintText(n)) },
-		"day":     func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
-		"instant": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") },
-		"rfc3339": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"segment": url.PathEscape, "shell": shell, "reasonText": reasonText, "places": places,
+		"number":    func(n uint64) string { return grouped(uintText(n)) },
+		"day":       func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
+		"instant":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") },
+		"rfc3339":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"dayIn":     func(t time.Time, zone string) string { return t.In(zoneOf(zone)).Format(time.DateOnly) },
+		"instantIn": func(t time.Time, zone string) string { return t.In(zoneOf(zone)).Format("2006-01-02 15:04") },
+		"segment":   url.PathEscape, "shell": shell, "reasonText": reasonText, "places": places,
 		"detectors": func() []string {
 			return []string{schemas.DetectorSpike, schemas.DetectorBruteForce, schemas.DetectorPathScan}
 		},
@@ -48,6 +50,14 @@ func parsePages() map[string]*pageTemplate {
 		pages[name] = template.Must(template.Must(layout.Clone()).ParseFS(files, "pages/"+name+".html"))
 	}
 	return pages
+}
+
+// zoneOf is the zone in which a document counts its days; it is UTC where this machine does not know the zone.
+func zoneOf(name string) *time.Location {
+	if zone, err := time.LoadLocation(name); err == nil {
+		return zone
+	}
+	return utc
 }
 
 // routePages adds the pages and their style sheet.
