@@ -30,6 +30,12 @@ type Config struct {
 	Collector  CollectorConfig  `yaml:"collector"`
 	Quota      QuotaConfig      `yaml:"quota"`
 	Billing    BillingConfig    `yaml:"billing"`
+	Console    ConsoleConfig    `yaml:"console"`
+}
+
+// ConsoleConfig says who may look at the pages.
+type ConsoleConfig struct {
+	Insecure bool `yaml:"insecure" doc:"answer under any host name; only behind a proxy that asks for a login"`
 }
 
 // LogConfig says how much is logged, and how.

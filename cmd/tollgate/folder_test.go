@@ -67,7 +67,7 @@ func TestTableForms(t *testing.T) {
 		}
 	}
 	f("table", "CUSTOMER    QUANTITY\n=cmd()·[2J  -3\n") // no escape sequence reaches a terminal
-	f("csv", "customer,quantity\n'=cmd()\x1b[2J,-3\n")       // no formula reaches a spreadsheet; numbers stay numbers
+	f("csv", "customer,quantity\n'=cmd()\x1b[2J,-3\n")   // no formula reaches a spreadsheet; numbers stay numbers
 	var out bytes.Buffer
 	if err := sample().print(&out, "json"); err != nil {
 		t.Fatal(err)

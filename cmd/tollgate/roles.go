@@ -20,6 +20,7 @@ import (
 	"tollgate/anomaly"
 	"tollgate/anomaly/notify"
 	"tollgate/billing"
+	"tollgate/cmd/tollgate/console"
 	"tollgate/collector"
 	"tollgate/quota"
 	"tollgate/schemas"
@@ -275,7 +276,14 @@ func (r *roles) startAnomaly(ctx context.Context, _ *app) error {
 	return nil
 }
 
-func (r *roles) startConsole(context.Context, *app) error { return nil }
+// startConsole mounts the pages beside the other doors. It has no login: it answers loopback names only, unless the
+// settings say that a proxy in front of it asks for one.
+func (r *roles) startConsole(_ context.Context, a *app) error {
+	r.mux.Handle("/", console.New(console.Options{Usage: r.reader, Invoices: billing.NewStore(r.p.store.Conn()),
+		Alerts: anomaly.NewStore(r.p.store), Rejected: r.reader, Insecure: a.config.Console.Insecure, Version: version,
+		Log: r.log, Now: r.p.clock, Metrics: r.p.registry}))
+	return nil
+}
 
 func (r *roles) startBilling(ctx context.Context, a *app) error {
 	closer, err := billing.NewCloser(r.billing, billing.CloserOptions{Schedule: a.config.Billing.Cron, Wait: r.wait})
