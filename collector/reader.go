@@ -161,7 +161,11 @@ type outcomes struct{ published, rejected int }
 func (w *worker) of(format string) *outcomes {
 	n, ok := w.counted[format]
 	if !ok {
-		if _, known := decode.Lookup(format); !known && format != unread {
+		found, known := decode.Lookup(format)
+		switch {
+		case known:
+			format = found.Name // format may be text of the record's header, which its buffer will overwrite
+		case format != unread:
 			return w.of(unread)
 		}
 		n = &outcomes{}
