@@ -23,11 +23,12 @@ type doctorCommand struct {
 	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
 }
 
-// doctorPatience bounds the questions to one server. Default 15s: a server that is there answers within one, a Kafka
-// client that finds nobody needs all of it; three servers that are away are told within a minute.
+// doctorPatience bounds the questions to one server. Default 15s: a server that is there answers within one,
+// a Kafka client that finds nobody needs all of it; three servers that are away are told within a minute.
 const doctorPatience = 15 * time.Second
 
-// embeddedPatience bounds starting an embedded part and asking it. Default 2m: the engine may have to be fetched.
+// embeddedPatience bounds starting an embedded part and asking it. Default 2m: the engine may have to be
+// fetched.
 const embeddedPatience = 2 * time.Minute
 
 // finding is one row of doctor's answer.
@@ -45,15 +46,19 @@ const (
 	statusFail = "fail"
 )
 
+// examination asks one server that is open and judges what it says.
+type examination func(ctx context.Context, a *app, p *parts) ([]finding, error)
+
 // Run prints every finding, also when servers are down; it fails where any finding does.
 func (c doctorCommand) Run(a *app) error {
 	findings := judgeSettings(a.settingsFacts())
 	for _, server := range []struct {
-		name   string
-		need   need
-		doctor func(context.Context, *app, *parts) ([]finding, error)
-	}{{"kafka", needKafka, examineKafka}, {"redis", needRedis, examineRedis}, {"clickhouse", needClickHouse, examineClickHouse}} {
-		findings = append(findings, a.examine(server.name, server.need, server.doctor)...)
+		name string
+		need need
+		look examination
+	}{{"kafka", needKafka, examineKafka}, {"redis", needRedis, examineRedis},
+		{"clickhouse", needClickHouse, examineClickHouse}} {
+		findings = append(findings, a.examine(server.name, server.need, server.look)...)
 	}
 	if err := c.print(a.out, findings); err != nil {
 		return err
@@ -65,8 +70,9 @@ func (c doctorCommand) Run(a *app) error {
 }
 
 // examine opens one server alone, so that another that is down does not hide it, and lets doctor look at it.
-func (a *app) examine(name string, needs need, doctor func(context.Context, *app, *parts) ([]finding, error)) []finding {
-	p := &parts{config: a.config, log: a.log, registry: prometheus.NewRegistry(), progress: a.err, clock: time.Now}
+func (a *app) examine(name string, needs need, look examination) []finding {
+	p := &parts{config: a.config, log: a.log, registry: prometheus.NewRegistry(), progress: a.err,
+		clock: time.Now}
 	patience := doctorPatience
 	if p.embeds(needs) != 0 {
 		patience = embeddedPatience
@@ -85,7 +91,7 @@ func (a *app) examine(name string, needs need, doctor func(context.Context, *app
 	if err != nil {
 		return []finding{judgeUnreachable(name, p.embeds(needs) != 0, err)}
 	}
-	findings, err := doctor(ctx, a, p)
+	findings, err := look(ctx, a, p)
 	if err != nil {
 		findings = append(findings, finding{name + " answers", statusFail, err.Error(),
 			"see the server's log; a timeout means that it is overloaded or that a firewall drops packets"})
@@ -96,13 +102,15 @@ func (a *app) examine(name string, needs need, doctor func(context.Context, *app
 // judgeUnreachable is the finding of a server that could not be opened.
 func judgeUnreachable(name string, embedded bool, err error) finding {
 	mend := map[string]string{
-		"kafka":      "start it, or correct kafka.brokers (TOLLGATE_KAFKA_BROKERS), kafka.tls and kafka.sasl",
-		"redis":      "start it, or correct redis.addresses (TOLLGATE_REDIS_ADDRESSES), redis.password and redis.tls",
-		"clickhouse": "start it, or correct clickhouse.addresses (TOLLGATE_CLICKHOUSE_ADDRESSES; the native port, 9000), user and tls",
+		"kafka": "start it, or correct kafka.brokers (TOLLGATE_KAFKA_BROKERS), kafka.tls and kafka.sasl",
+		"redis": "start it, or correct redis.addresses (TOLLGATE_REDIS_ADDRESSES), redis.password and redis.tls",
+		"clickhouse": "start it, or correct clickhouse.addresses (TOLLGATE_CLICKHOUSE_ADDRESSES; the native " +
+			"port, 9000), user and tls",
 	}[name]
 	if embedded {
 		mend = "it is embedded in the data folder: see the error, or name a server outside with " +
-			map[string]string{"kafka": "kafka.brokers", "redis": "redis.addresses", "clickhouse": "clickhouse.addresses"}[name]
+			map[string]string{"kafka": "kafka.brokers", "redis": "redis.addresses",
+				"clickhouse": "clickhouse.addresses"}[name]
 	}
 	return finding{name + " connection", statusFail, err.Error(), mend}
 }
@@ -166,7 +174,8 @@ func examineKafka(ctx context.Context, a *app, p *parts) (findings []finding, er
 	if err != nil {
 		return findings, err
 	}
-	findings = append(findings, judgeTopics(topicsFacts{topics: topics, specs: specs, sources: sources, embedded: embedded})...)
+	findings = append(findings, judgeTopics(topicsFacts{topics: topics, specs: specs, sources: sources,
+		embedded: embedded})...)
 	there := map[string]bool{}
 	for _, t := range topics {
 		there[t.Name] = t.Exists
@@ -228,7 +237,8 @@ func examineClickHouse(ctx context.Context, a *app, p *parts) (findings []findin
 	}
 	found := judgeTables(tables)
 	findings = append(findings, found...)
-	if len(tables) == 0 || slices.ContainsFunc(found, func(f finding) bool { return f.status == statusFail && f.check == checkTables }) {
+	incomplete := func(f finding) bool { return f.check == checkTables && f.status != statusOK }
+	if slices.ContainsFunc(found, incomplete) {
 		return findings, nil // what is in tables that are missing cannot be asked
 	}
 	seen, err := store.sources(ctx, tables["events"].rows)
@@ -252,7 +262,8 @@ func webhookProblems(v catalog.Version) []error {
 			problems[i] = errors.New("the variable is not set here")
 			continue
 		}
-		_, problems[i] = notify.NewWebhook(notify.WebhookOptions{URL: hook.URL, Secret: secret, Events: hook.Events})
+		_, problems[i] = notify.NewWebhook(notify.WebhookOptions{URL: hook.URL, Secret: secret,
+			Events: hook.Events})
 	}
 	return problems
 }
@@ -277,7 +288,8 @@ func (c doctorCommand) print(w io.Writer, findings []finding) error {
 			fmt.Fprintf(&text, "%*s→ %s\n", width+8, "", printable(f.mend))
 		}
 	}
-	fmt.Fprintf(&text, "\n%d ok, %d to look at, %d to mend\n", count[statusOK], count[statusWarn], count[statusFail])
+	fmt.Fprintf(&text, "\n%d ok, %d to look at, %d to mend\n", count[statusOK], count[statusWarn],
+		count[statusFail])
 	_, err := io.WriteString(w, text.String())
 	return err
 }

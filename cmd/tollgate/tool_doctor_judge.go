@@ -13,8 +13,8 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// This file judges what doctor found: facts in, findings out, without a server, a clock or the environment. The
-// judgments of Kafka are in tool_doctor_topics.go.
+// This file judges what doctor found: facts in, findings out, without a server, a clock or the environment.
+// The judgments of Kafka are in tool_doctor_topics.go.
 
 // settingsFacts are what is known before any server is asked.
 type settingsFacts struct {
@@ -34,15 +34,17 @@ func judgeSettings(f settingsFacts) (findings []finding) {
 		findings = append(findings, finding{"hash key", statusOK, "hash.key is set", ""})
 	case f.brokers:
 		findings = append(findings, finding{"hash key", statusFail,
-			"hash.key is not set, and Kafka is outside the data folder: processes would hash credentials under different keys",
-			"set TOLLGATE_HASH_KEY to the same 32 random bytes in hex for every process: openssl rand -hex 32"})
+			"hash.key is not set, and Kafka is outside the data folder: processes would hash credentials under " +
+				"different keys", "set TOLLGATE_HASH_KEY to the same 32 random bytes in hex for every process: openssl " +
+				"rand -hex 32"})
 	case f.tables:
 		findings = append(findings, finding{"hash key", statusWarn,
-			"hash.key is not set, and ClickHouse is outside the data folder: who loses the folder loses every credential in the tables",
-			"set TOLLGATE_HASH_KEY to the content of " + f.data + "/hash.key, and keep it safe"})
+			"hash.key is not set, and ClickHouse is outside the data folder: who loses the folder loses every " +
+				"credential in the tables", "set TOLLGATE_HASH_KEY to the content of " + f.data +
+				"/hash.key, and keep it safe"})
 	case f.keyFileOpen:
-		findings = append(findings, finding{"hash key", statusWarn, "others than the owner may read " + f.data + "/hash.key",
-			"chmod 600 " + f.data + "/hash.key"})
+		findings = append(findings, finding{"hash key", statusWarn, "others than the owner may read " + f.data +
+			"/hash.key", "chmod 600 " + f.data + "/hash.key"})
 	default:
 		findings = append(findings, finding{"hash key", statusOK, "kept in the data folder", ""})
 	}
@@ -74,16 +76,17 @@ func judgeSource(t collector.Topic) finding {
 		return finding{check, statusFail, fmt.Sprintf("format %q is unknown: every record is rejected", t.Format),
 			"set the format of topic " + t.Name + " in collector.sources to one of: tollgate formats list"}
 	case !format.HasID && !format.HasTime:
-		return finding{check, statusWarn, "at-least-once: format " + format.Name + " has no id, and times are those of the records",
-			advice(format, decode.NeedID) + "; " + advice(format, decode.NeedTime)}
+		return finding{check, statusWarn, "at-least-once: format " + format.Name + " has no id, and times are " +
+			"those of the records", advice(format, decode.NeedID) + "; " + advice(format, decode.NeedTime)}
 	case !format.HasID:
-		return finding{check, statusWarn, "at-least-once: format " + format.Name + " has no id, so what the gateway sends twice is " +
-			"billed twice", advice(format, decode.NeedID)}
+		return finding{check, statusWarn, "at-least-once: format " + format.Name + " has no id, so what the " +
+			"gateway sends twice is billed twice", advice(format, decode.NeedID)}
 	case !format.HasTime:
-		return finding{check, statusWarn, "format " + format.Name + " has no time, so late events fall into the wrong minute",
-			advice(format, decode.NeedTime)}
+		return finding{check, statusWarn, "format " + format.Name + " has no time, so late events fall into the " +
+			"wrong minute", advice(format, decode.NeedTime)}
 	}
-	return finding{check, statusOK, "exactly-once where its events carry an id, as format " + format.Name + " can", ""}
+	return finding{check, statusOK, "exactly-once where its events carry an id, as format " + format.Name +
+		" can", ""}
 }
 
 // advice is the setting of a gateway that adds what is needed.
@@ -96,8 +99,8 @@ func advice(format decode.Format, need decode.Need) string {
 	return "tollgate formats test SAMPLE names the gateway's setting"
 }
 
-// The bounds of clock skew. From a second on, views show usage later or earlier than they promise (a reader trusts
-// heads older than one second); a minute makes limits count in the wrong window.
+// The bounds of clock skew. From a second on, views show usage later or earlier than they promise (a reader
+// trusts heads older than one second); a minute makes limits count in the wrong window.
 const (
 	skewWarn = time.Second
 	skewFail = time.Minute
@@ -129,7 +132,8 @@ func judgeRedis(f quota.ServerFacts, embedded bool) []finding {
 	}
 	findings := []finding{{name + " connection", statusOK, version, ""}, judgeClock(name, f.Ahead)}
 	if embedded {
-		return append(findings, finding{name + " settings", statusOK, "embedded: counters live in the data folder's process", ""})
+		return append(findings, finding{name + " settings", statusOK, "embedded: counters live in the data " +
+			"folder's process", ""})
 	}
 	switch f.Eviction {
 	case "noeviction":
@@ -146,8 +150,9 @@ func judgeRedis(f quota.ServerFacts, embedded bool) []finding {
 	case "yes":
 		findings = append(findings, finding{name + " persistence", statusOK, "appendonly yes", ""})
 	case "":
-		findings = append(findings, finding{name + " persistence", statusWarn, "it does not say whether it persists",
-			"make sure, in your provider's settings, that the append-only file is on"})
+		findings = append(findings, finding{name + " persistence", statusWarn,
+			"it does not say whether it persists", "make sure, in your provider's settings, that the append-only " +
+				"file is on"})
 	default:
 		findings = append(findings, finding{name + " persistence", statusWarn,
 			"appendonly no: after a restart of Redis limits begin at zero until they are reconciled",
@@ -162,21 +167,24 @@ const oldestClickHouse = "25.3"
 func judgeServer(f serverFacts) []finding {
 	findings := []finding{{"clickhouse connection", statusOK, "version " + f.version, ""}}
 	if olderThan(f.version, oldestClickHouse) {
-		findings[0] = finding{"clickhouse connection", statusWarn, "version " + f.version + " is older than " + oldestClickHouse +
-			", which nobody supports any more", "upgrade ClickHouse to a version with long-term support"}
+		findings[0] = finding{"clickhouse connection", statusWarn, "version " + f.version + " is older than " +
+			oldestClickHouse + ", which nobody supports any more",
+			"upgrade ClickHouse to a version with long-term support"}
 	}
 	findings = append(findings, judgeClock("clickhouse", f.ahead))
 	if f.asyncInsert != "0" {
 		findings = append(findings, finding{"clickhouse inserts", statusFail,
-			fmt.Sprintf("async_insert is %q although we ask for 0: inserts would be acknowledged before they are on disk", f.asyncInsert),
-			"let the profile of clickhouse.user change async_insert: remove its constraint"})
+			fmt.Sprintf("async_insert is %q although we ask for 0: inserts would be acknowledged before they are on "+
+				"disk", f.asyncInsert), "let the profile of clickhouse.user change async_insert: remove its constraint"})
 	} else {
-		findings = append(findings, finding{"clickhouse inserts", statusOK, "async_insert 0: acknowledged once on disk", ""})
+		findings = append(findings, finding{"clickhouse inserts", statusOK, "async_insert 0: acknowledged once " +
+			"on disk", ""})
 	}
 	return findings
 }
 
-// olderThan compares versions such as 25.3.1.1 by their first two numbers; one that is not understood is not older.
+// olderThan compares versions such as 25.3.1.1 by their first two numbers; one that is not understood is not
+// older.
 func olderThan(version, than string) bool {
 	var a, b [2]int
 	if n, _ := fmt.Sscanf(version, "%d.%d", &a[0], &a[1]); n != 2 {
@@ -188,8 +196,8 @@ func olderThan(version, than string) bool {
 	return slices.Compare(a[:], b[:]) < 0
 }
 
-// The bounds of free disk, in percent. Merges need room for a copy of what they merge; a full disk stops inserts, and
-// with them the commits of the aggregator.
+// The bounds of free disk, in percent. Merges need room for a copy of what they merge; a full disk stops
+// inserts, and with them the commits of the aggregator.
 const (
 	freeWarn = 15
 	freeFail = 5
@@ -208,7 +216,8 @@ func judgeDisks(disks []diskFacts) finding {
 	if least == nil {
 		return finding{check, statusOK, "its storage says no size", ""}
 	}
-	found := fmt.Sprintf("%d%% of disk %s is free, %s of %s", share(least), least.name, bytesText(least.free), bytesText(least.total))
+	found := fmt.Sprintf("%d%% of disk %s is free, %s of %s", share(least), least.name, bytesText(least.free),
+		bytesText(least.total))
 	mend := "make room: a larger disk, or drop months that you no longer need"
 	switch {
 	case share(least) < freeFail:
@@ -229,21 +238,22 @@ func bytesText(n uint64) string {
 const checkTables = "clickhouse tables"
 
 // durableTables commit offsets or documents: what was acknowledged must survive a power cut.
-var durableTables = []string{"alert_deliveries", "alerts", "anomaly_state", "catalog_versions", "changes", "credentials",
-	"credit_note_lines", "credit_notes", "customers", "cuts", "events", "heads", "invoice_events", "invoice_lines",
-	"invoice_runs", "invoices", "marks", "migrations", "receipts", "rejected_events", "settled", "subscriptions",
-	"usage_day", "usage_hour", "usage_minute", "vanished"}
+var durableTables = []string{"alert_deliveries", "alerts", "anomaly_state", "catalog_versions", "changes",
+	"credentials", "credit_note_lines", "credit_notes", "customers", "cuts", "events", "heads", "invoice_events",
+	"invoice_lines", "invoice_runs", "invoices", "marks", "migrations", "receipts", "rejected_events", "settled",
+	"subscriptions", "usage_day", "usage_hour", "usage_minute", "vanished"}
 
 // durableSettings are what a durable table is made with.
 var durableSettings = []string{"fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge"}
 
-// tooManyParts is where ClickHouse begins to delay inserts (parts_to_delay_insert, 1,000 by default), of which half
-// is a reason to look.
+// tooManyParts is where ClickHouse begins to delay inserts (parts_to_delay_insert, 1,000 by default), of
+// which half is a reason to look.
 const tooManyParts = 500
 
 func judgeTables(tables map[string]tableFacts) (findings []finding) {
 	if len(tables) == 0 {
-		return []finding{{checkTables, statusWarn, "there are none yet", "start a role, or any tool that writes: tollgate all"}}
+		return []finding{{checkTables, statusWarn, "there are none yet", "start a role, or any tool that writes: " +
+			"tollgate all"}}
 	}
 	var missing, weak, crowded []string
 	for _, name := range durableTables {
@@ -266,12 +276,14 @@ func judgeTables(tables map[string]tableFacts) (findings []finding) {
 	}
 	if len(missing) > 0 {
 		findings = append(findings, finding{checkTables, statusFail, "missing: " + strings.Join(missing, ", "),
-			"start a role of this version once: it brings tables up to date; tables that had been there: restore the backup"})
+			"start a role of this version once: it brings tables up to date; tables that had been there: restore " +
+				"the backup"})
 	}
 	if len(weak) > 0 {
 		findings = append(findings, finding{"clickhouse durability", statusFail,
 			"acknowledged rows may be lost in a power cut: " + strings.Join(weak, ", "),
-			"for each: ALTER TABLE " + weak[0] + " MODIFY SETTING " + strings.Join(durableSettings, " = 1, ") + " = 1"})
+			"for each: ALTER TABLE " + weak[0] + " MODIFY SETTING " + strings.Join(durableSettings, " = 1, ") +
+				" = 1"})
 	}
 	if len(crowded) > 0 {
 		findings = append(findings, finding{"clickhouse parts", statusWarn,
@@ -279,8 +291,8 @@ func judgeTables(tables map[string]tableFacts) (findings []finding) {
 			"wait until merges catch up (SELECT * FROM system.merges); slow down what imports history"})
 	}
 	if len(findings) == 0 {
-		findings = append(findings, finding{checkTables, statusOK, fmt.Sprintf("%d tables, fsync on insert for %d of them",
-			len(tables), len(durableTables)), ""})
+		findings = append(findings, finding{checkTables, statusOK,
+			fmt.Sprintf("%d tables, fsync on insert for %d of them", len(tables), len(durableTables)), ""})
 	}
 	return findings
 }
@@ -293,10 +305,12 @@ func judgeSeen(seen []seenSource, topics []collector.Topic) (findings []finding)
 			exact++
 			continue
 		}
-		found := fmt.Sprintf("at-least-once: %d of %d stored events have for id where they were read", s.topics+s.files, s.events)
+		found := fmt.Sprintf("at-least-once: %d of %d stored events have for id where they were read",
+			s.topics+s.files, s.events)
 		mend := "give every request an id at the gateway; " + "tollgate formats test SAMPLE names its setting"
 		for _, t := range topics {
-			if format, known := decode.Lookup(t.Format); known && (slices.Contains(t.Sources, s.name) || t.Name == s.name) {
+			if format, known := decode.Lookup(t.Format); known &&
+				(slices.Contains(t.Sources, s.name) || t.Name == s.name) {
 				mend = advice(format, decode.NeedID)
 			}
 		}
@@ -308,8 +322,8 @@ func judgeSeen(seen []seenSource, topics []collector.Topic) (findings []finding)
 		findings = append(findings, finding{"events of " + s.name, statusWarn, found, mend})
 	}
 	if exact > 0 || len(seen) == 0 {
-		findings = append(findings, finding{"events with ids", statusOK, fmt.Sprintf("%d sources name every event: repeats count once",
-			exact), ""})
+		findings = append(findings, finding{"events with ids", statusOK, fmt.Sprintf("%d sources name every "+
+			"event: repeats count once", exact), ""})
 	}
 	return findings
 }
@@ -320,12 +334,13 @@ func judgeCatalog(v catalog.Version, problems []error) (findings []finding) {
 		findings = append(findings, finding{"catalog", statusWarn, "none was applied: the built-in one is in force",
 			"tollgate catalog apply FILE; the folder examples/catalog is one to begin with"})
 	} else {
-		findings = append(findings, finding{"catalog", statusOK, fmt.Sprintf("version %d (%.12s), applied %s", v.Seq, v.Hash,
-			instant(v.Applied)), ""})
+		findings = append(findings, finding{"catalog", statusOK, fmt.Sprintf("version %d (%.12s), applied %s",
+			v.Seq, v.Hash, instant(v.Applied)), ""})
 	}
 	if v.Catalog.DefaultPlan == "" {
-		findings = append(findings, finding{"default plan", statusWarn, "none: usage of customers without a subscription is never billed",
-			"set default_plan in the catalog, or subscribe every customer: tollgate customer list shows who has none"})
+		findings = append(findings, finding{"default plan", statusWarn, "none: usage of customers without a " +
+			"subscription is never billed", "set default_plan in the catalog, or subscribe every customer: tollgate " +
+			"customer list shows who has none"})
 	} else {
 		findings = append(findings, finding{"default plan", statusOK, v.Catalog.DefaultPlan, ""})
 	}

@@ -14,7 +14,8 @@ import (
 type doctorStore struct{ conn driver.Conn }
 
 // each runs a statement and scans its rows.
-func (s doctorStore) each(ctx context.Context, what, query string, scan func(driver.Rows) error, arguments ...any) (err error) {
+func (s doctorStore) each(ctx context.Context, what, query string, scan func(driver.Rows) error,
+	arguments ...any) (err error) {
 	rows, err := s.conn.Query(ctx, query, arguments...)
 	if err != nil {
 		return fmt.Errorf("ask ClickHouse for %s: %w", what, err)
@@ -104,8 +105,8 @@ func (s doctorStore) tables(ctx context.Context) (map[string]tableFacts, error) 
 	return tables, err
 }
 
-// seenSource is what the table events holds of one source: stored deliveries, of which some have for id the place
-// where they were first read (law 1), in a topic or in a file.
+// seenSource is what the table events holds of one source: stored deliveries, of which some have for id the
+// place where they were first read (law 1), in a topic or in a file.
 type seenSource struct {
 	name           string
 	events         uint64
@@ -122,8 +123,8 @@ WHERE {days:UInt32} = 0 OR minute >= (SELECT max(minute) FROM events) - toInterv
 GROUP BY source ORDER BY topics + files DESC, deliveries DESC, source LIMIT 200
 SETTINGS max_execution_time = 10, timeout_overflow_mode = 'break'`
 
-// wholeEvents is how many events doctor looks at all of: 50 million ids are read within some seconds. Above, the week
-// before the newest event is looked at.
+// wholeEvents is how many events doctor looks at all of: 50 million ids are read within some seconds. Above,
+// the week before the newest event is looked at.
 const wholeEvents = 50_000_000
 
 func (s doctorStore) sources(ctx context.Context, events uint64) (seen []seenSource, err error) {

@@ -51,7 +51,8 @@ func TestJudgeSettings(t *testing.T) {
 		expectFindings(t, name, judgeSettings(facts), want...)
 	}
 	f("embedded", settingsFacts{data: "d", dataUsed: true}, "ok hash key", "ok data folder")
-	f("key file for all to read", settingsFacts{dataUsed: true, keyFileOpen: true}, "warn hash key", "ok data folder")
+	f("key file for all to read", settingsFacts{dataUsed: true, keyFileOpen: true}, "warn hash key",
+		"ok data folder")
 	f("outside without a key", settingsFacts{brokers: true, tables: true}, "fail hash key", "ok data folder")
 	f("only tables outside", settingsFacts{tables: true, dataUsed: true}, "warn hash key", "ok data folder")
 	f("outside with a key", settingsFacts{brokers: true, keySet: true}, "ok hash key", "ok data folder")
@@ -74,7 +75,8 @@ func TestJudgeClock(t *testing.T) {
 		ahead  time.Duration
 		status string
 	}{{0, statusOK}, {time.Second, statusOK}, {-time.Second, statusOK}, {time.Second + 1, statusWarn},
-		{-time.Second - 1, statusWarn}, {time.Minute - 1, statusWarn}, {time.Minute, statusFail}, {-time.Minute, statusFail}} {
+		{-time.Second - 1, statusWarn}, {time.Minute - 1, statusWarn}, {time.Minute, statusFail},
+		{-time.Minute, statusFail}} {
 		if got := judgeClock("redis", c.ahead); got.status != c.status {
 			t.Errorf("%s ahead: %s, want %s", c.ahead, got.status, c.status)
 		}
@@ -86,13 +88,15 @@ func TestJudgeRedis(t *testing.T) {
 		t.Helper()
 		expectFindings(t, name, judgeRedis(facts, embedded), want...)
 	}
-	f("embedded", quota.ServerFacts{Eviction: "allkeys-lru"}, true, "ok redis connection", "ok redis clock", "ok redis settings")
+	f("embedded", quota.ServerFacts{Eviction: "allkeys-lru"}, true, "ok redis connection", "ok redis clock",
+		"ok redis settings")
 	f("sound", quota.ServerFacts{Version: "7.2.0", Eviction: "noeviction", AppendOnly: "yes"}, false,
 		"ok redis connection", "ok redis clock", "ok redis eviction", "ok redis persistence")
 	f("hosted, silent", quota.ServerFacts{}, false,
 		"ok redis connection", "ok redis clock", "warn redis eviction", "warn redis persistence")
-	f("a cache, in a cluster", quota.ServerFacts{Addr: "r1:6379", Eviction: "volatile-lru", AppendOnly: "no"}, false,
-		"ok redis r1:6379 connection", "ok redis r1:6379 clock", "fail redis r1:6379 eviction", "warn redis r1:6379 persistence")
+	f("a cache, in a cluster", quota.ServerFacts{Addr: "r1:6379", Eviction: "volatile-lru", AppendOnly: "no"},
+		false, "ok redis r1:6379 connection", "ok redis r1:6379 clock", "fail redis r1:6379 eviction",
+		"warn redis r1:6379 persistence")
 }
 
 func TestJudgeServer(t *testing.T) {
@@ -141,18 +145,20 @@ func TestJudgeTables(t *testing.T) {
 	f("none", func(m map[string]tableFacts) { clear(m) }, "warn clickhouse tables")
 	f("one missing", func(m map[string]tableFacts) { delete(m, "heads") }, "fail clickhouse tables")
 	f("one without fsync", func(m map[string]tableFacts) {
-		m["marks"] = tableFacts{engine: "MergeTree SETTINGS fsync_after_insert = 0, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1"}
+		m["marks"] = tableFacts{engine: "MergeTree SETTINGS fsync_after_insert = 0, fsync_part_directory = 1, " +
+			"min_rows_to_fsync_after_merge = 1"}
 	}, "fail clickhouse durability")
 	f("500 parts", func(m map[string]tableFacts) { m["picks"] = tableFacts{parts: 500} }, "ok clickhouse tables")
-	f("501 parts", func(m map[string]tableFacts) { m["picks"] = tableFacts{parts: 501} }, "warn clickhouse parts")
+	f("501 parts", func(m map[string]tableFacts) { m["picks"] = tableFacts{parts: 501} },
+		"warn clickhouse parts")
 }
 
 func TestJudgeTopics(t *testing.T) {
 	specs := stream.Topics(stream.TopicOptions{Shards: 4, Replicas: 3})
 	sound := func() (topics []stream.TopicInfo) {
 		for _, s := range specs {
-			topics = append(topics, stream.TopicInfo{Name: s.Name, Exists: true, Partitions: s.Partitions, Replicas: 3, InSync: 3,
-				Config: maps.Clone(s.Config)})
+			topics = append(topics, stream.TopicInfo{Name: s.Name, Exists: true, Partitions: s.Partitions, Replicas: 3,
+				InSync: 3, Config: maps.Clone(s.Config)})
 		}
 		return topics
 	}
@@ -195,7 +201,10 @@ func TestJudgeTopics(t *testing.T) {
 	f("usage for less than asked", usage, set("retention.ms", "1209599999"), "warn")
 	f("bounded by size", usage, set("retention.bytes", "1"), "warn")
 	f("silent", usage, set("retention.ms", ""), "warn")
-	f("one replica", usage, func(t *stream.TopicInfo) { t.Replicas, t.InSync = 1, 1; t.Config["min.insync.replicas"] = "1" }, "warn")
+	f("one replica", usage, func(t *stream.TopicInfo) {
+		t.Replicas, t.InSync = 1, 1
+		t.Config["min.insync.replicas"] = "1"
+	}, "warn")
 	f("one acknowledges", usage, set("min.insync.replicas", "1"), "warn")
 	f("a broker away", usage, func(t *stream.TopicInfo) { t.InSync = 2 }, "warn")
 	f("too many away", usage, func(t *stream.TopicInfo) { t.InSync = 1 }, "fail")
@@ -218,7 +227,8 @@ func TestTopicsNotMadeYet(t *testing.T) {
 func TestJudgeLag(t *testing.T) {
 	f := func(first, high, committed int64, want string) {
 		t.Helper()
-		got := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 7}, {Partition: 1, First: first, High: high}}, []int64{7, committed}})
+		got := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 7}, {Partition: 1, First: first, High: high}},
+			[]int64{7, committed}})
 		if got.status != want {
 			t.Errorf("[%d, %d) committed %d: %+v, want %s", first, high, committed, got, want)
 		}
@@ -239,7 +249,8 @@ func TestJudgeLag(t *testing.T) {
 
 func TestJudgeSeen(t *testing.T) {
 	topics := []collector.Topic{{Name: "edge", Sources: []string{"eu-edge"}, Format: "kong"}}
-	got := judgeSeen([]seenSource{{name: "eu-edge", events: 9, topics: 3}, {name: "log", events: 5, files: 5}, {name: "good", events: 4}}, topics)
+	got := judgeSeen([]seenSource{{name: "eu-edge", events: 9, topics: 3}, {name: "log", events: 5, files: 5},
+		{name: "good", events: 4}}, topics)
 	expectFindings(t, "seen", got, "warn events of eu-edge", "warn events of log", "ok events with ids")
 	if !strings.Contains(got[0].mend, "Kong") || !strings.Contains(got[1].mend, "formats test") {
 		t.Errorf("ways to mend: %q, %q; want Kong's setting and the tool", got[0].mend, got[1].mend)
@@ -248,21 +259,23 @@ func TestJudgeSeen(t *testing.T) {
 }
 
 func TestJudgeCatalog(t *testing.T) {
-	c := &catalog.Catalog{Webhooks: []catalog.Webhook{{URL: "https://hooks.example/secret-in-path", SecretEnv: "HOOK"}}}
+	c := &catalog.Catalog{Webhooks: []catalog.Webhook{{URL: "https://hooks.example/secret-in-path",
+		SecretEnv: "HOOK"}}}
 	got := judgeCatalog(catalog.Version{Catalog: c}, []error{errors.New("not set")})
 	expectFindings(t, "built-in", got, "warn catalog", "warn default plan", "fail webhook HOOK")
 	if strings.Contains(fmt.Sprint(got), "secret-in-path") {
 		t.Errorf("the address of a webhook is shown, which may hold a token: %v", got)
 	}
 	c.DefaultPlan = "payg"
-	expectFindings(t, "applied", judgeCatalog(catalog.Version{Seq: 3, Catalog: c, Applied: time.Unix(1e9, 0)}, []error{nil}),
-		"ok catalog", "ok default plan", "ok webhook HOOK")
+	expectFindings(t, "applied", judgeCatalog(catalog.Version{Seq: 3, Catalog: c, Applied: time.Unix(1e9, 0)},
+		[]error{nil}), "ok catalog", "ok default plan", "ok webhook HOOK")
 }
 
 // doctorHouse is servers of a test's own, addressed as outside ones.
 func doctorHouse(t *testing.T) Config {
 	t.Helper()
-	broker, err := embedded.StartBroker(t.Context(), embedded.Options{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+	broker, err := embedded.StartBroker(t.Context(),
+		embedded.Options{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -361,7 +374,9 @@ func ailing(t *testing.T, config Config) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	maps.DeleteFunc(durable, func(_ string, f tableFacts) bool { return !strings.Contains(f.engine, "fsync_after_insert = 1") })
+	maps.DeleteFunc(durable, func(_ string, f tableFacts) bool {
+		return !strings.Contains(f.engine, "fsync_after_insert = 1")
+	})
 	if got := slices.Sorted(maps.Keys(durable)); !slices.Equal(got, durableTables) {
 		t.Errorf("tables made with fsync are\n%q, doctor looks at\n%q", got, durableTables)
 	}
@@ -381,7 +396,8 @@ func ailing(t *testing.T, config Config) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	specs := slices.DeleteFunc(stream.Topics(stream.TopicOptions{}), func(s stream.TopicSpec) bool { return s.Name == stream.TopicClaims })
+	specs := slices.DeleteFunc(stream.Topics(stream.TopicOptions{}),
+		func(s stream.TopicSpec) bool { return s.Name == stream.TopicClaims })
 	specs[1].Config["cleanup.policy"] = "compact"
 	if err := client.EnsureTopics(ctx, specs); err != nil {
 		t.Fatal(err)

@@ -10,8 +10,8 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// brokerVersions is what a client of ours has proved of a broker when it is connected: that it answers the requests
-// of these versions. Kafka does not tell its own number.
+// brokerVersions is what a client of ours has proved of a broker when it is connected: that it answers the
+// requests of these versions. Kafka does not tell its own number.
 const brokerVersions = "speaks as Apache Kafka 3.1 or later"
 
 func judgeBrokers(brokers []stream.BrokerInfo, embedded bool) finding {
@@ -56,12 +56,14 @@ func judgeTopics(f topicsFacts) (findings []finding) {
 		case !t.Exists && ours && fresh:
 			unmade = append(unmade, t.Name)
 		case !t.Exists && ours:
-			findings = append(findings, finding{"topic " + t.Name, statusFail, "it is missing although others of ours are there",
-				fmt.Sprintf("if it was never made, start a role, or kafka-topics.sh --create --topic %s --partitions %d; if it was "+
-					"deleted, find out who did: what was on it is gone", t.Name, spec.Partitions)})
+			findings = append(findings, finding{"topic " + t.Name, statusFail,
+				"it is missing although others of ours are there", fmt.Sprintf("if it was never made, start a role, or "+
+					"kafka-topics.sh --create --topic %s --partitions %d; if it was deleted, what was on it is gone",
+					t.Name, spec.Partitions)})
 		case !t.Exists:
-			findings = append(findings, finding{"topic " + t.Name, statusFail, "it is missing, and collector.sources names it",
-				"make it, or correct collector.sources: kafka-topics.sh --create --topic " + t.Name})
+			findings = append(findings, finding{"topic " + t.Name, statusFail,
+				"it is missing, and collector.sources names it", "make it, or correct collector.sources: " +
+					"kafka-topics.sh --create --topic " + t.Name})
 		default:
 			findings = append(findings, judgeTopic(t, topicWant{spec, ours, source, f.embedded})...)
 		}
@@ -88,7 +90,8 @@ func judgeTopic(t stream.TopicInfo, want topicWant) (findings []finding) {
 	if want.ours && t.Name != stream.TopicAccessEvents && t.Partitions != want.spec.Partitions {
 		mend := fmt.Sprintf("recreate it with %d partitions", want.spec.Partitions)
 		if t.Name == stream.TopicUsageEvents {
-			mend = fmt.Sprintf("set shards (TOLLGATE_SHARDS) to %d: which shard an event is in depends on the number", t.Partitions)
+			mend = fmt.Sprintf("set shards (TOLLGATE_SHARDS) to %d: which shard an event is in depends on the number",
+				t.Partitions)
 		}
 		status := statusWarn
 		if t.Name == stream.TopicUsageEvents || t.Name == stream.TopicClaims {
@@ -97,7 +100,8 @@ func judgeTopic(t stream.TopicInfo, want topicWant) (findings []finding) {
 		bad(status, fmt.Sprintf("%d partitions, want %d", t.Partitions, want.spec.Partitions), mend)
 	}
 	if strings.Contains(t.Config["cleanup.policy"], "compact") {
-		bad(statusFail, "cleanup.policy "+t.Config["cleanup.policy"]+" deletes events by key", alterTopic(t.Name, "cleanup.policy=delete"))
+		bad(statusFail, "cleanup.policy "+t.Config["cleanup.policy"]+" deletes events by key",
+			alterTopic(t.Name, "cleanup.policy=delete"))
 	}
 	findings = append(findings, judgeRetention(t, want)...)
 	findings = append(findings, judgeReplicas(t, want.embedded)...)
@@ -116,8 +120,8 @@ func alterTopic(name, config string) string {
 	return "kafka-configs.sh --alter --entity-type topics --entity-name " + name + " --add-config " + config
 }
 
-// longestAccess is how long access events may be kept without a remark: they may hold secrets. shortestAccess is how
-// long they must: an outage of a night is noticed in the morning.
+// longestAccess is how long access events may be kept without a remark: they may hold secrets. shortestAccess
+// is how long they must: an outage of a night is noticed in the morning.
 const (
 	longestAccess  = 14 * 24 * time.Hour
 	shortestAccess = 24 * time.Hour
@@ -127,7 +131,8 @@ func judgeRetention(t stream.TopicInfo, want topicWant) (findings []finding) {
 	check := "topic " + t.Name
 	ms, ok := t.Retention()
 	if !ok {
-		return []finding{{check, statusWarn, "it does not say its retention.ms", "let the user of kafka.sasl describe configurations"}}
+		return []finding{{check, statusWarn, "it does not say its retention.ms", "let the user of kafka.sasl " +
+			"describe configurations"}}
 	}
 	kept := time.Duration(max(ms, 0)) * time.Millisecond
 	asked, asks := stream.TopicInfo{Config: want.spec.Config}.Retention()
@@ -136,22 +141,23 @@ func judgeRetention(t stream.TopicInfo, want topicWant) (findings []finding) {
 		findings = append(findings, finding{check, statusFail, "retention.ms " + t.Config["retention.ms"] +
 			" deletes claims: numbers of invoices would be given twice", alterTopic(t.Name, "retention.ms=-1")})
 	case want.source && (ms < 0 || kept > longestAccess):
-		findings = append(findings, finding{check, statusWarn, "kept " + retentionText(ms) + ", although it may hold secrets",
-			alterTopic(t.Name, "retention.ms=259200000")})
+		findings = append(findings, finding{check, statusWarn, "kept " + retentionText(ms) +
+			", although it may hold secrets", alterTopic(t.Name, "retention.ms=259200000")})
 	case want.source && kept < shortestAccess:
 		findings = append(findings, finding{check, statusWarn, "kept " + retentionText(ms) +
 			": a collector that is away longer loses events", alterTopic(t.Name, "retention.ms=259200000")})
 	case want.ours && !want.source && asks && ms >= 0 && ms < asked:
-		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("kept %s, want %s: so long may ClickHouse be away",
-			retentionText(ms), retentionText(asked)), alterTopic(t.Name, "retention.ms="+want.spec.Config["retention.ms"])})
+		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("kept %s, want %s: so long may "+
+			"ClickHouse be away", retentionText(ms), retentionText(asked)),
+			alterTopic(t.Name, "retention.ms="+want.spec.Config["retention.ms"])})
 	}
 	if size := t.Config["retention.bytes"]; size != "" && size != "-1" {
 		status := statusWarn
 		if t.Name == stream.TopicClaims {
 			status = statusFail
 		}
-		findings = append(findings, finding{check, status, "retention.bytes " + size + " deletes events before their time",
-			alterTopic(t.Name, "retention.bytes=-1")})
+		findings = append(findings, finding{check, status, "retention.bytes " + size +
+			" deletes events before their time", alterTopic(t.Name, "retention.bytes=-1")})
 	}
 	return findings
 }
@@ -179,25 +185,27 @@ func judgeReplicas(t stream.TopicInfo, embedded bool) (findings []finding) {
 	raise := alterTopic(t.Name, "min.insync.replicas=2")
 	switch {
 	case t.InSync < least:
-		findings = append(findings, finding{check, statusFail, fmt.Sprintf("%d of %d replicas are in sync, min.insync.replicas is %d: "+
-			"nothing can be written", t.InSync, t.Replicas, least), "bring the missing brokers back"})
-	case t.InSync < t.Replicas:
-		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("%d of %d replicas are in sync", t.InSync, t.Replicas),
+		findings = append(findings, finding{check, statusFail, fmt.Sprintf("%d of %d replicas are in sync, "+
+			"min.insync.replicas is %d: nothing can be written", t.InSync, t.Replicas, least),
 			"bring the missing brokers back"})
+	case t.InSync < t.Replicas:
+		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("%d of %d replicas are in sync", t.InSync,
+			t.Replicas), "bring the missing brokers back"})
 	}
 	switch {
 	case t.Replicas <= 1:
 		findings = append(findings, finding{check, statusWarn, "1 replica: the loss of one disk loses events",
-			"set kafka.replicas to 3 before topics are made; now: kafka-reassign-partitions.sh with 3 replicas for " + t.Name})
+			"set kafka.replicas to 3 before topics are made; now: kafka-reassign-partitions.sh with 3 replicas for " +
+				t.Name})
 	case least < 2:
-		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("%d replicas, but min.insync.replicas %d: what one broker "+
-			"alone acknowledged can be lost", t.Replicas, least), raise})
+		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("%d replicas, but min.insync.replicas "+
+			"%d: what one broker alone acknowledged can be lost", t.Replicas, least), raise})
 	}
 	return findings
 }
 
-// neededMessage is the least max.message.bytes: Kafka's own default of 1 MiB and the head of a batch. Our records are
-// up to 512 KiB, gateways' up to 1 MiB.
+// neededMessage is the least max.message.bytes: Kafka's own default of 1 MiB and the head of a batch. Our
+// records are up to 512 KiB, gateways' up to 1 MiB.
 const neededMessage = 1_048_588
 
 func judgeMessages(t stream.TopicInfo, want topicWant) (findings []finding) {
@@ -207,12 +215,13 @@ func judgeMessages(t stream.TopicInfo, want topicWant) (findings []finding) {
 		if want.ours {
 			status = statusFail
 		}
-		findings = append(findings, finding{check, status, fmt.Sprintf("max.message.bytes %d refuses larger batches", size),
-			alterTopic(t.Name, "max.message.bytes=2097152")})
+		findings = append(findings, finding{check, status, fmt.Sprintf("max.message.bytes %d refuses larger "+
+			"batches", size), alterTopic(t.Name, "max.message.bytes=2097152")})
 	}
 	if want.source && t.Config["message.timestamp.type"] == "LogAppendTime" {
-		findings = append(findings, finding{check, statusWarn, "message.timestamp.type LogAppendTime: an event without a time of its own " +
-			"gets another one with every retry", alterTopic(t.Name, "message.timestamp.type=CreateTime")})
+		findings = append(findings, finding{check, statusWarn, "message.timestamp.type LogAppendTime: an event " +
+			"without a time of its own gets another one with every retry",
+			alterTopic(t.Name, "message.timestamp.type=CreateTime")})
 	}
 	return findings
 }
@@ -224,8 +233,8 @@ type groupLag struct {
 	committed    []int64 // -1 = nothing
 }
 
-// lagWarn is how many records a group may be behind without a remark. Default 100,000: live traffic of 20,000 events/s
-// read within the five seconds that usage may be late, at one event a record.
+// lagWarn is how many records a group may be behind without a remark. Default 100,000: live traffic of 20,000
+// events/s read within the five seconds that usage may be late, at one event a record.
 const lagWarn = 100_000
 
 func judgeLag(g groupLag) finding {
@@ -241,8 +250,9 @@ func judgeLag(g groupLag) finding {
 			next = w.First
 		}
 		if next > w.High {
-			return finding{check, statusFail, fmt.Sprintf("partition %d ends at %d, but %d was committed: the topic lost its end, or was "+
-				"restored", i, w.High, next), "stop the role; a restored topic is a new generation: see the topic's brokers for what is gone"}
+			return finding{check, statusFail, fmt.Sprintf("partition %d ends at %d, but %d was committed: the topic "+
+				"lost its end, or was restored", i, w.High, next),
+				"stop the role, find out from the brokers what is gone; a restored topic is a new generation"}
 		}
 		behind += w.High - next
 	}
@@ -254,8 +264,8 @@ func judgeLag(g groupLag) finding {
 	case behind == 0:
 		return finding{check, statusOK, "nothing is waiting", ""}
 	case !begun:
-		return finding{check, statusWarn, fmt.Sprintf("%d records are waiting, and nobody has ever read here", behind),
-			"start it: tollgate " + role}
+		return finding{check, statusWarn, fmt.Sprintf("%d records are waiting, and nobody has ever read here",
+			behind), "start it: tollgate " + role}
 	case behind > lagWarn:
 		return finding{check, statusWarn, fmt.Sprintf("%d records behind", behind),
 			"see whether it runs (GET /readyz, tollgate_stream_lag_records); start more of: tollgate " + role}

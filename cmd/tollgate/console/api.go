@@ -15,26 +15,28 @@ import (
 	"tollgate/schemas"
 )
 
-// maxRows bounds the answer of GET /api/usage, in rows. Default 100,000, about 20 MB of JSON: beyond it the question is
-// refused, never answered in part.
+// maxRows bounds the answer of GET /api/usage, in rows. Default 100,000, about 20 MB of JSON: beyond it the
+// question is refused, never answered in part.
 const maxRows = 100_000
 
 // routeAPI adds the operations of the API, and its description at /api/openapi.json and .yaml.
 func (c *console) routeAPI(mux *http.ServeMux) {
 	config := huma.DefaultConfig("Tollgate console", c.Version)
-	config.Info.Description = "Usage, invoices, alerts and rejections, read-only. There is no login yet: whoever reaches the " +
-		"address reads everything, so it is served on loopback only, unless console.insecure is set. Quantities and amounts " +
-		"are decimals in text, times are RFC 3339, periods are [from, to)."
-	config.OpenAPIPath, config.SchemasPath, config.DocsPath = "/api/openapi", "", "" // the docs page would load scripts from elsewhere
-	config.CreateHooks = nil                                                         // no $schema members: bodies are the contracts of package schemas
-	config.RejectUnknownQueryParameters = true                                       // a misspelt filter must not widen the answer
+	config.Info.Description = "Usage, invoices, alerts and rejections, read-only. There is no login yet: " +
+		"whoever reaches the address reads everything, so it is served on loopback only, unless console.insecure " +
+		"is set. Quantities and amounts are decimals in text, times are RFC 3339, periods are [from, to)."
+	config.OpenAPIPath, config.SchemasPath = "/api/openapi", ""
+	config.DocsPath = ""                       // its page would load scripts from elsewhere
+	config.CreateHooks = nil                   // no $schema members: bodies are the contracts of package schemas
+	config.RejectUnknownQueryParameters = true // a misspelt filter must not widen the answer
 	api := humago.New(mux, config)
 	huma.Get(api, "/api/usage", c.getUsage, describe("Usage of meters over a period",
 		"The same rows as `tollgate usage -o json`. Refused where it would have more than 100,000 rows."))
 	huma.Get(api, "/api/invoices", c.getInvoices, describe("Issued invoices, the newest first", ""))
 	huma.Get(api, "/api/invoices/{number}", c.getInvoice, describe("One invoice with its lines", ""))
 	huma.Get(api, "/api/alerts", c.getAlerts, describe("Alerts with their evidence, the newest first", ""))
-	huma.Get(api, "/api/rejected/reasons", c.getReasons, describe("Rejected events by reason, the most frequent first", ""))
+	huma.Get(api, "/api/rejected/reasons", c.getReasons, describe("Rejected events by reason, the most "+
+		"frequent first", ""))
 	mux.HandleFunc("GET /api/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, &problem{http.StatusNotFound, "there is no such operation; /api/openapi.json lists them"})
 	})
@@ -43,7 +45,8 @@ func (c *console) routeAPI(mux *http.ServeMux) {
 func describe(summary, description string) func(*huma.Operation) {
 	return func(o *huma.Operation) {
 		o.Summary, o.Description = summary, description
-		o.Errors = []int{http.StatusBadRequest, http.StatusNotFound, http.StatusInternalServerError, http.StatusGatewayTimeout}
+		o.Errors = []int{http.StatusBadRequest, http.StatusNotFound, http.StatusInternalServerError,
+			http.StatusGatewayTimeout}
 	}
 }
 
@@ -66,8 +69,8 @@ type usageInput struct {
 type usageOutput struct{ Body []schemas.Usage }
 
 func (c *console) getUsage(ctx context.Context, in *usageInput) (*usageOutput, error) {
-	q, err := usageAsked{from: in.From, to: in.To, zone: in.Zone, meters: split(in.Meter), customers: in.Customer, by: split(in.By),
-		where: in.Where}.query()
+	q, err := usageAsked{from: in.From, to: in.To, zone: in.Zone, meters: split(in.Meter),
+		customers: in.Customer, by: split(in.By), where: in.Where}.query()
 	if err == nil {
 		var rows []schemas.Usage
 		if rows, err = c.usage(ctx, q); err == nil {
@@ -90,7 +93,8 @@ func (c *console) usage(ctx context.Context, q schemas.UsageQuery) ([]schemas.Us
 	rows := []schemas.Usage{}
 	err := c.Usage.Usage(ctx, q, func(u schemas.Usage) error {
 		if len(rows) == maxRows {
-			return askFor("the answer has more than %d rows: ask for a shorter period, fewer customers, or fewer parts in by", maxRows)
+			return askFor("the answer has more than %d rows: ask for a shorter period, fewer customers, or fewer "+
+				"parts in by", maxRows)
 		}
 		if u.Dimensions == nil {
 			u.Dimensions = map[string]string{}
@@ -114,7 +118,8 @@ func (c *console) getInvoices(ctx context.Context, in *invoicesInput) (*invoices
 	period, err := optionalPeriod(in.From, in.To)
 	if err == nil {
 		var list []schemas.Invoice
-		list, err = c.invoices(ctx, billing.Filter{Customer: in.Customer, From: period.From, To: period.To, Limit: in.Limit, Newest: true})
+		list, err = c.invoices(ctx, billing.Filter{Customer: in.Customer, From: period.From, To: period.To,
+			Limit: in.Limit, Newest: true})
 		if err == nil {
 			return &invoicesOutput{list}, nil
 		}
@@ -173,8 +178,8 @@ func (c *console) getAlerts(ctx context.Context, in *alertsInput) (*alertsOutput
 	period, err := optionalPeriod(in.From, in.To)
 	if err == nil {
 		var list []schemas.Alert
-		list, err = c.Alerts.Alerts(ctx, anomaly.Filter{From: period.From, To: period.To, Open: in.Open, Detector: in.Detector,
-			Customer: in.Customer, Limit: in.Limit})
+		list, err = c.Alerts.Alerts(ctx, anomaly.Filter{From: period.From, To: period.To, Open: in.Open,
+			Detector: in.Detector, Customer: in.Customer, Limit: in.Limit})
 		if err == nil {
 			return &alertsOutput{append([]schemas.Alert{}, list...)}, nil
 		}

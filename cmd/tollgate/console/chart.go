@@ -48,7 +48,8 @@ const (
 // drawChart draws the days of a period; usage holds rows of one meter, by the start of their day.
 func drawChart(p schemas.Period, usage map[time.Time]schemas.Decimal, unit string, now time.Time) chart {
 	c := chart{Unit: unit, Width: chartWidth, Height: chartHeight, Left: chartLeft, Right: chartWidth - 2,
-		Base: chartHeight - chartFoot, First: p.From.UTC().Format("2 Jan"), Last: p.To.Add(-time.Minute).UTC().Format("2 Jan")}
+		Base: chartHeight - chartFoot, First: p.From.UTC().Format("2 Jan"),
+		Last: p.To.Add(-time.Minute).UTC().Format("2 Jan")}
 	days, greatest := int(math.Ceil(p.To.Sub(p.From).Hours()/24)), 0.0
 	for _, q := range usage {
 		greatest = max(greatest, q.Float64())
@@ -70,17 +71,17 @@ func drawChart(p schemas.Period, usage map[time.Time]schemas.Decimal, unit strin
 		if q.Sign() > 0 {
 			height = max(height, 1) // a day with usage is never invisible
 		}
-		c.Bars = append(c.Bars, bar{X: round(c.Left + step*(float64(i)+0.12)), Width: round(step * 0.76), Y: round(c.Base - height),
-			Height: round(height), Title: day.Format("Mon 2 Jan 2006") + ": " + grouped(q.String()) + " " + unit,
-			Partial: day.AddDate(0, 0, 1).After(now)})
+		c.Bars = append(c.Bars, bar{X: round(c.Left + step*(float64(i)+0.12)), Width: round(step * 0.76),
+			Y: round(c.Base - height), Height: round(height), Partial: day.AddDate(0, 0, 1).After(now),
+			Title: day.Format("Mon 2 Jan 2006") + ": " + grouped(q.String()) + " " + unit})
 	}
 	return c
 }
 
 func round(x float64) float64 { return math.Round(x*10) / 10 }
 
-// niceCeiling is the smallest of 1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8 × 10ⁿ that is at least x: its half is short too, and
-// bars fill at least two thirds of their field.
+// niceCeiling is the smallest of 1, 1.2, 1.6, 2, 2.4, 3, 4, 5, 6, 8 × 10ⁿ that is at least x: its half is
+// short too, and bars fill at least two thirds of their field.
 func niceCeiling(x float64) float64 {
 	if x <= 0 {
 		return 1

@@ -1,10 +1,11 @@
-// Package console owns the read-only face of Tollgate: pages for people and a JSON API (OpenAPI 3.1, problem+json) over
-// usage, invoices, alerts and rejections. It owns no data and no judgment, and changes nothing: it asks the stores of the
-// domains through the small interfaces below. cmd/tollgate connects them and serves the handler.
+// Package console owns the read-only face of Tollgate: pages for people and a JSON API (OpenAPI 3.1,
+// problem+json) over usage, invoices, alerts and rejections. It owns no data and no judgment, and changes
+// nothing: it asks the stores of the domains through the small interfaces below. cmd/tollgate connects them
+// and serves the handler.
 //
-// The console has no login yet: whoever reaches its address reads everything. So it is served on loopback by default,
-// answers only requests that name a loopback host (a page of a stranger cannot reach it under a name of its own), and
-// MayListen refuses any other address unless it is told that this is meant.
+// The console has no login yet: whoever reaches its address reads everything. So it is served on loopback by
+// default, answers only requests that name a loopback host (a page of a stranger cannot reach it under a name
+// of its own), and MayListen refuses any other address unless it is told that this is meant.
 package console
 
 import (
@@ -23,7 +24,8 @@ import (
 	"tollgate/schemas"
 )
 
-// Usage answers quantities; *aggregator.Reader is one. An error that wraps aggregator.ErrQuestion is told to who asked.
+// Usage answers quantities; *aggregator.Reader is one. An error that wraps aggregator.ErrQuestion is told to
+// who asked.
 type Usage interface {
 	Usage(ctx context.Context, q schemas.UsageQuery, yield func(schemas.Usage) error) error
 }
@@ -51,8 +53,9 @@ type Options struct {
 	Invoices Invoices
 	Alerts   Alerts
 	Rejected Rejected
-	// Insecure serves requests under any host name, for a console behind a proxy that asks for a login. Default false:
-	// only loopback names, so that a stranger's page cannot read the console through a name that it points at loopback.
+	// Insecure serves requests under any host name, for a console behind a proxy that asks for a login. Default
+	// false: only loopback names, so that a stranger's page cannot read the console through a name that it
+	// points at loopback.
 	Insecure bool
 	// Version is shown in the API's description. Default "development".
 	Version string
@@ -60,11 +63,11 @@ type Options struct {
 	Log *slog.Logger
 	// Now tells which day is today. Default time.Now.
 	Now func() time.Time
-	// Timeout bounds the answer to one request. Default 20s. Not less: a year of usage by customer takes some seconds.
-	// Not more: who reads a page has left by then.
+	// Timeout bounds the answer to one request. Default 20s. Not less: a year of usage by customer takes some
+	// seconds. Not more: who reads a page has left by then.
 	Timeout time.Duration
-	// Concurrent bounds the requests that ask the stores at the same time; the others wait. Default 4: pages must not
-	// take the connections that recomputation needs.
+	// Concurrent bounds the requests that ask the stores at the same time; the others wait. Default 4: pages
+	// must not take the connections that recomputation needs.
 	Concurrent int
 	// Metrics is where tollgate_console_request_seconds is registered. Default nil: it is not shown.
 	Metrics prometheus.Registerer
@@ -100,12 +103,14 @@ type console struct {
 	seconds *prometheus.HistogramVec
 }
 
-// New makes the handler of the console: the pages at /, /usage, /invoices, /alerts and /rejected, the API below /api/.
+// New makes the handler of the console: the pages at /, /usage, /invoices, /alerts and /rejected, the API
+// below /api/.
 func New(o Options) http.Handler {
 	o = o.withDefaults()
 	c := &console{Options: o, pages: parsePages(), slots: make(chan struct{}, o.Concurrent),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tollgate_console_request_seconds",
-			Help: "Time to answer a request of the console.", Buckets: []float64{.01, .05, .1, .5, 1, 5, 20}}, []string{"page", "outcome"})}
+			Help: "Time to answer a request of the console.", Buckets: []float64{.01, .05, .1, .5, 1, 5, 20}},
+			[]string{"page", "outcome"})}
 	if o.Metrics != nil {
 		o.Metrics.MustRegister(c.seconds)
 	}
@@ -136,12 +141,14 @@ func (c *console) problemOf(request string, err error) *problem {
 		return &problem{http.StatusNotFound, err.Error()}
 	case errors.Is(err, context.DeadlineExceeded):
 		c.Log.Warn("the console could not answer in time", "request", request, "error", err)
-		return &problem{http.StatusGatewayTimeout, "this took longer than " + c.Timeout.String() + ": ask for a shorter period, or less at once"}
+		return &problem{http.StatusGatewayTimeout, "this took longer than " + c.Timeout.String() +
+			": ask for a shorter period, or less at once"}
 	case errors.Is(err, context.Canceled):
 		return &problem{http.StatusServiceUnavailable, "the request was given up"}
 	}
 	c.Log.Error("the console could not answer", "request", request, "error", err)
-	return &problem{http.StatusInternalServerError, "this could not be read now; the log of the console says why, `tollgate doctor` looks for the cause"}
+	return &problem{http.StatusInternalServerError, "this could not be read now; the log of the console says " +
+		"why, `tollgate doctor` looks for the cause"}
 }
 
 // writeProblem answers with problem+json (RFC 9457), where no operation of the API is asked.
@@ -149,5 +156,6 @@ func writeProblem(w http.ResponseWriter, p *problem) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.status)
 	// The only error is a reader that has gone.
-	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(p.status), "status": p.status, "detail": p.text})
+	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(p.status), "status": p.status,
+		"detail": p.text})
 }

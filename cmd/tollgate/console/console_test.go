@@ -92,27 +92,32 @@ func filled(text string) *books {
 	number := schemas.MustDecimal
 	from, to := time.Date(2026, 8, 1, 0, 0, 0, 0, time.UTC), time.Date(2026, 9, 1, 0, 0, 0, 0, time.UTC)
 	return &books{
-		usage: []schemas.Usage{{Meter: "calls" + text, Customer: "acorn" + text, From: today.Truncate(24 * time.Hour), To: to,
-			Quantity: number("1234567.5"), Unit: "call" + text}},
-		invoices: []schemas.Invoice{{Number: "ACME-2026-000042", Status: schemas.InvoiceIssued, Date: "2026-09-01", Currency: "EUR",
+		usage: []schemas.Usage{{Meter: "calls" + text, Customer: "acorn" + text,
+			From: today.Truncate(24 * time.Hour), To: to, Quantity: number("1234567.5"), Unit: "call" + text}},
+		invoices: []schemas.Invoice{{Number: "ACME-2026-000042", Status: schemas.InvoiceIssued, Date: "2026-09-01",
+			Currency: "EUR",
 			Issuer:   schemas.Party{ID: "ACME", Name: "Acme" + text, Address: []string{"Street 1" + text}},
 			Customer: schemas.Party{ID: "acorn" + text, Name: "Acorn" + text}, From: from, To: to, Zone: "UTC",
-			Lines: []schemas.InvoiceLine{{Number: 1, Kind: schemas.LineUsage, Label: "Calls" + text, Plan: "growth", Meter: "calls" + text,
-				Unit: "call", From: from, To: to, Quantity: number("1234567"), Amount: number("412.5"),
+			Lines: []schemas.InvoiceLine{{Number: 1, Kind: schemas.LineUsage, Label: "Calls" + text, Plan: "growth",
+				Meter: "calls" + text,
+				Unit:  "call", From: from, To: to, Quantity: number("1234567"), Amount: number("412.5"),
 				Formula: "1,234,567 calls" + text, Where: map[string][]string{"product": {"maps" + text}}}},
-			Taxes: []schemas.TaxLine{{Label: "VAT" + text, Percent: number("19"), Net: number("412.5"), Tax: number("78.38")}},
-			Net:   number("412.5"), Tax: number("78.38"), Total: number("490.88")}},
-		alerts: []schemas.Alert{{ID: "a1", Detector: schemas.DetectorBruteForce, Status: schemas.AlertOpened, Severity: schemas.SeverityHigh,
-			Opened: from, Updated: from, Entity: schemas.Entity{Kind: "address", Value: "203.0.113.9" + text}, Customer: "acorn" + text,
-			Sentence: "412 failed logins" + text, Evidence: []schemas.Evidence{{Name: "failures" + text, Value: 412.25, Usual: 3, Unit: "logins"}},
-			Samples: []schemas.EventKey{{Source: "edge" + text, ID: "id" + text, Time: from}}}},
+			Taxes: []schemas.TaxLine{{Label: "VAT" + text, Percent: number("19"), Net: number("412.5"),
+				Tax: number("78.38")}}, Net: number("412.5"), Tax: number("78.38"), Total: number("490.88")}},
+		alerts: []schemas.Alert{{ID: "a1", Detector: schemas.DetectorBruteForce, Status: schemas.AlertOpened,
+			Severity: schemas.SeverityHigh,
+			Opened:   from, Updated: from, Entity: schemas.Entity{Kind: "address", Value: "203.0.113.9" + text},
+			Customer: "acorn" + text, Sentence: "412 failed logins" + text,
+			Evidence: []schemas.Evidence{{Name: "failures" + text, Value: 412.25, Usual: 3, Unit: "logins"}},
+			Samples:  []schemas.EventKey{{Source: "edge" + text, ID: "id" + text, Time: from}}}},
 		reasons: map[string]uint64{"undecodable": 3, "no_id": 1200, "wrong" + text: 3},
 	}
 }
 
 // serve is a console over books.
 func serve(b *books, change ...func(*Options)) http.Handler {
-	o := Options{Usage: b, Invoices: b, Alerts: b, Rejected: b, Now: func() time.Time { return today }, Log: slog.New(slog.DiscardHandler)}
+	o := Options{Usage: b, Invoices: b, Alerts: b, Rejected: b, Now: func() time.Time { return today },
+		Log: slog.New(slog.DiscardHandler)}
 	for _, c := range change {
 		c(&o)
 	}
@@ -128,8 +133,8 @@ func get(h http.Handler, target string) *httptest.ResponseRecorder {
 	return w
 }
 
-var allPages = []string{"/", "/usage", "/usage?customer=acorn", "/usage?meter=calls", "/invoices", "/invoices/ACME-2026-000042",
-	"/alerts", "/alerts?show=all&detector=spike", "/rejected"}
+var allPages = []string{"/", "/usage", "/usage?customer=acorn", "/usage?meter=calls", "/invoices",
+	"/invoices/ACME-2026-000042", "/alerts", "/alerts?show=all&detector=spike", "/rejected"}
 
 // tag is a tag of HTML with its attributes; html/template leaves no bare > in an attribute.
 var (
@@ -140,15 +145,16 @@ var (
 )
 
 // ourTags are the elements that the templates write.
-var ourTags = strings.Fields("html head meta title link body a header svg path nav main footer p strong code h1 h2 form label input button " +
-	"span section article time div table thead tbody tfoot tr th td small figure figcaption line text rect address br dl dt dd pre details " +
-	"summary select option ul li")
+var ourTags = strings.Fields("html head meta title link body a header svg path nav main footer p strong " +
+	"code h1 h2 form label input button span section article time div table thead tbody tfoot tr th td small " +
+	"figure figcaption line text rect address br dl dt dd pre details summary select option ul li")
 
 func TestPagesEscapeWhatStrangersWrite(t *testing.T) {
 	const attack = `"'><script>alert(1)</script><img src=x onerror=alert(2)><a href=javascript:alert(3)>{{.}}`
 	h := serve(filled(attack))
-	for _, target := range append(allPages, "/usage?customer=%22%3E%3Cscript%3E", "/alerts?customer=%3Cscript%3E", "/%3Cscript%3E",
-		"/invoices/%3Cscript%3E", "/usage?from=%3Cscript%3E&to=1", "/usage?customer=javascript:alert(1)") {
+	for _, target := range append(allPages, "/usage?customer=%22%3E%3Cscript%3E",
+		"/alerts?customer=%3Cscript%3E", "/%3Cscript%3E", "/invoices/%3Cscript%3E", "/usage?from=%3Cscript%3E&to=1",
+		"/usage?customer=javascript:alert(1)") {
 		text := get(h, target).Body.String()
 		for _, found := range tag.FindAllStringSubmatch(text, -1) {
 			if !slices.Contains(ourTags, found[2]) || danger.MatchString(quoted.ReplaceAllString(found[3], `""`)) {
@@ -165,12 +171,15 @@ func TestPagesEscapeWhatStrangersWrite(t *testing.T) {
 
 func TestPagesLoadNothingFromElsewhere(t *testing.T) {
 	h := serve(filled(""))
-	for _, target := range append(allPages, "/nowhere", "/api/usage?from=2026-09-01&to=2026-09-02", "/api/nowhere", "/console.css") {
+	for _, target := range append(allPages, "/nowhere", "/api/usage?from=2026-09-01&to=2026-09-02",
+		"/api/nowhere", "/console.css") {
 		w := get(h, target)
-		if got := w.Header().Get("Content-Security-Policy"); got != policy || !strings.Contains(got, "default-src 'none'") {
+		if got := w.Header().Get("Content-Security-Policy"); got != policy ||
+			!strings.Contains(got, "default-src 'none'") {
 			t.Errorf("%s: Content-Security-Policy %q", target, got)
 		}
-		if w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Header().Get("Referrer-Policy") != "no-referrer" {
+		if w.Header().Get("X-Content-Type-Options") != "nosniff" ||
+			w.Header().Get("Referrer-Policy") != "no-referrer" {
 			t.Errorf("%s: headers %v", target, w.Header())
 		}
 		if found := regexp.MustCompile(`(src|href|action)="(https?:)?//[^"]*"|url\(|@import`).FindString(w.Body.String()); found != "" {
@@ -193,7 +202,8 @@ func TestPagesShow(t *testing.T) {
 			}
 		}
 	}
-	f("/", "1,234,567.5", "412 failed logins", "ACME-2026-000042", "490.88 EUR", "no_id", "1,206", `<rect class="bar partial"`)
+	f("/", "1,234,567.5", "412 failed logins", "ACME-2026-000042", "490.88 EUR", "no_id", "1,206",
+		`<rect class="bar partial"`)
 	f("/usage", "acorn", "1,234,567.5", `width="100.0%"`)
 	f("/usage?customer=acorn", "Usage of acorn", "ACME-2026-000042", "412 failed logins")
 	f("/invoices", "ACME-2026-000042", "490.88 EUR")
@@ -209,8 +219,8 @@ func TestDaysOfAnInvoiceAreThoseOfItsZone(t *testing.T) {
 	one := &b.invoices[0]
 	one.Zone, one.From, one.To = "Europe/Stockholm", one.From.Add(-2*time.Hour), one.To.Add(-2*time.Hour)
 	one.Lines[0].From = one.From
-	for target, want := range map[string]string{"/invoices": "2026-08-01 – 2026-09-01", "/invoices/" + one.Number: "2026-08-01 – 2026-09-01",
-		"/invoices/" + one.Number + "?": "2026-08-01 00:00 – "} {
+	for target, want := range map[string]string{"/invoices": "2026-08-01 – 2026-09-01",
+		"/invoices/ACME-2026-000042": "2026-08-01 – 2026-09-01", "/invoices/ACME-2026-000042?": "2026-08-01 00:00 – "} {
 		if w := get(serve(b), target); !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s does not show %s:\n%s", target, want, w.Body)
 		}
@@ -234,8 +244,8 @@ func TestPagesAskForWhatTheyShow(t *testing.T) {
 		t.Errorf("the overview asks for %s, want the last 14 days with today", got)
 	}
 	get(h, "/usage?from=2016-02-01&to=2016-04-01&meter=calls")
-	if q := b.asked; q.Period.From.Format(time.DateOnly) != "2016-02-01" || !slices.Equal(q.Meters, []string{"calls"}) ||
-		!slices.Equal(q.By, []string{"customer"}) {
+	if q := b.asked; q.Period.From.Format(time.DateOnly) != "2016-02-01" ||
+		!slices.Equal(q.Meters, []string{"calls"}) || !slices.Equal(q.By, []string{"customer"}) {
 		t.Errorf("usage by customer asks %+v", q)
 	}
 	get(h, "/alerts?customer=c&detector=spike")
@@ -259,7 +269,8 @@ func TestAPIShapes(t *testing.T) {
 		t.Helper()
 		w := get(h, target)
 		var got, wanted any
-		if err := errors.Join(json.Unmarshal(w.Body.Bytes(), &got), json.Unmarshal([]byte(want), &wanted)); err != nil {
+		if err := errors.Join(json.Unmarshal(w.Body.Bytes(), &got),
+			json.Unmarshal([]byte(want), &wanted)); err != nil {
 			t.Fatalf("%s: %v: %s", target, err, w.Body)
 		}
 		a, _ := json.Marshal(got)
@@ -271,8 +282,8 @@ func TestAPIShapes(t *testing.T) {
 	f("/api/usage?from=2026-09-01&to=2026-10-01&by=customer", `[{"meter":"calls","customer":"acorn","from":"2026-09-18T00:00:00Z",
 		"to":"2026-09-01T00:00:00Z","dimensions":{},"quantity":"1234567.5","unit":"call"}]`)
 	f("/api/rejected/reasons", `[{"reason":"no_id","events":1200},{"reason":"undecodable","events":3},{"reason":"wrong","events":3}]`)
-	for target, document := range map[string]any{"/api/invoices": b.invoices, "/api/invoices/ACME-2026-000042": b.invoices[0],
-		"/api/alerts": b.alerts} {
+	for target, document := range map[string]any{"/api/invoices": b.invoices,
+		"/api/invoices/ACME-2026-000042": b.invoices[0], "/api/alerts": b.alerts} {
 		want, err := json.Marshal(document)
 		if err != nil {
 			t.Fatal(err)
@@ -280,7 +291,8 @@ func TestAPIShapes(t *testing.T) {
 		f(target, string(want))
 	}
 	empty := serve(&books{})
-	for _, target := range []string{"/api/usage?from=2026-09-01&to=2026-10-01", "/api/invoices", "/api/alerts", "/api/rejected/reasons"} {
+	for _, target := range []string{"/api/usage?from=2026-09-01&to=2026-10-01", "/api/invoices", "/api/alerts",
+		"/api/rejected/reasons"} {
 		if got := strings.TrimSpace(get(empty, target).Body.String()); got != "[]" {
 			t.Errorf("%s without anything: %s, want []", target, got)
 		}
@@ -293,8 +305,9 @@ func TestAPIAsksForWhatWasAsked(t *testing.T) {
 	w := get(h, "/api/usage?from=2026-03-29&to=2026-03-30T10:00:00Z&zone=Europe/Berlin&meter=calls,errors&meter=max&customer=a,b&customer="+
 		"&by=day,product&where=status_class=2xx&where=status_class=3xx")
 	q := b.asked
-	if w.Code != 200 || !slices.Equal(q.Meters, []string{"calls", "errors", "max"}) || !slices.Equal(q.Customers, []string{"a,b", ""}) ||
-		!slices.Equal(q.By, []string{"day", "product"}) || !slices.Equal(q.Where["status_class"], []string{"2xx", "3xx"}) ||
+	if w.Code != 200 || !slices.Equal(q.Meters, []string{"calls", "errors", "max"}) ||
+		!slices.Equal(q.Customers, []string{"a,b", ""}) || !slices.Equal(q.By, []string{"day", "product"}) ||
+		!slices.Equal(q.Where["status_class"], []string{"2xx", "3xx"}) ||
 		!q.Period.From.Equal(time.Date(2026, 3, 28, 23, 0, 0, 0, time.UTC)) || q.Period.To.UTC().Hour() != 10 {
 		t.Errorf("%d %s asked %+v", w.Code, w.Body, q)
 	}
@@ -359,10 +372,11 @@ func TestNothingOfTheInsideIsTold(t *testing.T) {
 	b.err = errors.New("dial tcp 10.0.0.7:9000: password=hunter2 refused")
 	var log strings.Builder
 	h := serve(b, func(o *Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
-	for _, target := range append(allPages, "/api/usage?from=2026-09-01&to=2026-10-01", "/api/invoices", "/api/alerts",
-		"/api/rejected/reasons") {
+	for _, target := range append(allPages, "/api/usage?from=2026-09-01&to=2026-10-01", "/api/invoices",
+		"/api/alerts", "/api/rejected/reasons") {
 		w := get(h, target)
-		if w.Code != http.StatusInternalServerError || strings.Contains(w.Body.String(), "hunter2") || strings.Contains(w.Body.String(), "10.0.0.7") {
+		if w.Code != http.StatusInternalServerError || strings.Contains(w.Body.String(), "hunter2") ||
+			strings.Contains(w.Body.String(), "10.0.0.7") {
 			t.Errorf("%s: %d %s", target, w.Code, w.Body)
 		}
 	}
@@ -376,7 +390,8 @@ func TestAnswersAreBounded(t *testing.T) {
 	for range maxRows + 1 {
 		b.usage = append(b.usage, schemas.Usage{Meter: "calls", Customer: "c", From: today})
 	}
-	if w := get(serve(b), "/api/usage?from=2026-09-01&to=2026-10-01"); w.Code != 400 || !strings.Contains(w.Body.String(), "more than 100000 rows") {
+	if w := get(serve(b), "/api/usage?from=2026-09-01&to=2026-10-01"); w.Code != 400 ||
+		!strings.Contains(w.Body.String(), "more than 100000 rows") {
 		t.Errorf("%d rows: %d %.200s", len(b.usage), w.Code, w.Body)
 	}
 }
@@ -403,9 +418,10 @@ func TestOnlyLoopbackNames(t *testing.T) {
 		return w.Code
 	}
 	closed, open := serve(filled("")), serve(filled(""), func(o *Options) { o.Insecure = true })
-	for host, want := range map[string]int{"localhost": 200, "LOCALHOST:8080": 200, "tollgate.localhost:1": 200, "127.0.0.1:8080": 200,
-		"127.9.9.9": 200, "[::1]:8080": 200, "[::1]": 200, "example.com": 421, "localhost.example.com": 421, "10.0.0.1:8080": 421,
-		"127.0.0.1.nip.io": 421, "[2001:db8::1]:80": 421, "": 421} {
+	for host, want := range map[string]int{"localhost": 200, "LOCALHOST:8080": 200, "tollgate.localhost:1": 200,
+		"127.0.0.1:8080": 200, "127.9.9.9": 200, "[::1]:8080": 200, "[::1]": 200, "example.com": 421,
+		"localhost.example.com": 421, "10.0.0.1:8080": 421, "127.0.0.1.nip.io": 421, "[2001:db8::1]:80": 421,
+		"": 421} {
 		if got := ask(closed, host); got != want {
 			t.Errorf("host %q: %d, want %d", host, got, want)
 		}
@@ -416,8 +432,9 @@ func TestOnlyLoopbackNames(t *testing.T) {
 }
 
 func TestMayListen(t *testing.T) {
-	for address, safe := range map[string]bool{"127.0.0.1:8081": true, "localhost:8081": true, "[::1]:0": true, ":8081": false,
-		"0.0.0.0:8081": false, "[::]:8081": false, "10.1.2.3:8081": false, "tollgate.internal:8081": false} {
+	for address, safe := range map[string]bool{"127.0.0.1:8081": true, "localhost:8081": true, "[::1]:0": true,
+		":8081": false, "0.0.0.0:8081": false, "[::]:8081": false, "10.1.2.3:8081": false,
+		"tollgate.internal:8081": false} {
 		if err := MayListen(address, false); (err == nil) != safe {
 			t.Errorf("%s: %v", address, err)
 		}
@@ -444,7 +461,9 @@ func TestInsecureIsShown(t *testing.T) {
 func TestWaiting(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	slow := slowBooks{filled(""), entered, leave}
-	h := serve(filled(""), func(o *Options) { o.Rejected, o.Concurrent, o.Timeout = slow, 1, 50*time.Millisecond })
+	h := serve(filled(""), func(o *Options) {
+		o.Rejected, o.Concurrent, o.Timeout = slow, 1, 50*time.Millisecond
+	})
 	done := make(chan int)
 	go func() { done <- get(h, "/rejected").Code }()
 	<-entered
@@ -480,8 +499,10 @@ func TestDescription(t *testing.T) {
 	if err := json.Unmarshal(w.Body.Bytes(), &description); err != nil {
 		t.Fatal(err)
 	}
-	if !strings.HasPrefix(description.OpenAPI, "3.1") || len(description.Paths) != 5 || !strings.Contains(w.Body.String(), "no login") {
-		t.Errorf("OpenAPI %s with %d paths, want 3.1 with 5 that say there is no login", description.OpenAPI, len(description.Paths))
+	if !strings.HasPrefix(description.OpenAPI, "3.1") || len(description.Paths) != 5 ||
+		!strings.Contains(w.Body.String(), "no login") {
+		t.Errorf("OpenAPI %s with %d paths, want 3.1 with 5 that say there is no login", description.OpenAPI,
+			len(description.Paths))
 	}
 }
 
@@ -504,10 +525,12 @@ func TestOnTheRealStores(t *testing.T) {
 	if err := invoices.WriteInvoices(t.Context(), 1, b.invoices); err != nil {
 		t.Fatal(err)
 	}
-	h := New(Options{Usage: reader, Invoices: invoices, Alerts: alerts, Rejected: reader, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	for _, target := range []string{"/", "/usage", "/usage?customer=acorn", "/usage?meter=calls", "/invoices", "/invoices/ACME-2026-000042",
-		"/alerts", "/rejected", "/api/usage?from=2026-09-01&to=2026-10-01&by=customer&by=day", "/api/invoices", "/api/invoices/ACME-2026-000042",
-		"/api/alerts?open=true", "/api/rejected/reasons"} {
+	h := New(Options{Usage: reader, Invoices: invoices, Alerts: alerts, Rejected: reader,
+		Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	for _, target := range []string{"/", "/usage", "/usage?customer=acorn", "/usage?meter=calls", "/invoices",
+		"/invoices/ACME-2026-000042", "/alerts", "/rejected",
+		"/api/usage?from=2026-09-01&to=2026-10-01&by=customer&by=day", "/api/invoices",
+		"/api/invoices/ACME-2026-000042", "/api/alerts?open=true", "/api/rejected/reasons"} {
 		w := get(h, target)
 		if w.Code != http.StatusOK {
 			t.Errorf("%s: %d %s", target, w.Code, w.Body)
@@ -519,7 +542,8 @@ func TestOnTheRealStores(t *testing.T) {
 			t.Errorf("%s does not show the alert", target)
 		}
 	}
-	for target, want := range map[string]int{"/api/usage?from=2026-09-01&to=2026-10-01&meter=nothing": 400, "/invoices/X": 404, "/api/invoices/X": 404} {
+	for target, want := range map[string]int{"/api/usage?from=2026-09-01&to=2026-10-01&meter=nothing": 400,
+		"/invoices/X": 404, "/api/invoices/X": 404} {
 		if w := get(h, target); w.Code != want {
 			t.Errorf("%s: %d %s, want %d", target, w.Code, w.Body, want)
 		}

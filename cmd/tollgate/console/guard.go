@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// MayListen says why a console must not listen on an address: it has no login, so only loopback is safe. insecure is the
-// setting by which an operator says that something else asks for a login.
+// MayListen says why a console must not listen on an address: it has no login, so only loopback is safe.
+// insecure is the setting by which an operator says that something else asks for a login.
 func MayListen(address string, insecure bool) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -21,12 +21,13 @@ func MayListen(address string, insecure bool) error {
 	if insecure || loopback(host) {
 		return nil
 	}
-	return fmt.Errorf("console: listen on %s: the console has no login, so whoever reaches this address reads everything; "+
-		"listen on 127.0.0.1 and use a tunnel or a proxy with a login, or set console.insecure to true", address)
+	return fmt.Errorf("console: listen on %s: the console has no login, so whoever reaches this address reads "+
+		"everything; listen on 127.0.0.1 and use a tunnel or a proxy with a login, or set console.insecure to true",
+		address)
 }
 
-// loopback tells whether a host can only be this machine. Other names than localhost are not looked up: their answer may
-// be another at the next time.
+// loopback tells whether a host can only be this machine. Other names than localhost are not looked up: their
+// answer may be another at the next time.
 func loopback(host string) bool {
 	host = strings.TrimSuffix(strings.ToLower(host), ".")
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
@@ -36,7 +37,8 @@ func loopback(host string) bool {
 	return err == nil && address.IsLoopback()
 }
 
-// policy lets a page load our style sheet and nothing else, run nothing, send forms only to us and stand in no frame.
+// policy lets a page load our style sheet and nothing else, run nothing, send forms only to us and stand in
+// no frame.
 const policy = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
 // guard is around everything: headers, host, method, time and number of requests.
@@ -50,8 +52,9 @@ func (c *console) guard(mux *http.ServeMux) http.Handler {
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
 		if !c.Insecure && !loopback(hostOf(r.Host)) {
-			writeProblem(w, &problem{http.StatusMisdirectedRequest, "the console answers only to localhost: open it as " +
-				"http://localhost:PORT, through a tunnel where it runs elsewhere"})
+			writeProblem(w, &problem{http.StatusMisdirectedRequest,
+				"the console answers only to localhost: open it as http://localhost:PORT, through a tunnel where it " +
+					"runs elsewhere"})
 			return
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {

@@ -29,7 +29,8 @@ type page struct {
 
 var utc = time.UTC
 
-// parsePages reads the templates; all texts are escaped by their place (html/template): event texts come from strangers.
+// parsePages reads the templates; all texts are escaped by their place (html/template): event texts come from
+// strangers.
 func parsePages() map[string]*pageTemplate {
 	functions := template.FuncMap{
 		"grouped": grouped, "amount": amount,
@@ -44,7 +45,8 @@ func parsePages() map[string]*pageTemplate {
 			return []string{schemas.DetectorSpike, schemas.DetectorBruteForce, schemas.DetectorPathScan}
 		},
 	}
-	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "pages/layout.html", "pages/parts.html"))
+	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "pages/layout.html",
+		"pages/parts.html"))
 	pages := map[string]*pageTemplate{}
 	for _, name := range []string{"overview", "usage", "invoices", "invoice", "alerts", "rejected", "problem"} {
 		pages[name] = template.Must(template.Must(layout.Clone()).ParseFS(files, "pages/"+name+".html"))
@@ -52,7 +54,8 @@ func parsePages() map[string]*pageTemplate {
 	return pages
 }
 
-// zoneOf is the zone in which a document counts its days; it is UTC where this machine does not know the zone.
+// zoneOf is the zone in which a document counts its days; it is UTC where this machine does not know the
+// zone.
 func zoneOf(name string) *time.Location {
 	if zone, err := time.LoadLocation(name); err == nil {
 		return zone
@@ -67,8 +70,8 @@ func (c *console) routePages(mux *http.ServeMux) {
 		http.ServeFileFS(w, r, files, "pages/console.css")
 	})
 	for pattern, show := range map[string]func(*http.Request) (string, *page, error){
-		"GET /{$}": c.overview, "GET /usage": c.usagePage, "GET /invoices": c.invoicesPage, "GET /invoices/{number}": c.invoicePage,
-		"GET /alerts": c.alertsPage, "GET /rejected": c.rejectedPage,
+		"GET /{$}": c.overview, "GET /usage": c.usagePage, "GET /alerts": c.alertsPage, "GET /rejected": c.rejectedPage,
+		"GET /invoices": c.invoicesPage, "GET /invoices/{number}": c.invoicePage,
 		"GET /": func(*http.Request) (string, *page, error) {
 			return "", nil, &problem{http.StatusNotFound, "there is no such page"}
 		},
@@ -91,7 +94,8 @@ func (c *console) render(w http.ResponseWriter, name string, status int, p *page
 	var out bytes.Buffer
 	if err := c.pages[name].Execute(&out, p); err != nil {
 		c.Log.Error("render a page of the console", "page", name, "error", err)
-		writeProblem(w, &problem{http.StatusInternalServerError, "this page could not be made; the log of the console says why"})
+		writeProblem(w, &problem{http.StatusInternalServerError, "this page could not be made; the log of the " +
+			"console says why"})
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -104,7 +108,8 @@ func (c *console) render(w http.ResponseWriter, name string, status int, p *page
 // shell quotes a text so that a command with it can be copied into a shell whatever strangers put into it.
 func shell(text string) string {
 	plain := func(r rune) bool {
-		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("._:/@%+-", r)
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' ||
+			strings.ContainsRune("._:/@%+-", r)
 	}
 	if text != "" && strings.TrimFunc(text, plain) == "" && !strings.HasPrefix(text, "-") {
 		return text

@@ -33,7 +33,8 @@ func parseInstant(name, text string, zone *time.Location) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, askFor("%s: %.40q: want a date such as 2026-02-01 or an instant such as 2026-02-01T10:00:00Z", name, text)
+	return time.Time{}, askFor("%s: %.40q: want a date such as 2026-02-01 or an instant such as "+
+		"2026-02-01T10:00:00Z", name, text)
 }
 
 // parsePeriod reads [from, to).

@@ -161,7 +161,8 @@ func (c *console) usageOfOne(ctx context.Context, body *usageBody) (err error) {
 	if body.Charts, err = c.charts(ctx, body.Span.Period, []string{body.Customer}); err != nil {
 		return err
 	}
-	if body.Invoices, err = c.invoices(ctx, billing.Filter{Customer: body.Customer, Limit: 24, Newest: true}); err != nil {
+	if body.Invoices, err = c.invoices(ctx, billing.Filter{Customer: body.Customer, Limit: 24,
+		Newest: true}); err != nil {
 		return err
 	}
 	body.Alerts, err = c.Alerts.Alerts(ctx, anomaly.Filter{Customer: body.Customer, Limit: 20})
@@ -191,7 +192,8 @@ func (c *console) usageOfAll(ctx context.Context, p schemas.Period, meter string
 			continue
 		}
 		greatest := rows[i-len(t.Rows)].Quantity.Float64()
-		t.Rows = append(t.Rows, usageRow{u.Customer, grouped(u.Quantity.String()), share(u.Quantity.Float64(), greatest)})
+		t.Rows = append(t.Rows, usageRow{u.Customer, grouped(u.Quantity.String()),
+			share(u.Quantity.Float64(), greatest)})
 	}
 	return tables, nil
 }
@@ -214,7 +216,8 @@ type invoicesBody struct {
 func (c *console) invoicesPage(r *http.Request) (string, *page, error) {
 	body := invoicesBody{Customer: r.URL.Query().Get("customer")}
 	var err error
-	body.Invoices, err = c.invoices(r.Context(), billing.Filter{Customer: body.Customer, Limit: maxShown, Newest: true})
+	body.Invoices, err = c.invoices(r.Context(), billing.Filter{Customer: body.Customer, Limit: maxShown,
+		Newest: true})
 	body.Full = len(body.Invoices) == maxShown
 	return "invoices", &page{Title: "Invoices", Section: "invoices", Body: body}, err
 }
@@ -239,8 +242,8 @@ func (c *console) alertsPage(r *http.Request) (string, *page, error) {
 	q := r.URL.Query()
 	body := alertsBody{Open: q.Get("show") != "all", Detector: q.Get("detector"), Customer: q.Get("customer")}
 	var err error
-	body.Alerts, err = c.Alerts.Alerts(r.Context(), anomaly.Filter{Open: body.Open, Detector: body.Detector, Customer: body.Customer,
-		Limit: maxShown})
+	body.Alerts, err = c.Alerts.Alerts(r.Context(), anomaly.Filter{Open: body.Open, Detector: body.Detector,
+		Customer: body.Customer, Limit: maxShown})
 	body.Full = len(body.Alerts) == maxShown
 	return "alerts", &page{Title: "Alerts", Section: "alerts", Body: body}, err
 }
