@@ -321,9 +321,12 @@ func judgeSeen(seen []seenSource, topics []collector.Topic) (findings []finding)
 		}
 		findings = append(findings, finding{"events of " + s.name, statusWarn, found, mend})
 	}
-	if exact > 0 || len(seen) == 0 {
-		findings = append(findings, finding{"events with ids", statusOK, fmt.Sprintf("%d sources name every "+
-			"event: repeats count once", exact), ""})
+	switch {
+	case len(seen) == 0:
+		findings = append(findings, finding{"events with ids", statusOK, "there are no events yet", ""})
+	case exact > 0:
+		findings = append(findings, finding{"events with ids", statusOK, fmt.Sprintf("repeats count once, of sources: %d",
+			exact), ""})
 	}
 	return findings
 }

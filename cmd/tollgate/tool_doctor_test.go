@@ -345,7 +345,7 @@ func TestDoctorOnParts(t *testing.T) {
 	expect(says, "clickhouse tables", statusOK, "fsync on insert")
 	expect(says, "events of gateway", statusWarn, "3 of 5 stored events")
 	expect(says, "events of log", statusWarn, "2 of 2 stored events")
-	expect(says, "events with ids", statusOK, "1 sources")
+	expect(says, "events with ids", statusOK, "sources: 1")
 	expect(says, "catalog", statusWarn, "built-in")
 
 	config.Redis.Addresses = []string{"127.0.0.1:1"}
