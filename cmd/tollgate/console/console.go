@@ -4,8 +4,9 @@
 // and serves the handler.
 //
 // The console has no login yet: whoever reaches its address reads everything. So it is served on loopback by
-// default, answers only requests that name a loopback host (a page of a stranger cannot reach it under a name
-// of its own), and MayListen refuses any other address unless it is told that this is meant.
+// default, answers only requests that come from this machine and name it as localhost (a page of a stranger
+// cannot reach it under a name of its own), and MayListen refuses any other address unless told that this is
+// meant.
 package console
 
 import (
@@ -53,9 +54,9 @@ type Options struct {
 	Invoices Invoices
 	Alerts   Alerts
 	Rejected Rejected
-	// Insecure serves requests under any host name, for a console behind a proxy that asks for a login. Default
-	// false: only loopback names, so that a stranger's page cannot read the console through a name that it
-	// points at loopback.
+	// Insecure serves requests from anywhere, under any host name, for a console behind a proxy that asks for a
+	// login. Default false: only from this machine and under loopback names, so that a stranger's page cannot read
+	// the console through a name that it points at loopback.
 	Insecure bool
 	// Version is shown in the API's description. Default "development".
 	Version string

@@ -127,7 +127,7 @@ func serve(b *books, change ...func(*Options)) http.Handler {
 // get asks as a browser on the same machine does.
 func get(h http.Handler, target string) *httptest.ResponseRecorder {
 	request := httptest.NewRequest(http.MethodGet, target, nil)
-	request.Host = "localhost:8080"
+	request.Host, request.RemoteAddr = "localhost:8080", "127.0.0.1:50000"
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, request)
 	return w
@@ -400,7 +400,7 @@ func TestOnlyReads(t *testing.T) {
 	h := serve(filled(""))
 	for _, method := range []string{"POST", "PUT", "DELETE", "PATCH", "OPTIONS", "CONNECT"} {
 		request := httptest.NewRequest(method, "/api/invoices", nil)
-		request.Host = "localhost"
+		request.Host, request.RemoteAddr = "localhost", "127.0.0.1:50000"
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, request)
 		if w.Code != http.StatusMethodNotAllowed || w.Header().Get("Allow") == "" {
@@ -410,9 +410,9 @@ func TestOnlyReads(t *testing.T) {
 }
 
 func TestOnlyLoopbackNames(t *testing.T) {
-	ask := func(h http.Handler, host string) int {
+	ask := func(h http.Handler, host, remote string) int {
 		request := httptest.NewRequest(http.MethodGet, "/rejected", nil)
-		request.Host = host
+		request.Host, request.RemoteAddr = host, remote
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, request)
 		return w.Code
@@ -422,10 +422,10 @@ func TestOnlyLoopbackNames(t *testing.T) {
 		"127.0.0.1:8080": 200, "127.9.9.9": 200, "[::1]:8080": 200, "[::1]": 200, "example.com": 421,
 		"localhost.example.com": 421, "10.0.0.1:8080": 421, "127.0.0.1.nip.io": 421, "[2001:db8::1]:80": 421,
 		"": 421} {
-		if got := ask(closed, host); got != want {
+		if got := ask(closed, host, "[::1]:50000"); got != want {
 			t.Errorf("host %q: %d, want %d", host, got, want)
 		}
-		if got := ask(open, host); got != 200 {
+		if got := ask(open, host, "192.0.2.1:50000"); got != 200 {
 			t.Errorf("host %q, insecure: %d, want 200", host, got)
 		}
 	}
@@ -454,6 +454,20 @@ func TestInsecureIsShown(t *testing.T) {
 	h := serve(filled(""), func(o *Options) { o.Insecure = true })
 	if w := get(h, "/"); !strings.Contains(w.Body.String(), "No login here.") {
 		t.Error("the footer does not say that anybody may read")
+	}
+}
+
+func TestOnlyThisMachine(t *testing.T) {
+	h := serve(filled(""))
+	for remote, want := range map[string]int{"127.0.0.1:1": 200, "[::1]:1": 200, "10.0.0.1:1": 421, "192.0.2.1:1": 421,
+		"[2001:db8::1]:1": 421, "[::ffff:10.0.0.1]:1": 421, "[::ffff:127.0.0.1]:1": 200, "": 421, "@": 421} {
+		request := httptest.NewRequest(http.MethodGet, "/rejected", nil)
+		request.Host, request.RemoteAddr = "localhost", remote // anybody can send any Host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, request)
+		if w.Code != want {
+			t.Errorf("from %q: %d, want %d", remote, w.Code, want)
+		}
 	}
 }
 

@@ -51,10 +51,10 @@ func (c *console) guard(mux *http.ServeMux) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		if !c.Insecure && !loopback(hostOf(r.Host)) {
+		// The name keeps out pages of strangers in a browser here, the address whoever is elsewhere and lies about it.
+		if !c.Insecure && !(loopback(hostOf(r.Host)) && loopback(hostOf(r.RemoteAddr))) {
 			writeProblem(w, &problem{http.StatusMisdirectedRequest,
-				"the console answers only to localhost: open it as http://localhost:PORT, through a tunnel where it " +
-					"runs elsewhere"})
+				"the console answers only on its own machine: open it there as http://localhost:PORT, or through a tunnel"})
 			return
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
