@@ -111,6 +111,9 @@ func secretFile(dir, name string) (string, error) {
 	if _, err := rand.Read(raw); err != nil {
 		return "", err
 	}
+	if err := os.MkdirAll(dir, 0o700); err != nil { // a key may be the first thing that is made in the folder
+		return "", fmt.Errorf("make data folder: %w", err)
+	}
 	made := hex.EncodeToString(raw)
 	temporary := path + ".new"
 	if err := os.WriteFile(temporary, []byte(made+"\n"), 0o600); err != nil {
