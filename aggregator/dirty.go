@@ -11,7 +11,7 @@ import (
 type Pace struct {
 	// Live is how long after its first new event a live bucket is recomputed.
 	//
-	// Default 1.5s. Not less: every recomputation rereads the minute. Not more: freshness is 5 s at the 99th
+	// Default 1s. Not less: every recomputation rereads what is new in the minute. Not more: freshness is 5 s at the 99th
 	// percentile, of which one second goes to filling an insert.
 	Live time.Duration
 	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are seldom
@@ -37,7 +37,7 @@ func (p Pace) withDefaults() Pace {
 			*d = otherwise
 		}
 	}
-	set(&p.Live, 1500*time.Millisecond)
+	set(&p.Live, time.Second)
 	set(&p.LiveWindow, 5*time.Minute)
 	set(&p.Quiet, 700*time.Millisecond)
 	set(&p.Old, 15*time.Minute)
@@ -68,13 +68,18 @@ type shardState struct {
 // ledger knows what is dirty in the shards that this process owns, and decides what to recompute. It is pure: time
 // comes in, statements are run by others. One goroutine at a time uses it.
 type ledger struct {
-	pace   Pace
-	dirty  map[Bucket]dirt
+	pace  Pace
+	dirty map[Bucket]dirt
+	live  map[Bucket]*liveMinute
+	// liveFrom is the second from which on minutes are live, as of the last look.
+	liveFrom int64
+	// busy is slotRows; tests make every minute busy.
+	busy   int64
 	shards map[int]*shardState
 }
 
 func newLedger(pace Pace) *ledger {
-	return &ledger{pace: pace.withDefaults(), dirty: map[Bucket]dirt{}, shards: map[int]*shardState{}}
+	return &ledger{pace: pace.withDefaults(), dirty: map[Bucket]dirt{}, live: map[Bucket]*liveMinute{}, busy: slotRows, shards: map[int]*shardState{}}
 }
 
 // own begins a shard whose marks up to bound are all acknowledged.
@@ -88,6 +93,11 @@ func (l *ledger) disown(shard int) {
 	for b := range l.dirty {
 		if b.Shard == shard {
 			delete(l.dirty, b)
+		}
+	}
+	for b := range l.live {
+		if b.Shard == shard {
+			delete(l.live, b)
 		}
 	}
 }
@@ -121,8 +131,8 @@ func (l *ledger) reach(shard int, bound schemas.Position, now time.Time) {
 }
 
 // cover takes a new head into account: the bucket is clean where it reaches its last mark, and what is combined from
-// it is dirty.
-func (l *ledger) cover(h Head, now time.Time) {
+// it is dirty. planned is when its recomputation was: what came after waits since then.
+func (l *ledger) cover(h Head, planned time.Time) {
 	if l.shards[h.Shard] == nil {
 		return
 	}
@@ -136,11 +146,11 @@ func (l *ledger) cover(h Head, now time.Time) {
 	case h.Covers.Compare(d.first) >= 0:
 		first = d.first
 		d.first = schemas.Position{Generation: h.Covers.Generation, Offset: h.Covers.Offset + 1}
-		d.since = now
+		d.since = planned
 		l.dirty[h.Bucket] = d
 	}
 	if up, ok := h.parent(); ok {
-		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog, since: now, rows: int64(h.Rows)})
+		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog, since: planned, rows: int64(h.Rows)})
 	}
 }
 
@@ -196,6 +206,7 @@ func (l *ledger) stuck(shard int) map[Bucket]bool {
 // due picks the buckets of one level to recompute now, ordered by time; events says what time it is for events, where
 // their clock is another. With all, everything that can be computed is.
 func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Bucket {
+	l.age(events.Add(-l.pace.LiveWindow).Unix(), now)
 	held := l.held(level)
 	var live, old []Bucket
 	oldDue := false
@@ -203,7 +214,7 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 		if b.Level != level || held[b] || !l.ready(b, d, now) {
 			continue
 		}
-		if b.end() > events.Add(-l.pace.LiveWindow).Unix() {
+		if b.end() > l.liveFrom {
 			if all || now.Sub(d.since) >= l.patience(level) {
 				live = append(live, b)
 			}
@@ -256,6 +267,8 @@ const (
 	maxJobRows = 1_000_000
 	// maxJobBuckets: their heads are read into memory, some 200 bytes each.
 	maxJobBuckets = 200_000
+	// maxPatches: buckets that are recomputed by slots are named with the revisions of all of these, some 250 bytes each.
+	maxPatches = 400
 	// maxJobMonths: ClickHouse refuses an insert into more than 100 partitions.
 	maxJobMonths = 50
 )
@@ -264,13 +277,34 @@ const (
 type job struct {
 	level    schemas.Level
 	buckets  []Bucket
-	agreed   Agreed // the meters, for minutes
-	from, to int64  // seconds, [from, to) spans the buckets
+	patches  []patch // of each bucket, where only some of its slots are recomputed
+	agreed   Agreed  // the meters, for minutes
+	from, to int64   // seconds, [from, to) spans the buckets
 	shards   []int
 }
 
 // jobs cuts due buckets into statements. agreed says which meters hold in a minute.
-func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed) []job {
+func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed, now time.Time) []job {
+	var whole, patched []Bucket
+	patches := map[Bucket]patch{}
+	for _, b := range due {
+		if p := l.patchOf(b, l.dirty[b], now); p.mask != 0 {
+			patched, patches[b] = append(patched, b), p
+			continue
+		}
+		whole = append(whole, b)
+	}
+	out := l.cut(patched, agreed, maxPatches)
+	for i := range out {
+		for _, b := range out[i].buckets {
+			out[i].patches = append(out[i].patches, patches[b])
+		}
+	}
+	return append(out, l.cut(whole, agreed, maxJobBuckets)...)
+}
+
+// cut cuts buckets into statements of at most limit buckets.
+func (l *ledger) cut(due []Bucket, agreed func(minute int64) Agreed, limit int) []job {
 	var out []job
 	var rows int64
 	months := map[int]bool{}
@@ -284,7 +318,7 @@ func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed) []job {
 		month := monthOf(b.Start)
 		last := len(out) - 1
 		if last < 0 || out[last].agreed.Segment != a.Segment || rows+d.rows > maxJobRows ||
-			len(out[last].buckets) >= maxJobBuckets || !months[month] && len(months) >= maxJobMonths {
+			len(out[last].buckets) >= limit || !months[month] && len(months) >= maxJobMonths {
 			out = append(out, job{level: b.Level, agreed: a, from: b.Start})
 			last, rows = len(out)-1, 0
 			clear(months)

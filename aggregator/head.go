@@ -44,8 +44,55 @@ type Head struct {
 	Revision    uint64           // of the usage rows
 	Keys        uint64           // keys of events, voided ones included
 	KeysDigest  uint64           // order-free, of these keys and their ranks
-	Rows        uint64           // usage rows of the revision in the bucket
+	Rows        uint64           // usage rows of its parts
 	UsageDigest uint64           // order-free, of these rows
+	Slots       slots            // parts of a live minute; all 0 = the rows of Revision are the whole bucket
+}
+
+// slotsPerMinute is how many slots a busy live minute has: ten seconds each, by the time of the event, so that all
+// deliveries of an event fall into the same. Only slots with new events are recomputed while the minute is live: with
+// 20,000 events a second the whole minute, reread every other second, cost two cores.
+const slotsPerMinute = 6
+
+// wholeSlot as the slot of usage rows means that they are of the whole bucket.
+const wholeSlot = 255
+
+// allSlots is the set of all slots, one bit each.
+const allSlots = 1<<slotsPerMinute - 1
+
+// slotOf is the slot of an event time in milliseconds.
+func slotOf(ms int64) uint8 { return uint8(ms % 60_000 / (60_000 / slotsPerMinute)) }
+
+// slots are the revisions that the rows of each slot of a minute have; 0 = not known.
+type slots [slotsPerMinute]uint64
+
+// part is which usage rows of a bucket a head has.
+type part struct {
+	slot     uint8
+	revision uint64
+}
+
+// parts are the rows of a head.
+func (h *Head) parts() []part {
+	if h.Slots == (slots{}) {
+		return []part{{wholeSlot, h.Revision}}
+	}
+	var out []part
+	for s, r := range h.Slots {
+		if r != 0 {
+			out = append(out, part{uint8(s), r})
+		}
+	}
+	return out
+}
+
+// setParts is parts as the table has them.
+func (h *Head) setParts(slot []uint8, revision []uint64) {
+	for i, s := range slot {
+		if s < slotsPerMinute {
+			h.Slots[s] = revision[i]
+		}
+	}
 }
 
 // compareHeads orders the heads of one bucket: the greatest (generation, covers, catalog, revision) is in force.

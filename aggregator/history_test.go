@@ -181,7 +181,29 @@ func testReader(b *bench) *Reader {
 
 // TestRandomHistories feeds random deliveries through owners that crash between any two steps, and compares usage with
 // the reference. The shards' second owners begin at the committed offsets.
-func TestRandomHistories(t *testing.T) {
+func TestRandomHistories(t *testing.T) { histories(t, false) }
+
+// TestRandomLiveHistories is the same with every minute live and busy: it is recomputed by slots of ten seconds, until it
+// is live no more and recomputed whole.
+func TestRandomLiveHistories(t *testing.T) { histories(t, true) }
+
+// busy makes all minutes of the test's events live.
+func (b *bench) busy() {
+	b.recomputer.now = func() time.Time { return start2026.Add(300 * time.Minute) }
+	b.recomputer.ledger.pace.LiveWindow = 300 * time.Minute
+	b.recomputer.ledger.busy = 1
+}
+
+// patchedHeads counts the heads whose rows are of slots.
+func (b *bench) patchedHeads(t testing.TB) (n uint64) {
+	row := b.options.DB.Conn().QueryRow(t.Context(), "SELECT countIf(arrayExists(p -> p.1 < 255, parts)) FROM (SELECT argMax(parts, (generation, covers, catalog, revision)) AS parts FROM heads GROUP BY level, bucket, shard)")
+	if err := row.Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func histories(t *testing.T, live bool) {
 	db := openDB(t)
 	rnd := randomOf(t, uint64(time.Now().UnixNano()))
 	p := pool{rnd, 2, 300, 120}
@@ -200,8 +222,11 @@ func TestRandomHistories(t *testing.T) {
 				logs[shard].add(batchOf(t, shard, uint64(shard)<<32+next, flush%2 == 0, events...))
 			}
 		}
-		crashing(t, db, logs, rnd)
+		crashing(t, db, logs, rnd, live)
 		b := newBench(t, db, meters(mixed...), logs)
+		if live {
+			b.busy()
+		}
 		stop := b.start(t, 1+rnd.IntN(5))
 		b.settleAll(t)
 		r := testReader(b)
@@ -218,10 +243,37 @@ func TestRandomHistories(t *testing.T) {
 			t.Fatalf("dirty %d, %v", n, err)
 		}
 		audited(t, r, len(all))
+		if live && round == 5 {
+			for range 3 { // an owner that sees all of this recomputes it by slots
+				all = append(all, feedPool(t, p, logs, 60)...)
+				b.settleAll(t)
+			}
+			settleDown(t, b)
+			audited(t, r, len(all))
+			if want, got := fold(all, mixed, "product"), answers(t, r, schemas.UsageQuery{Period: march()}, "product"); !maps.Equal(want, got) {
+				t.Fatalf("settled:\n got %v\nwant %v", got, want)
+			}
+		}
 		if err := stop(); err != nil && !errors.Is(err, t.Context().Err()) && !strings.Contains(err.Error(), "context canceled") {
 			t.Fatal(err)
 		}
 	}
+}
+
+// settleDown lets time pass, so that no minute is live any more, and waits until all are recomputed whole.
+func settleDown(t testing.TB, b *bench) {
+	t.Helper()
+	if b.patchedHeads(t) == 0 {
+		t.Fatal("no minute was recomputed by slots")
+	}
+	b.recomputer.with(func(*ledger) { b.recomputer.now = func() time.Time { return start2026.AddDate(0, 1, 0) } })
+	deadline := time.Now().Add(20 * time.Second)
+	for n := uint64(1); n > 0; n = b.patchedHeads(t) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d minutes still have rows of slots", n)
+		}
+	}
+	b.settleAll(t)
 }
 
 // audited checks that the store balances and counts every delivery.
@@ -237,8 +289,11 @@ func audited(t testing.TB, r *Reader, deliveries int) {
 }
 
 // crashing runs an owner that stops for good between two steps chosen by chance.
-func crashing(t testing.TB, db *DB, logs []*shardLog, rnd *rand.Rand) {
+func crashing(t testing.TB, db *DB, logs []*shardLog, rnd *rand.Rand, live bool) {
 	b := newBench(t, db, meters(mixed...), logs)
+	if live {
+		b.busy()
+	}
 	var left atomic.Int64
 	left.Store(int64(rnd.IntN(12)))
 	crash := func(step string) error {

@@ -45,7 +45,7 @@ func BenchmarkLive(b *testing.B) {
 			if time.Since(began) > 10*time.Second {
 				ages = append(ages, asked.Sub(seen))
 			}
-			time.Sleep(100 * time.Millisecond)
+			time.Sleep(500 * time.Millisecond)
 		}
 	}()
 	n := 0

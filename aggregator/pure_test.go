@@ -131,8 +131,8 @@ func TestLedgerDue(t *testing.T) {
 	f("before anything is acknowledged", due(time.Hour))
 	l.reach(0, at(1, 1), now)
 	f("just now", due(0))
-	f("a live bucket waits 1.5 s", due(1499*time.Millisecond))
-	f("and is due then", due(1500*time.Millisecond), live)
+	f("a live bucket waits 1 s", due(999*time.Millisecond))
+	f("and is due then", due(time.Second), live)
 	f("an old one waits up to 15 min", due(15*time.Minute), old, live)
 	l.shards[0].caughtUp = true
 	f("or until its shard is quiet", due(700*time.Millisecond), old)
@@ -187,7 +187,7 @@ func TestJobs(t *testing.T) {
 			l.dirty[b] = dirt{rows: rows}
 		}
 		var got []int
-		for _, j := range l.jobs(buckets, agreed) {
+		for _, j := range l.jobs(buckets, agreed, now) {
 			got = append(got, len(j.buckets))
 			if j.from != j.buckets[0].Start || j.to != j.buckets[len(j.buckets)-1].end() {
 				t.Errorf("job spans %d to %d of %v", j.from, j.to, j.buckets)

@@ -56,6 +56,13 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 	if err := r.store.dirtyOf(ctx, shard, from, now, func(b Bucket, d dirt) { found[b] = d }); err != nil {
 		return err
 	}
+	if err := r.store.patchedOf(ctx, shard, now, func(b Bucket, d dirt) {
+		if _, ok := found[b]; !ok { // marks that are not covered say more than a head that has slots
+			found[b] = d
+		}
+	}); err != nil {
+		return err
+	}
 	timeline := r.catalog()
 	for _, v := range timeline {
 		if v.Seq > from.catalog {
@@ -168,7 +175,7 @@ func (r *recomputer) plan(level schemas.Level) (jobs []job, bounds map[int]schem
 		bounds[shard] = s.bound
 	}
 	last := due[len(due)-1]
-	return r.ledger.jobs(due, agreedBy(r.catalog())), bounds, last.end() > events.Add(-r.ledger.pace.LiveWindow).Unix()
+	return r.ledger.jobs(due, agreedBy(r.catalog()), time.Now()), bounds, last.end() > events.Add(-r.ledger.pace.LiveWindow).Unix()
 }
 
 // measure shows how much is dirty; callers hold the lock.
@@ -190,9 +197,12 @@ func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schem
 		return err
 	}
 	parts, all := []job{*j}, true
-	if j.level == schemas.Minute {
+	switch {
+	case j.patches != nil:
+		all = false
+	case j.level == schemas.Minute:
 		parts, all = cut(j, before)
-	} else {
+	default:
 		parts, all = j.split(), false
 	}
 	for i := range parts {
@@ -238,7 +248,8 @@ func only(before map[Bucket]uint64, buckets []Bucket) map[Bucket]uint64 {
 // write stores rows under a revision of its own, then the heads that make them visible. A crash in between leaves an
 // orphan that is collected, and the bucket dirty.
 func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int]schemas.Position, before map[Bucket]uint64) error {
-	revision := newRevision(time.Now(), rand.Uint64())
+	planned := time.Now()
+	revision := newRevision(planned, rand.Uint64())
 	pick := rand.Uint64()
 	if err := r.step("rows"); err != nil {
 		return err
@@ -252,29 +263,41 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 	if err != nil {
 		return err
 	}
-	lost, err := r.lost(ctx, j, before, revision)
+	found, err := r.store.statsFound(ctx, j, revision)
+	if err != nil {
+		return err
+	}
+	lost, err := r.lost(ctx, j, before, found, revision)
 	if err != nil {
 		return err
 	}
 	if err := r.step("heads"); err != nil {
 		return err
 	}
-	if j.level == schemas.Minute {
+	switch {
+	case j.patches != nil:
+		err = r.store.writePatchedHeads(ctx, j, revision, bounds, lost)
+	case j.level == schemas.Minute:
 		err = r.store.writeHeads(ctx, j, all, revision, bounds, lost)
-	} else {
+	default:
 		err = r.store.writeCombinedHeads(ctx, j, revision, pick, lost)
 	}
 	if err != nil {
 		return err
 	}
-	return r.cover(ctx, j, revision)
+	return r.cover(ctx, j, revision, found, bounds, planned)
 }
 
 // cover reads back what was written and tells the ledger.
-func (r *recomputer) cover(ctx context.Context, j *job, revision uint64) error {
+func (r *recomputer) cover(ctx context.Context, j *job, revision uint64, found map[Bucket][slotsPerMinute]slotStats,
+	bounds map[int]schemas.Position, planned time.Time) error {
 	var heads []Head
 	if err := r.store.headsOf(ctx, j, revision, func(h Head) { heads = append(heads, h) }); err != nil {
 		return err
+	}
+	patches := map[Bucket]patch{}
+	for i, p := range j.patches {
+		patches[j.buckets[i]] = p
 	}
 	now := time.Now()
 	r.with(func(l *ledger) {
@@ -282,7 +305,10 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64) error {
 			if d, ok := l.dirty[h.Bucket]; ok && h.Level == schemas.Minute && h.end() > now.Add(-l.pace.LiveWindow).Unix() {
 				r.store.metrics.freshness.Observe(now.Sub(d.since).Seconds())
 			}
-			l.cover(h, now)
+			l.cover(h, planned)
+			if p, ok := patches[h.Bucket]; ok {
+				l.patched(h, p, found[h.Bucket], bounds[h.Shard])
+			}
 		}
 	})
 	r.store.metrics.recomputed.WithLabelValues(j.level.String()).Add(float64(len(heads)))
@@ -290,13 +316,17 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64) error {
 }
 
 // lost finds the buckets whose events vanished, lists and reports them: they keep their head, the shard goes on.
-func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64, revision uint64) ([]Bucket, error) {
-	if len(before) == 0 {
-		return nil, nil
+func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64, stats map[Bucket][slotsPerMinute]slotStats,
+	revision uint64) ([]Bucket, error) {
+	found := make(map[Bucket]uint64, len(stats))
+	for b, list := range stats {
+		for _, s := range list {
+			found[b] += s.keys
+		}
 	}
-	found, err := r.store.keysFound(ctx, j, revision)
-	if err != nil {
-		return nil, err
+	for i, p := range j.patches {
+		base, _ := p.base()
+		found[j.buckets[i]] += base.keys
 	}
 	lost := vanishedKeys(before, found)
 	for i, b := range lost {

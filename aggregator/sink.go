@@ -50,7 +50,13 @@ type stain struct {
 	minute int64
 	shard  int
 	at     schemas.Position
-	rows   uint32
+	tally
+}
+
+// tally is what a record brings into a minute.
+type tally struct {
+	rows  uint32
+	slots uint8 // the slots that it brings something into, one bit each
 }
 
 // flush is what is written together: by all lanes of this process.
@@ -108,11 +114,11 @@ type sink struct {
 	spare []*eventColumns
 	full  chan struct{} // the open flush is full, or somebody waits for it
 	event wire.UsageEvent
-	count map[int64]uint32
+	count map[int64]tally // of the record that is being read
 }
 
 func newSink(s *store, log *slog.Logger, ledger func(func(*ledger))) *sink {
-	k := &sink{store: s, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1), count: map[int64]uint32{}}
+	k := &sink{store: s, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1), count: map[int64]tally{}}
 	k.room = sync.NewCond(&k.mu)
 	return k
 }
@@ -190,7 +196,8 @@ func (k *sink) takeUsage(at place, value []byte) error {
 	clear(k.count)
 	err = readEvents(value, &k.event, func(e *wire.UsageEvent) error {
 		minute := e.Time / 60_000 * 60
-		k.count[minute]++
+		n := k.count[minute]
+		k.count[minute] = tally{n.rows + 1, n.slots | 1<<slotOf(e.Time)}
 		f.rows++
 		return f.columns(monthOf(minute), b.history, k.spareColumns).append(e, at.partition)
 	})
@@ -198,9 +205,9 @@ func (k *sink) takeUsage(at place, value []byte) error {
 		return err
 	}
 	position := schemas.Position{Generation: at.generation, Offset: at.offset}
-	for minute, rows := range k.count {
-		f.marks.append(minute, at.partition, at.generation, at.offset, rows)
-		f.stains = append(f.stains, stain{minute, at.partition, position, rows})
+	for minute, n := range k.count {
+		f.marks.append(minute, at.partition, at.generation, at.offset, n.rows)
+		f.stains = append(f.stains, stain{minute, at.partition, position, n})
 	}
 	f.receipts.append(at, b.receipt, f.rows-before, b.history)
 	return nil
@@ -317,7 +324,9 @@ func (k *sink) marked(f *flush) {
 	k.ledger(func(g *ledger) {
 		for _, s := range f.stains {
 			if g.shards[s.shard] != nil {
-				g.stain(Bucket{schemas.Minute, s.minute, s.shard}, dirt{first: s.at, last: s.at, since: now, rows: int64(s.rows)})
+				b := Bucket{schemas.Minute, s.minute, s.shard}
+				g.stain(b, dirt{first: s.at, last: s.at, since: now, rows: int64(s.rows)})
+				g.note(b, s.at, s.tally)
 			}
 		}
 		for l, next := range f.reach {

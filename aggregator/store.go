@@ -113,6 +113,14 @@ FROM (
 ) AS c ON p.parent = c.bucket
 WHERE c.bucket = toDateTime(0, 'UTC') OR (c.v.1, c.v.2) < p.reach OR c.v.3 < p.newest`
 
+// patchedMinutes are the minutes of a shard whose head in force has rows of slots: an owner before us recomputed them
+// while they were live, and they are to be recomputed whole.
+const patchedMinutes = `
+SELECT toUnixTimestamp(bucket), v.1, v.2 FROM (
+    SELECT bucket, argMax((generation, covers, parts), (generation, covers, catalog, revision)) AS v FROM heads
+    WHERE level = 'minute' AND shard = {shard:UInt16} GROUP BY bucket
+) WHERE arrayExists(p -> p.1 < 255, v.3)`
+
 // startOf names the function that cuts time at a level.
 func startOf(level schemas.Level) string {
 	return [...]string{schemas.Minute: "toStartOfMinute", schemas.Hour: "toStartOfHour", schemas.Day: "toStartOfDay"}[level]
@@ -151,6 +159,18 @@ func (s *store) dirtyOf(ctx context.Context, shard int, from settlement, now tim
 		}
 	}
 	return nil
+}
+
+// patchedOf reads which minutes of a shard an owner before us has left recomputed by slots.
+func (s *store) patchedOf(ctx context.Context, shard int, now time.Time, yield func(Bucket, dirt)) error {
+	return s.query(ctx, "read patched minutes", patchedMinutes, func(rows driver.Rows) error {
+		var minute uint32
+		d := dirt{since: now, rows: slotRows}
+		err := rows.Scan(&minute, &d.first.Generation, &d.first.Offset)
+		d.last = d.first
+		yield(Bucket{schemas.Minute, int64(minute), shard}, d)
+		return err
+	}, named("shard", shard))
 }
 
 // outdated finds minutes of shards whose head in force was metered by an older catalog than one that holds from then on.

@@ -78,9 +78,12 @@ func (s *store) rejectedTotal(ctx context.Context, a *Audit) error {
 
 // inForceOf are the revisions in force of a level within a stretch of time.
 const inForceOf = `
-SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest),
+SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts),
        (generation, covers, catalog, revision)) AS v FROM heads
 WHERE level = '%[1]s' AND bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDateTime(%[3]d, 'UTC') GROUP BY bucket, shard`
+
+// partsInForce are the usage rows that the heads in force have.
+const partsInForce = `SELECT bucket, shard, part.1, part.2 FROM (SELECT bucket, shard, arrayJoin(v.9) AS part FROM (` + inForceOf + `))`
 
 // minuteAudit puts side by side, for each minute of each shard, what events, marks, heads and usage rows say.
 const minuteAudit = `
@@ -99,7 +102,7 @@ FROM (
     UNION ALL
     SELECT bucket, shard, 0, 0, 0, (0, -1), 0, 0, 0, 0, (0, -1), count(), ` + usageDigest + `
     FROM usage_minute WHERE bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDateTime(%[3]d, 'UTC')
-      AND (bucket, shard, revision) IN (SELECT bucket, shard, v.4 FROM (` + inForceOf + `)) GROUP BY bucket, shard
+      AND (bucket, shard, slot, revision) IN (` + partsInForce + `) GROUP BY bucket, shard
 ) GROUP BY bucket, shard`
 
 const minuteTotals = `
@@ -125,7 +128,7 @@ FROM (
     UNION ALL
     SELECT bucket, shard, 0, 0, count(), ` + usageDigest + `
     FROM usage_%[1]s WHERE bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDateTime(%[3]d, 'UTC')
-      AND (bucket, shard, revision) IN (SELECT bucket, shard, v.4 FROM (` + inForceOf + `)) GROUP BY bucket, shard
+      AND (bucket, shard, slot, revision) IN (` + partsInForce + `) GROUP BY bucket, shard
 ) GROUP BY bucket, shard HAVING sum(un) != sum(hr) OR sum(ud) != sum(hu) ORDER BY bucket, shard LIMIT %[4]d`
 
 // maxFaults bounds the faults that an audit lists. Default 100: more tell a person nothing new.

@@ -25,13 +25,20 @@ WHERE level = '%[1]s' AND revision < %[3]d AND (bucket, shard, revision) NOT IN 
 // rows, and merges drop them when they come by; rewriting partitions would read every row that stays.
 const (
 	collectRows = `
-DELETE FROM usage_%[1]s IN PARTITION %[4]d WHERE revision < %[3]d AND (bucket, shard, revision) NOT IN (` + kept + `
-) AND (bucket, shard, revision) NOT IN (SELECT bucket, shard, revision FROM cuts WHERE level = '%[1]s')`
+DELETE FROM usage_%[1]s IN PARTITION %[4]d WHERE revision < %[3]d AND (bucket, shard, slot, revision) NOT IN (
+    SELECT bucket, shard, part.1, part.2 FROM (SELECT bucket, shard, arrayJoin(parts) AS part FROM heads
+        WHERE level = '%[1]s' AND (bucket, shard, revision) IN (` + kept + `))
+) AND (bucket, shard, slot, revision) NOT IN (
+    SELECT bucket, shard, part.1, part.2 FROM (SELECT bucket, shard, arrayJoin(parts) AS part FROM cuts WHERE level = '%[1]s')
+)`
 	collectHeads = `
 DELETE FROM heads IN PARTITION %[4]d WHERE level = '%[1]s' AND revision < %[3]d AND (bucket, shard, revision) NOT IN (` + kept + `
 ) AND (bucket, shard, revision) NOT IN (SELECT bucket, shard, revision FROM cuts WHERE level = '%[1]s')`
 )
 
+// A head never has rows of a slot that are more than half an hour older than itself (slotsFor), so the rows of heads
+// written later than that time are younger than the limit.
+//
 // collectOld removes revisions that were superseded, or begun and left without a head, before a time: all that were
 // begun an hour before it (a head is never younger than that), are not those in force at that time and in no cut. Rows
 // go before their heads, so that what was begun is found again.

@@ -18,6 +18,34 @@ type pickColumns struct {
 	bucket                              secondColumn
 	shard                               proto.ColUInt16
 	generation, covers                  proto.ColInt64
+	parts                               partsColumn
+}
+
+// partsColumn is an Array(Tuple(slot UInt8, revision UInt64)).
+type partsColumn struct {
+	ends     proto.ColUInt64
+	slot     proto.ColUInt8
+	revision proto.ColUInt64
+}
+
+// Type is the type of the table's column.
+func (*partsColumn) Type() proto.ColumnType { return "Array(Tuple(slot UInt8, revision UInt64))" }
+
+// Rows is the number of arrays.
+func (c *partsColumn) Rows() int { return c.ends.Rows() }
+
+// EncodeColumn appends the arrays to b: where each ends, then all slots, then all revisions.
+func (c *partsColumn) EncodeColumn(b *proto.Buffer) {
+	c.ends.EncodeColumn(b)
+	c.slot.EncodeColumn(b)
+	c.revision.EncodeColumn(b)
+}
+
+// WriteColumn writes the same without copying.
+func (c *partsColumn) WriteColumn(w *proto.Writer) {
+	c.ends.WriteColumn(w)
+	c.slot.WriteColumn(w)
+	c.revision.WriteColumn(w)
 }
 
 // levelColumn sends levels as the tables name them.
@@ -39,20 +67,25 @@ func (c *pickColumns) append(pick uint64, h Head) {
 	c.revision.Append(h.Revision)
 	c.keys.Append(h.Keys)
 	c.rows.Append(h.Rows)
+	for _, p := range h.parts() {
+		c.parts.slot.Append(p.slot)
+		c.parts.revision.Append(p.revision)
+	}
+	c.parts.ends.Append(uint64(len(c.parts.slot)))
 }
 
 func (c *pickColumns) input() proto.Input {
 	return proto.Input{{Name: "pick", Data: &c.pick}, {Name: "level", Data: levelColumn{&c.level}}, {Name: "bucket", Data: &c.bucket},
 		{Name: "shard", Data: &c.shard}, {Name: "generation", Data: &c.generation}, {Name: "covers", Data: &c.covers},
 		{Name: "catalog", Data: &c.catalog}, {Name: "revision", Data: &c.revision}, {Name: "keys", Data: &c.keys},
-		{Name: "rows", Data: &c.rows}}
+		{Name: "rows", Data: &c.rows}, {Name: "parts", Data: &c.parts}}
 }
 
 // pickPeriod lists the heads in force of all levels that lie within a period, in one look at the table.
 const pickPeriod = `
-INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows)
-SELECT %[1]d, level, bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6 FROM (
-    SELECT level, bucket, shard, argMax((generation, covers, catalog, revision, keys, rows), (generation, covers, catalog, revision)) AS v
+INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts)
+SELECT %[1]d, level, bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6, v.7 FROM (
+    SELECT level, bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision)) AS v
     FROM heads WHERE bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDateTime(%[3]d, 'UTC')
       AND (level = 'minute' OR level = 'hour' AND bucket <= toDateTime(%[3]d - 3600, 'UTC')
            OR level = 'day' AND bucket <= toDateTime(%[3]d - 86400, 'UTC'))
@@ -61,7 +94,7 @@ SELECT %[1]d, level, bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6 FROM (
 
 // currentPicks are the heads of a list without the hours and days that say less than their minutes.
 const currentPicks = `
-SELECT level, bucket, shard, generation, covers, catalog, revision, keys, rows FROM picks WHERE pick = %[1]d
+SELECT level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts FROM picks WHERE pick = %[1]d
 AND (level, bucket, shard) NOT IN (
     SELECT c.level, c.bucket, c.shard FROM (SELECT * FROM picks WHERE pick = %[1]d AND level != 'minute') AS c INNER JOIN (
         SELECT CAST('hour', 'Enum8(\'minute\' = 1, \'hour\' = 2, \'day\' = 3)') AS level, toStartOfHour(bucket) AS up, shard,
@@ -83,7 +116,7 @@ SELECT lower(hex(SHA256(arrayStringConcat(groupArray(line), '\n')))) FROM (
 )`
 
 const insertCut = `
-INSERT INTO cuts (cut, level, bucket, shard, generation, covers, catalog, revision, keys, rows)
+INSERT INTO cuts (cut, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts)
 SELECT {cut:String}, * FROM (` + currentPicks + `)`
 
 // cut stores the heads in force of a period under the hash of their list. The same heads give the same name, and

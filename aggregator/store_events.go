@@ -98,6 +98,7 @@ func (c *wordColumn) Reset() {
 type eventColumns struct {
 	minute                                                                             secondColumn
 	shard, status                                                                      proto.ColUInt16
+	slot                                                                               proto.ColUInt8
 	id, subject, path                                                                  proto.ColStr
 	time                                                                               milliColumn
 	rank                                                                               proto.ColUInt128
@@ -131,7 +132,7 @@ func (c *eventColumns) reset() {
 	for _, w := range c.words() {
 		(*w).Reset()
 	}
-	for _, r := range []interface{ Reset() }{&c.minute, &c.shard, &c.status, &c.id, &c.subject, &c.path, &c.time, &c.rank,
+	for _, r := range []interface{ Reset() }{&c.minute, &c.shard, &c.slot, &c.status, &c.id, &c.subject, &c.path, &c.time, &c.rank,
 		&c.latency, &c.bytesIn, &c.bytesOut, &c.address, &c.quantityNames, &c.attributeNames, &c.attributeValues,
 		&c.quantityValues, &c.quantityEnds, &c.attributeEnds} {
 		r.Reset()
@@ -163,6 +164,7 @@ func (c *eventColumns) append(e *wire.UsageEvent, shard int) error {
 	minute := e.Time / 60_000 * 60
 	c.minute.Append(uint32(minute))
 	c.shard.Append(uint16(shard))
+	c.slot.Append(slotOf(e.Time))
 	c.time.Append(e.Time)
 	c.rank.Append(proto.UInt128{High: uint64(e.Revision)<<48 | e.Change&(1<<48-1), Low: e.Content})
 	c.id.Append(e.Id)
@@ -191,7 +193,7 @@ func (c *eventColumns) input() proto.Input {
 	quantities := mapColumn{&c.quantityEnds, &c.quantityNames, &c.quantityValues}
 	attributes := mapColumn{&c.attributeEnds, &c.attributeNames, &c.attributeValues}
 	return proto.Input{
-		{Name: "minute", Data: &c.minute}, {Name: "shard", Data: &c.shard}, {Name: "source", Data: c.source},
+		{Name: "minute", Data: &c.minute}, {Name: "shard", Data: &c.shard}, {Name: "slot", Data: &c.slot}, {Name: "source", Data: c.source},
 		{Name: "id", Data: &c.id}, {Name: "time", Data: &c.time}, {Name: "rank", Data: &c.rank},
 		{Name: "customer", Data: c.customer}, {Name: "subject", Data: &c.subject},
 		{Name: "credential", Data: c.credential}, {Name: "product", Data: c.product}, {Name: "route", Data: c.route},

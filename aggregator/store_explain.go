@@ -80,8 +80,8 @@ func (s *store) eventsOf(ctx context.Context, f EventFilter, meter *catalog.Mete
 const attributedBefore = `
 SELECT ` + eventColumnsOf + ` FROM events FINAL
 WHERE credential = %[1]s AND toUInt64(bitAnd(bitShiftRight(rank, 64), toUInt128(281474976710655))) < %[2]d
-  AND minute >= toDateTime(%[3]d, 'UTC') AND (minute, shard, source, id, time) > (toDateTime(%[3]d, 'UTC'), %[4]d, %[5]s, %[6]s, fromUnixTimestamp64Milli(%[7]d, 'UTC'))
-ORDER BY minute, shard, source, id, time LIMIT %[8]d`
+  AND minute >= toDateTime(%[3]d, 'UTC') AND (minute, shard, slot, source, id, time) > (toDateTime(%[3]d, 'UTC'), %[4]d, %[9]d, %[5]s, %[6]s, fromUnixTimestamp64Milli(%[7]d, 'UTC'))
+ORDER BY minute, shard, slot, source, id, time LIMIT %[8]d`
 
 // olderThan yields up to limit events of a credential that were attributed before a change, after the event last.
 func (s *store) olderThan(ctx context.Context, credential string, change uint64, last *schemas.UsageEvent, shard, limit int, yield func(schemas.UsageEvent)) error {
@@ -90,7 +90,7 @@ func (s *store) olderThan(ctx context.Context, credential string, change uint64,
 	if last != nil {
 		minute, ms, source, id = last.Minute(), last.Time, last.Source, last.ID
 	}
-	sql := fmt.Sprintf(attributedBefore, catalog.Literal(credential), change, minute, shard, catalog.Literal(source), catalog.Literal(id), ms, limit)
+	sql := fmt.Sprintf(attributedBefore, catalog.Literal(credential), change, minute, shard, catalog.Literal(source), catalog.Literal(id), ms, limit, slotOf(ms))
 	return s.query(ctx, "read events of a credential", sql, func(rows driver.Rows) error {
 		e, err := scanEvent(rows)
 		yield(e)

@@ -4,19 +4,21 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
 	"tollgate/schemas/catalog"
 )
 
+// picked keeps the usage rows of a list; the number of the list follows.
+const picked = `(bucket, shard, slot, revision) IN (SELECT bucket, shard, part.1, part.2 FROM picks ARRAY JOIN parts AS part WHERE pick = `
+
 // pickParts lists the heads in force of the parts of the job's buckets. One list serves the rows and the heads of the
 // coarse buckets: two looks at the table heads could differ.
 const pickParts = `
-INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows)
-SELECT %[1]d, '%[2]s', bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6 FROM (
-    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows), (generation, covers, catalog, revision)) AS v
+INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts)
+SELECT %[1]d, '%[2]s', bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6, v.7 FROM (
+    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision)) AS v
     FROM heads WHERE level = '%[2]s' AND %[3]s GROUP BY bucket, shard
 )`
 
@@ -25,7 +27,7 @@ const meterKinds = `
 SELECT arraySort(groupUniqArrayArray(mapKeys(events))), arraySort(groupUniqArrayArray(mapKeys(sums))),
        arraySort(groupUniqArrayArray(mapKeys(greatest))), arraySort(groupUniqArrayArray(mapKeys(hashes))),
        arraySort(groupUniqArrayArray(mapKeys(latest)))
-FROM usage_%[1]s WHERE %[2]s AND (bucket, shard, revision) IN (SELECT bucket, shard, revision FROM picks WHERE pick = %[3]d)`
+FROM usage_%[1]s WHERE %[2]s AND ` + picked + `%[3]d)`
 
 // kinds are the meters that usage rows have, by the map they are in.
 type kinds struct{ events, sums, greatest, hashes, latest []string }
@@ -33,16 +35,16 @@ type kinds struct{ events, sums, greatest, hashes, latest []string }
 // combineParts combines the rows of a list. Every meter is named, because combining whole maps costs six times as much.
 const combineParts = `
 INSERT INTO usage_%[1]s (` + usageColumns + `)
-SELECT %[2]s(bucket) AS up, shard, toUInt64(%[3]d), customer, product, route, version, method, status_class, subject, credential,
+SELECT %[2]s(bucket) AS up, shard, toUInt64(%[3]d), toUInt8(255), customer, product, route, version, method, status_class, subject, credential,
        attributes, %[4]s, sum(keys), sum(keys_digest)
-FROM usage_%[5]s WHERE %[6]s AND (bucket, shard, revision) IN (SELECT bucket, shard, revision FROM picks WHERE pick = %[7]d)
+FROM usage_%[5]s WHERE %[6]s AND ` + picked + `%[7]d)
 GROUP BY up, shard, customer, product, route, version, method, status_class, subject, credential, attributes`
 
 // headCombined writes the heads of coarse buckets whose rows are there, younger than an hour, and hold as many keys as
 // the heads of their parts promised.
 const headCombined = `
-INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, written)
-SELECT '%[1]s', u.bucket, u.shard, p.reach.1, p.reach.2, p.newest, %[2]d, u.k, u.kd, u.n, u.ud, now64(3)
+INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts, written)
+SELECT '%[1]s', u.bucket, u.shard, p.reach.1, p.reach.2, p.newest, %[2]d, u.k, u.kd, u.n, u.ud, [(255, %[2]d)], now64(3)
 FROM (
     SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud
     FROM usage_%[1]s WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
@@ -115,9 +117,8 @@ func (k kinds) combined() string {
 
 // writeCombinedHeads makes coarse buckets visible, but for those in lost.
 func (s *store) writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, lost []Bucket) error {
-	deadline := revisionTime(revision).Add(time.Hour).UnixMilli()
 	return s.exec(ctx, "write heads", fmt.Sprintf(headCombined, j.level, revision, j.scope("bucket", true), startOf(j.level),
-		pick, deadline, except(lost)))
+		pick, headDeadline(revision), except(lost)))
 }
 
 const insertVanished = `INSERT INTO vanished (level, bucket, shard, keys, found, revision, seen)

@@ -44,7 +44,7 @@ func headsFrom(cut schemas.CutID) (from string, args []any) {
 const levelSummaries = `
 SELECT toUnixTimestamp(%[1]s(bucket)) AS start, shard, countIf(level = 'minute'),
        maxIf((generation, covers), level = 'minute') AS reach, reach.1, reach.2, maxIf(catalog, level = 'minute'),
-       argMaxIf((generation, covers, catalog, revision, keys, rows), (generation, covers, catalog, revision), level = '%[2]s') AS v,
+       argMaxIf((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision), level = '%[2]s') AS v,
        v.1, v.2, v.3, v.4, v.5, v.6
 FROM (SELECT * FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC') AND level IN ('minute', '%[2]s'))
 GROUP BY start, shard`
@@ -67,8 +67,8 @@ func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cu
 }
 
 const minuteHeads = `
-SELECT toUnixTimestamp(bucket), shard, v.1, v.2, v.3, v.4, v.5, v.6 FROM (
-    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows), (generation, covers, catalog, revision)) AS v
+SELECT toUnixTimestamp(bucket), shard, v.1, v.2, v.3, v.4, v.5, v.6, arrayMap(p -> p.1, v.7), arrayMap(p -> p.2, v.7) FROM (
+    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision)) AS v
     FROM %s AND level = 'minute' AND bucket >= toDateTime(%d, 'UTC') AND bucket < toDateTime(%d, 'UTC') GROUP BY bucket, shard
 )`
 
@@ -78,8 +78,12 @@ func (s *store) minuteHeads(ctx context.Context, ask span, cut schemas.CutID, yi
 	return s.query(ctx, "read heads", fmt.Sprintf(minuteHeads, from, ask.from, ask.to), func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
+		var slot []uint8
+		var revision []uint64
 		h := Head{Bucket: Bucket{Level: schemas.Minute}}
-		err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog, &h.Revision, &h.Keys, &h.Rows)
+		err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog, &h.Revision, &h.Keys, &h.Rows,
+			&slot, &revision)
+		h.setParts(slot, revision)
 		h.Start, h.Shard = int64(start), int(shard)
 		yield(h)
 		return err
@@ -94,24 +98,25 @@ func listed(level schemas.Level, list []Head, pick uint64) string {
 		return ""
 	}
 	mine := list[first:last]
-	within := fmt.Sprintf("bucket >= toDateTime(%d, 'UTC') AND bucket <= toDateTime(%d, 'UTC') AND (bucket, shard, revision) IN ",
+	within := fmt.Sprintf("bucket >= toDateTime(%d, 'UTC') AND bucket <= toDateTime(%d, 'UTC') AND (bucket, shard, slot, revision) IN ",
 		mine[0].Start, mine[len(mine)-1].Start)
 	if pick != 0 {
-		return within + fmt.Sprintf("(SELECT bucket, shard, revision FROM picks WHERE pick = %d AND level = '%s')", pick, level)
+		return within + fmt.Sprintf("(SELECT bucket, shard, part.1, part.2 FROM picks ARRAY JOIN parts AS part WHERE pick = %d AND level = '%s')", pick, level)
 	}
 	var b strings.Builder
 	b.WriteString(within + "(")
-	for i, h := range mine {
-		if i > 0 {
-			b.WriteByte(',')
+	comma := ""
+	for i := range mine {
+		for _, p := range mine[i].parts() {
+			fmt.Fprintf(&b, "%s(%d,%d,%d,%d)", comma, mine[i].Start, mine[i].Shard, p.slot, p.revision)
+			comma = ","
 		}
-		fmt.Fprintf(&b, "(%d,%d,%d)", h.Start, h.Shard, h.Revision)
 	}
 	b.WriteByte(')')
 	return b.String()
 }
 
-// maxInline bounds the heads that a statement names itself. Default 2,500: at 40 bytes each, twice; longer lists are
+// maxInline bounds the parts of heads that a statement names itself. Default 2,500: at 45 bytes each; longer lists are
 // stored first.
 const maxInline = 2_500
 
@@ -132,7 +137,11 @@ func (s *store) readUsage(ctx context.Context, p *usagePlan, list []Head, yield 
 		return true, nil
 	}
 	pick := uint64(0)
-	if len(list) > maxInline {
+	parts := 0
+	for i := range list {
+		parts += len(list[i].parts())
+	}
+	if parts > maxInline {
 		if pick, err = s.pick(ctx, list); err != nil {
 			return false, err
 		}

@@ -37,6 +37,22 @@ func (j *job) scope(column string, all bool) string {
 	return b.String()
 }
 
+// eventScope is the SQL that says which events a job reads: of buckets that are recomputed by slots, those slots.
+func (j *job) eventScope(all bool) string {
+	if j.patches == nil {
+		return j.scope("minute", all)
+	}
+	var parts []string
+	for i, b := range j.buckets {
+		for s := range slotsPerMinute {
+			if j.patches[i].mask&(1<<s) != 0 {
+				parts = append(parts, fmt.Sprintf("(%d,%d,%d)", b.Start, b.Shard, s))
+			}
+		}
+	}
+	return j.scope("minute", true) + " AND (minute, shard, slot) IN (" + strings.Join(parts, ",") + ")"
+}
+
 // split cuts a job whose buckets are to be named one by one.
 func (j *job) split() []job {
 	var out []job
@@ -55,33 +71,45 @@ WHERE level = '%s' AND %s GROUP BY bucket, shard`
 // headsBefore answers how many keys each bucket in the range had; it is read before the events, so that a head that
 // saw more events than we do cannot raise a false alarm.
 func (s *store) headsBefore(ctx context.Context, j *job) (map[Bucket]uint64, error) {
-	return s.keysOf(ctx, "read heads", fmt.Sprintf(headsBefore, j.level, j.scope("bucket", true)), j.level)
-}
-
-const keysFound = `
-SELECT toUnixTimestamp(bucket), shard, sum(keys) FROM usage_%s WHERE revision = %d AND %s GROUP BY bucket, shard`
-
-// keysFound answers how many keys a recomputation counted.
-func (s *store) keysFound(ctx context.Context, j *job, revision uint64) (map[Bucket]uint64, error) {
-	sql := fmt.Sprintf(keysFound, j.level, revision, j.scope("bucket", true))
-	return s.keysOf(ctx, "read recomputed keys", sql, j.level)
-}
-
-func (s *store) keysOf(ctx context.Context, what, sql string, level schemas.Level) (map[Bucket]uint64, error) {
 	out := map[Bucket]uint64{}
-	err := s.query(ctx, what, sql, func(rows driver.Rows) error {
+	sql := fmt.Sprintf(headsBefore, j.level, j.scope("bucket", true))
+	err := s.query(ctx, "read heads", sql, func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
 		var keys uint64
 		err := rows.Scan(&start, &shard, &keys)
-		out[Bucket{level, int64(start), int(shard)}] = keys
+		out[Bucket{j.level, int64(start), int(shard)}] = keys
+		return err
+	})
+	return out, err
+}
+
+// statsFound are what heads promise of the rows of a recomputation; rows of whole buckets count as slot 0.
+const statsFound = `
+SELECT toUnixTimestamp(bucket), shard, if(slot = 255, 0, slot) AS s, sum(keys), sum(keys_digest), count(), ` + usageDigest + `
+FROM usage_%s WHERE revision = %d AND %s GROUP BY bucket, shard, s`
+
+// statsFound answers what a recomputation has stored.
+func (s *store) statsFound(ctx context.Context, j *job, revision uint64) (map[Bucket][slotsPerMinute]slotStats, error) {
+	out := map[Bucket][slotsPerMinute]slotStats{}
+	sql := fmt.Sprintf(statsFound, j.level, revision, j.scope("bucket", true))
+	err := s.query(ctx, "read recomputed rows", sql, func(rows driver.Rows) error {
+		var start uint32
+		var shard uint16
+		var slot uint8
+		var n slotStats
+		err := rows.Scan(&start, &shard, &slot, &n.keys, &n.keysDigest, &n.rows, &n.usageDigest)
+		b := Bucket{j.level, int64(start), int(shard)}
+		all := out[b]
+		all[slot] = all[slot].plus(n)
+		out[b] = all
 		return err
 	})
 	return out, err
 }
 
 // usageColumns are the columns of usage_minute, usage_hour and usage_day, in the order the statements select them.
-const usageColumns = `bucket, shard, revision, customer, product, route, version, method, status_class, subject, credential,
+const usageColumns = `bucket, shard, revision, slot, customer, product, route, version, method, status_class, subject, credential,
 attributes, events, sums, greatest, hashes, latest, keys, keys_digest`
 
 // voidRank is the least rank of a void; see schemas.UsageEvent.Rank.
@@ -90,15 +118,19 @@ const voidRank = "bitShiftLeft(toUInt128(65535), 112)"
 // recomputeMinutes stores the usage of a job's minutes under a revision: keys, digest and rows come from one read.
 func (s *store) recomputeMinutes(ctx context.Context, j *job, all bool, revision uint64) error {
 	s.metrics.inserts.WithLabelValues("usage_minute").Inc()
-	return s.exec(ctx, "recompute minutes", minuteStatement(j.agreed.Meters, j.scope("minute", all), revision))
+	return s.exec(ctx, "recompute minutes", minuteStatement(j, all, revision))
 }
 
 // minuteStatement groups the events of buckets by customer and the dimensions of all meters; where meters keep
 // dimensions that do not include one another, each family of them is then grouped by its own.
-func minuteStatement(meters []catalog.Meter, scope string, revision uint64) string {
+func minuteStatement(j *job, all bool, revision uint64) string {
+	meters, slot := j.agreed.Meters, ""
+	if j.patches != nil {
+		slot = ", slot"
+	}
 	groups := families(meters)
 	dimensions := union(groups)
-	inner := []string{"minute", "shard", "customer"}
+	inner := []string{"minute", "shard", "customer" + slot}
 	for i, d := range dimensions {
 		inner = append(inner, fmt.Sprintf("%s AS d%d", mustDimension(d).SQL, i))
 	}
@@ -108,15 +140,19 @@ func minuteStatement(meters []catalog.Meter, scope string, revision uint64) stri
 	}
 	inner = append(inner, "count() AS n_keys", "sum(cityHash64(source, id, time, rank)) AS n_digest")
 	var b strings.Builder
+	columns := outerColumns(meters, groups, dimensions, revision)
+	if j.patches != nil {
+		columns[slotColumn] = "slot"
+	}
 	fmt.Fprintf(&b, "INSERT INTO usage_minute (%s)\nSELECT %s\nFROM (\n  SELECT %s\n  FROM (SELECT *, rank < %s AS counts "+
-		"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer", usageColumns,
-		strings.Join(outerColumns(meters, groups, dimensions, revision), ",\n  "), strings.Join(inner, ",\n    "), voidRank, scope)
+		"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s", usageColumns,
+		strings.Join(columns, ",\n  "), strings.Join(inner, ",\n    "), voidRank, j.eventScope(all), slot)
 	for i := range keys - 3 {
 		fmt.Fprintf(&b, ", d%d", i)
 	}
 	b.WriteString("\n)")
 	if len(groups) > 1 {
-		b.WriteString(perFamily(meters, groups, dimensions))
+		b.WriteString(perFamily(groups, dimensions, slot))
 	}
 	return b.String()
 }
@@ -186,7 +222,7 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 		}
 		return fmt.Sprintf("%sIf(a%d, f = %d AND n%d > 0)", combine, i, home[i], i)
 	}
-	out := []string{"minute", "shard", fmt.Sprintf("toUInt64(%d)", revision), "customer"}
+	out := []string{"minute", "shard", fmt.Sprintf("toUInt64(%d)", revision), fmt.Sprintf("toUInt8(%d)", wholeSlot), "customer"}
 	out = append(out, dimensionColumns(dimensions, many)...)
 	var events, sums, greatest, hashes, latest []string
 	for i, m := range meters {
@@ -256,13 +292,13 @@ func dimensionColumns(dimensions []string, many bool) []string {
 
 // perFamily groups the first groups again, once for each family by the dimensions that it keeps. Family 0 carries the
 // keys, so it keeps rows of voided events too.
-func perFamily(meters []catalog.Meter, groups []family, dimensions []string) string {
+func perFamily(groups []family, dimensions []string, slot string) string {
 	var b strings.Builder
 	var fs []string
 	for g := range groups {
 		fs = append(fs, fmt.Sprintf("toUInt8(%d)", g))
 	}
-	fmt.Fprintf(&b, "\nARRAY JOIN [%s] AS f\nGROUP BY minute, shard, customer, f", strings.Join(fs, ", "))
+	fmt.Fprintf(&b, "\nARRAY JOIN [%s] AS f\nGROUP BY minute, shard, customer%s, f", strings.Join(fs, ", "), slot)
 	for i, d := range dimensions {
 		var keep []int
 		for g, f := range groups {
@@ -284,6 +320,9 @@ func perFamily(meters []catalog.Meter, groups []family, dimensions []string) str
 	return b.String()
 }
 
+// slotColumn is the place of the slot in usageColumns.
+const slotColumn = 3
+
 // usageDigest is the order-free digest of usage rows: a sum of hashes of everything in them.
 const usageDigest = `sum(cityHash64(customer, product, route, version, method, status_class, subject, credential, attributes,
   events, sums, greatest, hashes, latest, keys, keys_digest))`
@@ -291,8 +330,8 @@ const usageDigest = `sum(cityHash64(customer, product, route, version, method, s
 // headMinutes writes the heads of a recomputation: of buckets whose rows are there and younger than an hour, joined
 // with their marks up to the bound of each shard, which was acknowledged before the events were read.
 const headMinutes = `
-INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, written)
-SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k, u.kd, u.n, u.ud, now64(3)
+INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts, written)
+SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k, u.kd, u.n, u.ud, [(255, %[2]d)], now64(3)
 FROM (
     SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud
     FROM usage_minute WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
@@ -303,14 +342,55 @@ WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
 
 // writeHeads makes a recomputation of minutes visible, but for the buckets in lost.
 func (s *store) writeHeads(ctx context.Context, j *job, all bool, revision uint64, bounds map[int]schemas.Position, lost []Bucket) error {
-	var within []string
-	for _, shard := range j.shards {
-		b := bounds[shard]
-		within = append(within, fmt.Sprintf("shard = %d AND (generation, offset) <= (%d, %d)", shard, b.Generation, b.Offset))
-	}
-	deadline := revisionTime(revision).Add(time.Hour).UnixMilli()
 	return s.exec(ctx, "write heads", fmt.Sprintf(headMinutes, j.agreed.Seq, revision, j.scope("bucket", true),
-		j.scope("minute", all), strings.Join(within, " OR "), deadline, except(lost)))
+		j.scope("minute", all), upTo(j.shards, bounds), headDeadline(revision), except(lost)))
+}
+
+// upTo keeps the marks up to the bound of each shard.
+func upTo(shards []int, bounds map[int]schemas.Position) string {
+	var out []string
+	for _, shard := range shards {
+		b := bounds[shard]
+		out = append(out, fmt.Sprintf("shard = %d AND (generation, offset) <= (%d, %d)", shard, b.Generation, b.Offset))
+	}
+	return strings.Join(out, " OR ")
+}
+
+// headDeadline is until when, in milliseconds, a revision may still get its head: orphans are collected later.
+func headDeadline(revision uint64) int64 { return revisionTime(revision).Add(time.Hour).UnixMilli() }
+
+// headPatched writes the heads of minutes of which some slots were recomputed: their rows must be there and younger than
+// an hour; what the other slots bring, rows of the head before, comes with the statement.
+const headPatched = `
+INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts, written)
+SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k + b.k, u.kd + b.kd, u.n + b.n, u.ud + b.ud,
+       arrayConcat(u.parts, b.parts), now64(3)
+FROM (
+    SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud,
+           groupUniqArray((slot, revision)) AS parts
+    FROM usage_minute WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
+) AS u INNER JOIN (
+    SELECT minute, shard, max((generation, offset)) AS reach FROM marks WHERE %[4]s AND (%[5]s) GROUP BY minute, shard
+) AS m ON u.bucket = m.minute AND u.shard = m.shard INNER JOIN (
+    SELECT toDateTime(at, 'UTC') AS bucket, shard, k, kd, n, ud, parts
+    FROM values('at UInt32, shard UInt16, k UInt64, kd UInt64, n UInt64, ud UInt64, parts Array(Tuple(UInt8, UInt64))', %[8]s)
+) AS b ON u.bucket = b.bucket AND u.shard = b.shard
+WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
+
+// writePatchedHeads makes recomputed slots visible, together with the slots that stay.
+func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position, lost []Bucket) error {
+	var values []string
+	for i, b := range j.buckets {
+		base, parts := j.patches[i].base()
+		var list []string
+		for _, p := range parts {
+			list = append(list, fmt.Sprintf("(%d,%d)", p.slot, p.revision))
+		}
+		values = append(values, fmt.Sprintf("(%d,%d,%d,%d,%d,%d,[%s])", b.Start, b.Shard, base.keys, base.keysDigest, base.rows,
+			base.usageDigest, strings.Join(list, ",")))
+	}
+	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision, j.scope("bucket", true), j.scope("minute", false),
+		upTo(j.shards, bounds), headDeadline(revision), except(lost), strings.Join(values, ",")))
 }
 
 // except leaves buckets out of a statement that writes heads.

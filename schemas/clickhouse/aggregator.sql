@@ -6,6 +6,7 @@
 CREATE TABLE IF NOT EXISTS events {{on_cluster}} (
     minute     DateTime('UTC') COMMENT 'bucket: the start of the minute of time' CODEC(Delta(4), ZSTD(1)),
     shard      UInt16 COMMENT 'partition of usage-events: hash(source, id) mod P' CODEC(ZSTD(1)),
+    slot       UInt8 COMMENT 'which ten seconds of the minute, 0 to 5: what of a busy minute is recomputed at once' CODEC(ZSTD(1)),
     source     LowCardinality(String) COMMENT 'who reported the request',
     id         String COMMENT 'unique within source and time' CODEC(ZSTD(1)),
     time       DateTime64(3, 'UTC') COMMENT 'when it happened, by the gateway' CODEC(Delta(8), ZSTD(1)),
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS events {{on_cluster}} (
     quantities Map(String, Decimal(38, 12)) COMMENT 'what the request is worth beside being one' CODEC(ZSTD(1)),
     attributes Map(String, String) COMMENT 'kept for conditions and dimensions of meters' CODEC(ZSTD(1))
 ) ENGINE = {{engine "ReplacingMergeTree(rank)"}}
-PARTITION BY toYYYYMM(minute) ORDER BY (minute, shard, source, id, time) SETTINGS {{durable}};
+PARTITION BY toYYYYMM(minute) ORDER BY (minute, shard, slot, source, id, time) SETTINGS {{durable}};
 
 -- How far the events of a bucket reach: written after the events are acknowledged. A replay writes the same row.
 CREATE TABLE IF NOT EXISTS marks {{on_cluster}} (
@@ -85,6 +86,7 @@ CREATE TABLE IF NOT EXISTS usage_minute {{on_cluster}} (
     bucket       DateTime('UTC') COMMENT 'start' CODEC(Delta(4), ZSTD(1)),
     shard        UInt16 COMMENT 'of the events' CODEC(ZSTD(1)),
     revision     UInt64 COMMENT 'milliseconds since 1970 in the upper 42 bits, chance in the lower 22' CODEC(ZSTD(1)),
+    slot         UInt8 COMMENT 'which ten seconds of the minute, 255 = the whole bucket' CODEC(ZSTD(1)),
     customer     LowCardinality(String) COMMENT 'who pays; empty = not attributed',
     product      LowCardinality(String) COMMENT 'dimension',
     route        LowCardinality(String) COMMENT 'dimension',
@@ -103,15 +105,15 @@ CREATE TABLE IF NOT EXISTS usage_minute {{on_cluster}} (
     keys         UInt64 COMMENT 'keys of events behind the row, voided ones included' CODEC(T64, ZSTD(1)),
     keys_digest  UInt64 COMMENT 'sum of hashes of (source, id, time, rank), order-free' CODEC(ZSTD(1))
 ) ENGINE = {{engine "MergeTree"}}
-PARTITION BY toYYYYMM(bucket) ORDER BY (bucket, shard, revision, customer, product, route) SETTINGS {{durable}};
+PARTITION BY toYYYYMM(bucket) ORDER BY (bucket, shard, revision, slot, customer, product, route) SETTINGS {{durable}};
 
 -- The same for hours, combined from the minutes of the shard.
 CREATE TABLE IF NOT EXISTS usage_hour {{on_cluster}} AS usage_minute ENGINE = {{engine "MergeTree"}}
-PARTITION BY toYYYYMM(bucket) ORDER BY (bucket, shard, revision, customer, product, route) SETTINGS {{durable}};
+PARTITION BY toYYYYMM(bucket) ORDER BY (bucket, shard, revision, slot, customer, product, route) SETTINGS {{durable}};
 
 -- The same for days (UTC), combined from the hours of the shard.
 CREATE TABLE IF NOT EXISTS usage_day {{on_cluster}} AS usage_minute ENGINE = {{engine "MergeTree"}}
-PARTITION BY toYYYYMM(bucket) ORDER BY (bucket, shard, revision, customer, product, route) SETTINGS {{durable}};
+PARTITION BY toYYYYMM(bucket) ORDER BY (bucket, shard, revision, slot, customer, product, route) SETTINGS {{durable}};
 
 -- A revision made visible. In force = the greatest (generation, covers, catalog, revision) of a bucket.
 CREATE TABLE IF NOT EXISTS heads {{on_cluster}} (
@@ -124,8 +126,9 @@ CREATE TABLE IF NOT EXISTS heads {{on_cluster}} (
     revision     UInt64 COMMENT 'of the rows' CODEC(ZSTD(1)),
     keys         UInt64 COMMENT 'keys of events in the bucket, voided ones included' CODEC(ZSTD(1)),
     keys_digest  UInt64 COMMENT 'order-free digest of these keys and their ranks' CODEC(ZSTD(1)),
-    rows         UInt64 COMMENT 'usage rows of the revision in the bucket' CODEC(ZSTD(1)),
+    rows         UInt64 COMMENT 'usage rows of its parts' CODEC(ZSTD(1)),
     usage_digest UInt64 COMMENT 'order-free digest of these rows' CODEC(ZSTD(1)),
+    parts        Array(Tuple(slot UInt8, revision UInt64)) COMMENT 'which usage rows: of a busy live minute, ten seconds of different revisions',
     written      DateTime64(3, 'UTC') COMMENT 'when; it delays views and collection, never decides' CODEC(Delta(8), ZSTD(1))
 ) ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMM(bucket) ORDER BY (level, bucket, shard, generation, covers, catalog, revision)
@@ -142,7 +145,8 @@ CREATE TABLE IF NOT EXISTS cuts {{on_cluster}} (
     catalog    UInt64 COMMENT 'as in heads' CODEC(ZSTD(1)),
     revision   UInt64 COMMENT 'as in heads' CODEC(ZSTD(1)),
     keys       UInt64 COMMENT 'as in heads' CODEC(ZSTD(1)),
-    rows       UInt64 COMMENT 'as in heads' CODEC(ZSTD(1))
+    rows       UInt64 COMMENT 'as in heads' CODEC(ZSTD(1)),
+    parts      Array(Tuple(slot UInt8, revision UInt64)) COMMENT 'as in heads'
 ) ENGINE = {{engine "ReplacingMergeTree"}} ORDER BY (cut, level, bucket, shard) SETTINGS {{durable}};
 
 -- Lists of heads for one statement: an hour is combined from its list of minutes, a long read from its list of heads.
@@ -157,6 +161,7 @@ CREATE TABLE IF NOT EXISTS picks {{on_cluster}} (
     revision   UInt64 COMMENT 'as in heads' CODEC(ZSTD(1)),
     keys       UInt64 COMMENT 'as in heads' CODEC(ZSTD(1)),
     rows       UInt64 COMMENT 'as in heads' CODEC(ZSTD(1)),
+    parts      Array(Tuple(slot UInt8, revision UInt64)) COMMENT 'as in heads',
     at         DateTime DEFAULT now() COMMENT 'when; the list goes a day later'
 ) ENGINE = {{engine "MergeTree"}} ORDER BY (pick, level, bucket, shard) TTL at + INTERVAL 1 DAY;
 
@@ -210,9 +215,11 @@ CREATE OR REPLACE VIEW usage_by_minute {{on_cluster}} (
         max(mapContains(latest, meter)) = 1, toDecimal256(maxIf(latest[meter], mapContains(latest, meter)).4, 12),
         toDecimal256(sum(u.events[meter]), 12)) AS quantity
 FROM usage_minute AS u ARRAY JOIN mapKeys(u.events) AS meter
-WHERE (bucket, shard, revision) IN (
-    SELECT bucket, shard, argMax(revision, (generation, covers, catalog, revision)) FROM heads
-    WHERE level = 'minute' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+WHERE (bucket, shard, slot, revision) IN (
+    SELECT bucket, shard, part.1, part.2 FROM (
+        SELECT bucket, shard, argMax(parts, (generation, covers, catalog, revision)) AS list FROM heads
+        WHERE level = 'minute' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+    ) ARRAY JOIN list AS part
 )
 GROUP BY bucket, meter, customer, product, route, version, method, status_class, subject, credential, attributes;
 
@@ -240,9 +247,11 @@ CREATE OR REPLACE VIEW usage_by_hour {{on_cluster}} (
         max(mapContains(latest, meter)) = 1, toDecimal256(maxIf(latest[meter], mapContains(latest, meter)).4, 12),
         toDecimal256(sum(u.events[meter]), 12)) AS quantity
 FROM usage_hour AS u ARRAY JOIN mapKeys(u.events) AS meter
-WHERE (bucket, shard, revision) IN (
-    SELECT bucket, shard, argMax(revision, (generation, covers, catalog, revision)) FROM heads
-    WHERE level = 'hour' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+WHERE (bucket, shard, slot, revision) IN (
+    SELECT bucket, shard, part.1, part.2 FROM (
+        SELECT bucket, shard, argMax(parts, (generation, covers, catalog, revision)) AS list FROM heads
+        WHERE level = 'hour' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+    ) ARRAY JOIN list AS part
 )
 GROUP BY bucket, meter, customer, product, route, version, method, status_class, subject, credential, attributes;
 
@@ -270,8 +279,10 @@ CREATE OR REPLACE VIEW usage_by_day {{on_cluster}} (
         max(mapContains(latest, meter)) = 1, toDecimal256(maxIf(latest[meter], mapContains(latest, meter)).4, 12),
         toDecimal256(sum(u.events[meter]), 12)) AS quantity
 FROM usage_day AS u ARRAY JOIN mapKeys(u.events) AS meter
-WHERE (bucket, shard, revision) IN (
-    SELECT bucket, shard, argMax(revision, (generation, covers, catalog, revision)) FROM heads
-    WHERE level = 'day' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+WHERE (bucket, shard, slot, revision) IN (
+    SELECT bucket, shard, part.1, part.2 FROM (
+        SELECT bucket, shard, argMax(parts, (generation, covers, catalog, revision)) AS list FROM heads
+        WHERE level = 'day' AND written < now64(3) - INTERVAL 1 SECOND GROUP BY bucket, shard
+    ) ARRAY JOIN list AS part
 )
 GROUP BY bucket, meter, customer, product, route, version, method, status_class, subject, credential, attributes;

@@ -1,0 +1,134 @@
+package aggregator
+
+import (
+	"time"
+
+	"tollgate/schemas"
+)
+
+// slotRows is from how many deliveries on a live minute of a shard is recomputed slot by slot.
+//
+// Default 4,000. Not less: rows of slots are finer than those of the minute, and so are more. Not more: a whole minute of
+// so many events takes some 15 ms, in 16 shards a quarter of a second.
+const slotRows = 4_000
+
+// slotsFor is how long the rows of a slot may be used by further heads. Default 30 min: they must be far younger than what
+// is collected (Options.Keep).
+const slotsFor = 30 * time.Minute
+
+// liveMinute is what the owner of a busy live minute remembers of its slots. It is right because the owner sees every
+// delivery of its shard in order: a slot without a mark after the bound of its last recomputation has no new event.
+type liveMinute struct {
+	rows      int64 // deliveries so far
+	last      [slotsPerMinute]schemas.Position
+	covered   [slotsPerMinute]schemas.Position // the bound when the slot was last recomputed
+	revisions slots
+	stats     [slotsPerMinute]slotStats
+	patched   bool             // the last head has rows of several revisions
+	head      schemas.Position // what it covers
+}
+
+// slotStats are what a head promises of the rows of one slot; those of slots add up to those of the minute.
+type slotStats struct{ keys, keysDigest, rows, usageDigest uint64 }
+
+func (s slotStats) plus(o slotStats) slotStats {
+	return slotStats{s.keys + o.keys, s.keysDigest + o.keysDigest, s.rows + o.rows, s.usageDigest + o.usageDigest}
+}
+
+// note remembers what a record brought into a live minute.
+func (l *ledger) note(b Bucket, at schemas.Position, n tally) {
+	if b.end() <= l.liveFrom {
+		return
+	}
+	m := l.live[b]
+	if m == nil {
+		m = &liveMinute{}
+		l.live[b] = m
+	}
+	m.rows += int64(n.rows)
+	for s := range slotsPerMinute {
+		if n.slots&(1<<s) != 0 && at.Compare(m.last[s]) > 0 {
+			m.last[s] = at
+		}
+	}
+}
+
+// patch says which slots of a bucket to recompute, and which revisions the others have; mask 0 means that the whole
+// bucket is recomputed.
+type patch struct {
+	mask  uint8
+	known slots
+	stats [slotsPerMinute]slotStats // of the known slots
+}
+
+// base is what the slots that are not recomputed bring into the head.
+func (p patch) base() (sum slotStats, parts []part) {
+	for s := range slotsPerMinute {
+		if p.mask&(1<<s) == 0 {
+			sum = sum.plus(p.stats[s])
+			parts = append(parts, part{uint8(s), p.known[s]})
+		}
+	}
+	return sum, parts
+}
+
+// patchOf decides how a dirty bucket is recomputed.
+func (l *ledger) patchOf(b Bucket, d dirt, now time.Time) patch {
+	m := l.live[b]
+	if b.Level != schemas.Minute || m == nil || m.rows < l.busy || b.end() <= l.liveFrom {
+		return patch{}
+	}
+	p := patch{known: m.revisions, stats: m.stats}
+	for s := range slotsPerMinute {
+		r := m.revisions[s]
+		if r == 0 || now.Sub(revisionTime(r)) > slotsFor || m.last[s].Compare(m.covered[s]) > 0 {
+			p.mask |= 1 << s
+		}
+	}
+	if p.mask == 0 || d.catalog > 0 { // nothing new in any slot, so something else made it dirty
+		p.mask = allSlots
+	}
+	return p
+}
+
+// parts are the rows that a head has: of each slot the revision, or the whole bucket of one.
+func (p patch) parts(revision uint64) slots {
+	out := p.known
+	for s := range slotsPerMinute {
+		if p.mask&(1<<s) != 0 {
+			out[s] = revision
+		}
+	}
+	return out
+}
+
+// patched remembers that slots were recomputed, from events up to a bound, and are part of the head h. fresh are the
+// stats of the slots that were.
+func (l *ledger) patched(h Head, p patch, fresh [slotsPerMinute]slotStats, bound schemas.Position) {
+	m := l.live[h.Bucket]
+	if m == nil {
+		return
+	}
+	m.head, m.patched = h.Covers, p.mask != 0
+	m.revisions = p.parts(h.Revision)
+	for s := range slotsPerMinute {
+		if p.mask&(1<<s) != 0 {
+			m.covered[s], m.stats[s] = bound, fresh[s]
+		}
+	}
+}
+
+// age takes note that events before from are live no more: minutes with rows of several revisions are to be recomputed
+// whole.
+func (l *ledger) age(from int64, now time.Time) {
+	l.liveFrom = from
+	for b, m := range l.live {
+		if b.end() > from {
+			continue
+		}
+		if m.patched {
+			l.stain(b, dirt{first: m.head, last: m.head, since: now, rows: m.rows})
+		}
+		delete(l.live, b)
+	}
+}
