@@ -23,23 +23,25 @@ type Options struct {
 	Kafka *stream.Client
 	// Group says how the topics are consumed. Group is required; Topics are set here.
 	Group stream.GroupOptions
-	// Catalog answers the versions that were applied so far. Required; usually Snapshot.Timeline of a Follower.
+	// Catalog answers the versions that were applied so far. Required; usually Snapshot.Timeline of a
+	// Follower.
 	Catalog func() catalog.Timeline
 	// Pace says when usage is recomputed.
 	Pace Pace
 	// Keep is how long a superseded revision is kept.
 	//
-	// Default 24h. Not less: a cut may be made of heads that were read before it, and a long read goes on. Not more:
-	// a live minute leaves some thirty revisions behind.
+	// Default 24h. Not less: a cut may be made of heads that were read before it, and a long read goes on.
+	// Not more: a live minute leaves some thirty revisions behind.
 	Keep time.Duration
-	// UsageTopic and RejectedTopic are what is read. Default usage-events and rejected-events; tests on a broker that
-	// others use too have names of their own.
+	// UsageTopic and RejectedTopic are what is read. Default usage-events and rejected-events; tests on a
+	// broker that others use too have names of their own.
 	UsageTopic, RejectedTopic string
 	// Log receives what a person should know. Default: nothing.
 	Log *slog.Logger
 	// Metrics registers the role's metrics. Default: nowhere.
 	Metrics prometheus.Registerer
-	// Now is the clock that tells live buckets from old ones. Default time.Now; the demo has a clock of its own.
+	// Now is the clock that tells live buckets from old ones. Default time.Now; the demo has a clock of its
+	// own.
 	Now func() time.Time
 }
 
@@ -49,7 +51,8 @@ func (o Options) Validate() error {
 	for _, p := range []struct {
 		missing bool
 		what    string
-	}{{o.DB == nil, "DB"}, {o.Kafka == nil, "Kafka"}, {o.Catalog == nil, "Catalog"}, {o.Group.Group == "", "Group.Group"}} {
+	}{{o.DB == nil, "DB"}, {o.Kafka == nil, "Kafka"}, {o.Catalog == nil, "Catalog"}, {o.Group.Group == "",
+		"Group.Group"}} {
 		if p.missing {
 			problems = append(problems, fmt.Errorf("%s: it is required", p.what))
 		}
@@ -63,7 +66,8 @@ func (o Options) Validate() error {
 	return errors.Join(problems...)
 }
 
-// Aggregator carries usage-events and rejected-events into ClickHouse and keeps usage up to date for the shards it owns.
+// Aggregator carries usage-events and rejected-events into ClickHouse and keeps usage up to date for the
+// shards it owns.
 type Aggregator struct {
 	options    Options
 	store      *store
@@ -110,8 +114,10 @@ func assemble(o Options, s *store) *Aggregator {
 // Run consumes, stores and recomputes until ctx ends, which is not an error.
 func (a *Aggregator) Run(ctx context.Context) error {
 	err := a.work(ctx, func(ctx context.Context) error {
-		return a.options.Kafka.Consume(ctx, a.options.Group, func(ctx context.Context, p *stream.Partition) error {
-			at := place{topic: p.Topic, usage: p.Topic == a.options.UsageTopic, partition: p.ID, generation: p.Generation}
+		return a.options.Kafka.Consume(ctx, a.options.Group, func(ctx context.Context,
+			p *stream.Partition) error {
+			at := place{topic: p.Topic, usage: p.Topic == a.options.UsageTopic, partition: p.ID,
+				generation: p.Generation}
 			return a.own(ctx, at, p.Committed, p)
 		})
 	})
@@ -138,8 +144,8 @@ type feed interface {
 	SeekTo(offset int64)
 }
 
-// own reads one partition for as long as it is ours. committed is -1 where the group has none: it begins after the last
-// record whose receipt is stored, so that an expired group loses nothing and repeats little.
+// own reads one partition for as long as it is ours. committed is -1 where the group has none: it begins
+// after the last record whose receipt is stored, so that an expired group loses nothing and repeats little.
 func (a *Aggregator) own(ctx context.Context, at place, committed int64, f feed) error {
 	start := committed
 	if committed < 0 {
@@ -194,8 +200,9 @@ func (a *Aggregator) read(ctx context.Context, l *lane, f feed) error {
 	}
 }
 
-// Settle waits until everything that is in usage-events and rejected-events now is stored and covered by heads of all
-// levels, and has it written and recomputed at once. Shards that another process owns are awaited, not hurried.
+// Settle waits until everything that is in usage-events and rejected-events now is stored and covered by
+// heads of all levels, and has it written and recomputed at once. Shards that another process owns are
+// awaited, not hurried.
 func (a *Aggregator) Settle(ctx context.Context) error {
 	for _, topic := range a.options.Group.Topics {
 		marks, err := a.options.Kafka.Watermarks(ctx, topic)
@@ -231,7 +238,8 @@ func (a *Aggregator) settle(ctx context.Context, topic string, partition int, ne
 		} else if a.sink.markedUpTo(l) >= next {
 			done, vanished := !l.usage, 0
 			r.with(func(g *ledger) {
-				done = done || g.clean(partition, schemas.Position{Generation: l.generation, Offset: next - 1})
+				done = done || g.clean(partition, schemas.Position{Generation: l.generation,
+					Offset: next - 1})
 				vanished = g.vanished(partition)
 			})
 			if done && vanished > 0 {
@@ -252,7 +260,8 @@ func (a *Aggregator) settle(ctx context.Context, topic string, partition int, ne
 }
 
 // settledElsewhere asks the tables, for a partition that this process does not own.
-func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partition int, next int64) (bool, error) {
+func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partition int, next int64) (bool,
+	error) {
 	known, err := a.store.positionsOf(ctx, topic)
 	if err != nil || known[partition].Offset < next-1 || topic != a.options.UsageTopic {
 		return err == nil && known[partition].Offset >= next-1, err

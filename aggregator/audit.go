@@ -57,20 +57,24 @@ func (a *Audit) Balanced() bool { return len(a.Problems()) == 0 }
 // Problems says in sentences what does not add up.
 func (a *Audit) Problems() (out []string) {
 	if a.Inconsistent > 0 {
-		out = append(out, fmt.Sprintf("BUG: the receipts of %d flushes contradict one another", a.Inconsistent))
+		out = append(out, fmt.Sprintf("BUG: the receipts of %d flushes contradict one another",
+			a.Inconsistent))
 	}
 	for _, s := range a.Sources {
 		if s.Missing > 0 {
-			out = append(out, fmt.Sprintf("%s/%d: %d offsets between %d and %d were neither published nor rejected",
-				s.Topic, s.Partition, s.Missing, s.First, s.Next))
+			out = append(out,
+				fmt.Sprintf("%s/%d: %d offsets between %d and %d were neither published nor rejected",
+					s.Topic, s.Partition, s.Missing, s.First, s.Next))
 		}
 		if s.Committed > s.Next {
-			out = append(out, fmt.Sprintf("%s/%d: the collector committed %d, but receipts end at %d; the aggregator is behind, or records are lost",
-				s.Topic, s.Partition, s.Committed, s.Next))
+			out = append(out,
+				fmt.Sprintf("%s/%d: the collector committed %d, but receipts end at %d; the aggregator is behind, or records are lost",
+					s.Topic, s.Partition, s.Committed, s.Next))
 		}
 	}
 	for _, f := range a.Faults {
-		out = append(out, fmt.Sprintf("%s %s of shard %d: %s", f.Level, f.Bucket.Format(time.RFC3339), f.Shard, f.What))
+		out = append(out, fmt.Sprintf("%s %s of shard %d: %s", f.Level, f.Bucket.Format(time.RFC3339),
+			f.Shard, f.What))
 	}
 	return out
 }
@@ -88,20 +92,22 @@ func (a *Audit) ProducerRepeats() uint64 {
 type AuditOptions struct {
 	// Period bounds the buckets that are compared. Default: all time.
 	Period schemas.Period
-	// Committed are the offsets that collectors have committed, by topic and partition; a source partition whose receipts
-	// end before is reported. Default none: only gaps between receipts are.
+	// Committed are the offsets that collectors have committed, by topic and partition; a source partition
+	// whose receipts end before is reported. Default none: only gaps between receipts are.
 	Committed map[string][]int64
 }
 
-// Audit compares receipts with one another, and every bucket's events, marks, heads and usage rows. It reads every
-// event once; the buckets that do not balance are listed.
+// Audit compares receipts with one another, and every bucket's events, marks, heads and usage rows. It reads
+// every event once; the buckets that do not balance are listed.
 func (r *Reader) Audit(ctx context.Context, o AuditOptions) (*Audit, error) {
 	if o.Period == (schemas.Period{}) {
-		o.Period = schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(), To: time.UnixMilli(schemas.MaxTime).UTC()}
+		o.Period = schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(),
+			To: time.UnixMilli(schemas.MaxTime).UTC()}
 	}
 	a := &Audit{}
 	fail := func(err error) (*Audit, error) { return nil, fmt.Errorf("audit: %w", err) }
-	for _, read := range []func(context.Context, *Audit) error{r.store.flushes, r.store.sources, r.store.rejectedTotal} {
+	for _, read := range []func(context.Context, *Audit) error{r.store.flushes, r.store.sources,
+		r.store.rejectedTotal} {
 		if err := read(ctx, a); err != nil {
 			return fail(err)
 		}
@@ -133,8 +139,8 @@ type Conflict struct {
 	First, Last time.Time
 }
 
-// Conflicts lists, for a period, the ids that a source used for different times, at most limit. Deliveries of one key
-// with other content do not both count: the highest rank does, and merges forget the other.
+// Conflicts lists, for a period, the ids that a source used for different times, at most limit. Deliveries of
+// one key with other content do not both count: the highest rank does, and merges forget the other.
 func (r *Reader) Conflicts(ctx context.Context, p schemas.Period, limit int) ([]Conflict, error) {
 	out, err := r.store.conflicts(ctx, p, limit)
 	if err != nil {

@@ -17,8 +17,8 @@ type usageBatch struct {
 	receipt *wire.Receipt
 }
 
-// errMalformed says that a record of our own topic is none of ours: its partition stops, since passing over it would
-// lose what it says.
+// errMalformed says that a record of our own topic is none of ours: its partition stops, since passing over
+// it would lose what it says.
 var errMalformed = errors.New("record is no usage batch; look with `tollgate doctor` who else writes to the topic")
 
 // Field numbers of schemas/usage_event.proto, message UsageBatch.
@@ -86,8 +86,9 @@ func readHead(value []byte) (b usageBatch, err error) {
 	return b, err
 }
 
-// readEvents hands every event of a record to each, in one struct that is used again: its text aliases value. It is
-// UnmarshalVTUnsafe of UsageBatch without a struct per event, which was a third of the cost of an event.
+// readEvents hands every event of a record to each, in one struct that is used again: its text aliases value.
+// It is UnmarshalVTUnsafe of UsageBatch without a struct per event, which was a third of the cost of an
+// event.
 func readEvents(value []byte, event *wire.UsageEvent, each func(*wire.UsageEvent) error) error {
 	return fields(value, func(f field) error {
 		if f.number != batchEvents || f.body == nil {
@@ -110,7 +111,8 @@ func checkEvent(e *wire.UsageEvent) error {
 	case e.Time < schemas.MinTime || e.Time >= schemas.MaxTime:
 		return fmt.Errorf("%w: event %q of %q: %w", errMalformed, e.Id, e.Source, schemas.ErrTime)
 	case e.Revision > schemas.RevisionVoid || e.Change >= 1<<48 || e.Status > 65535:
-		return fmt.Errorf("%w: event %q of %q: revision, change or status is out of range", errMalformed, e.Id, e.Source)
+		return fmt.Errorf("%w: event %q of %q: revision, change or status is out of range", errMalformed,
+			e.Id, e.Source)
 	}
 	return nil
 }

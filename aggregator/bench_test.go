@@ -42,10 +42,14 @@ func (s shape) fill(t testing.TB) []*shardLog {
 	}
 	for i := range s.events {
 		at := from.Add(time.Duration(int64(i)*int64(s.minutes)/int64(s.events))*time.Minute + time.Duration(rnd.IntN(60_000))*time.Millisecond)
-		e := &wire.UsageEvent{Source: "log", Id: fmt.Sprintf("7f3c9e0a12b4/%d", i*183), Time: at.UnixMilli(), Content: rnd.Uint64(),
-			Customer: fmt.Sprintf("10.%d.%d.7", int(rnd.ExpFloat64()*float64(s.customers)/8)%s.customers/250, rnd.IntN(250)), Product: "default", Route: "/**",
-			Method: "GET", Path: fmt.Sprintf("/page/%d.html", rnd.IntN(2000)), Status: []uint32{200, 200, 200, 304, 404, 500}[rnd.IntN(6)],
-			BytesOut: rnd.Int64N(60_000), Address: []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, byte(rnd.Uint32()), byte(rnd.Uint32()), 7},
+		e := &wire.UsageEvent{Source: "log", Id: fmt.Sprintf("7f3c9e0a12b4/%d", i*183), Time: at.UnixMilli(),
+			Content: rnd.Uint64(),
+			Customer: fmt.Sprintf("10.%d.%d.7", int(rnd.ExpFloat64()*float64(s.customers)/8)%s.customers/250,
+				rnd.IntN(250)), Product: "default", Route: "/**",
+			Method: "GET", Path: fmt.Sprintf("/page/%d.html", rnd.IntN(2000)), Status: []uint32{200, 200, 200,
+				304, 404, 500}[rnd.IntN(6)],
+			BytesOut: rnd.Int64N(60_000), Address: []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10,
+				byte(rnd.Uint32()), byte(rnd.Uint32()), 7},
 			UserAgent: fmt.Sprintf("Mozilla/5.0 (agent %d)", rnd.IntN(300))}
 		shard := shardOf(e, s.shards)
 		if open[shard] = append(open[shard], e); len(open[shard]) == 2000 {
@@ -95,7 +99,8 @@ func (s shape) run(b *testing.B) {
 		began := time.Now()
 		stop := a.start(b, 4)
 		for _, l := range logs {
-			for a.lanes.get(topicUsage, l.shard) == nil || a.sink.markedUpTo(a.lanes.get(topicUsage, l.shard)) < l.high() {
+			for a.lanes.get(topicUsage, l.shard) == nil || a.sink.markedUpTo(a.lanes.get(topicUsage,
+				l.shard)) < l.high() {
 				time.Sleep(5 * time.Millisecond)
 			}
 		}
@@ -113,8 +118,10 @@ func (s shape) run(b *testing.B) {
 		began = time.Now()
 		var calls schemas.Decimal
 		r := testReader(a)
-		err := r.Usage(b.Context(), schemas.UsageQuery{Meters: []string{"calls"}, Period: schemas.Period{From: time.Date(2016, 1, 1, 0, 0, 0, 0, time.UTC),
-			To: time.Date(2016, 6, 1, 0, 0, 0, 0, time.UTC)}, By: []string{"customer"}}, func(u schemas.Usage) error {
+		err := r.Usage(b.Context(), schemas.UsageQuery{Meters: []string{"calls"},
+			Period: schemas.Period{From: time.Date(2016, 1, 1, 0, 0, 0, 0, time.UTC),
+				To: time.Date(2016, 6, 1, 0, 0, 0, 0,
+					time.UTC)}, By: []string{"customer"}}, func(u schemas.Usage) error {
 			calls = calls.Add(u.Quantity)
 			return nil
 		})
@@ -138,7 +145,11 @@ func BenchmarkColumns(b *testing.B) {
 	for n := 0; n < b.N; {
 		c.reset()
 		for _, v := range logs[0].values {
-			if err := readEvents(v, e, func(e *wire.UsageEvent) error { n++; return c.append(e, 0) }); err != nil {
+			if err := readEvents(v, e, func(e *wire.UsageEvent) error {
+				n++
+				return c.append(e,
+					0)
+			}); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -12,8 +12,8 @@ import (
 // Default 1h. Not less: each look reads all heads. Not more: a busy day leaves many revisions behind.
 const collectEvery = time.Hour
 
-// collect removes superseded revisions while this process owns shards. Several aggregators may do it at once: they
-// remove the same.
+// collect removes superseded revisions while this process owns shards. Several aggregators may do it at once:
+// they remove the same.
 func (a *Aggregator) collect(ctx context.Context) error {
 	tick := time.NewTicker(collectEvery)
 	defer tick.Stop()
@@ -24,7 +24,8 @@ func (a *Aggregator) collect(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if err := a.Collect(ctx); err != nil && ctx.Err() == nil {
-			a.options.Log.Error("superseded revisions not collected, tried again", "error", err, "after", collectEvery)
+			a.options.Log.Error("superseded revisions not collected, tried again", "error", err, "after",
+				collectEvery)
 		}
 	}
 }

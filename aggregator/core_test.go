@@ -29,12 +29,13 @@ func feedPool(t testing.TB, p pool, logs []*shardLog, n int) (all []*wire.UsageE
 	return all
 }
 
-func within2(all []*wire.UsageEvent, p schemas.Period) []*wire.UsageEvent {
-	return slices.DeleteFunc(slices.Clone(all), func(e *wire.UsageEvent) bool { return !p.Contains(time.UnixMilli(e.Time)) })
+func inside(all []*wire.UsageEvent, p schemas.Period) []*wire.UsageEvent {
+	return slices.DeleteFunc(slices.Clone(all),
+		func(e *wire.UsageEvent) bool { return !p.Contains(time.UnixMilli(e.Time)) })
 }
 
-// TestCutsStay: usage of a cut does not change when events arrive later, for the period and any part of it; the same
-// heads give the same cut.
+// TestCutsStay: usage of a cut does not change when events arrive later, for the period and any part of it;
+// the same heads give the same cut.
 func TestCutsStay(t *testing.T) {
 	db := openDB(t)
 	rnd := randomOf(t, uint64(time.Now().UnixNano()))
@@ -54,13 +55,16 @@ func TestCutsStay(t *testing.T) {
 	}
 	later := append(slices.Clone(all), feedPool(t, p, logs, 300)...)
 	b.settleAll(t)
-	for _, period := range []schemas.Period{march(), {From: start2026.Add(25*time.Hour + 7*time.Minute), To: start2026.Add(60 * time.Hour)}} {
+	for _, period := range []schemas.Period{march(), {From: start2026.Add(25*time.Hour + 7*time.Minute),
+		To: start2026.Add(60 * time.Hour)}} {
 		q := schemas.UsageQuery{Period: period, Cut: cut}
-		if want, got := fold(within2(all, period), mixed, "product"), answers(t, r, q, "product"); !maps.Equal(want, got) {
+		if want, got := fold(inside(all, period), mixed, "product"), answers(t, r, q,
+			"product"); !maps.Equal(want, got) {
 			t.Errorf("cut of %s:\n got %v\nwant %v", period, got, want)
 		}
 		q.Cut = ""
-		if want, got := fold(within2(later, period), mixed, "product"), answers(t, r, q, "product"); !maps.Equal(want, got) {
+		if want, got := fold(inside(later, period), mixed, "product"), answers(t, r, q,
+			"product"); !maps.Equal(want, got) {
 			t.Errorf("now %s:\n got %v\nwant %v", period, got, want)
 		}
 	}
@@ -81,8 +85,8 @@ func TestCutsStay(t *testing.T) {
 	audited(t, r, len(later))
 }
 
-// TestZonesAndLongLists splits usage by hours of a zone that is off by 45 minutes, so that it is read minute by minute,
-// from a list too long for one statement; the parts must sum to the whole.
+// TestZonesAndLongLists splits usage by hours of a zone that is off by 45 minutes, so that it is read minute
+// by minute, from a list too long for one statement; the parts must sum to the whole.
 func TestZonesAndLongLists(t *testing.T) {
 	db := openDB(t)
 	rnd := randomOf(t, uint64(time.Now().UnixNano()))
@@ -98,9 +102,10 @@ func TestZonesAndLongLists(t *testing.T) {
 	}
 	for _, part := range []string{"hour", "day", "month"} {
 		var sum schemas.Decimal
-		err := testReader(b).Usage(t.Context(), schemas.UsageQuery{Meters: []string{"calls"}, Period: march(), By: []string{part}, Zone: zone},
+		err := testReader(b).Usage(t.Context(), schemas.UsageQuery{Meters: []string{"calls"}, Period: march(),
+			By: []string{part}, Zone: zone},
 			func(u schemas.Usage) error {
-				inside := within2(all, schemas.Period{From: u.From, To: u.To})
+				inside := inside(all, schemas.Period{From: u.From, To: u.To})
 				want := schemas.Decimal{}
 				for g, q := range fold(inside, mixed[:1], "product") {
 					if strings.HasPrefix(g, "calls ") {
@@ -126,14 +131,16 @@ func TestZonesAndLongLists(t *testing.T) {
 	}
 }
 
-// TestVanishedEvents removes stored events: the bucket keeps its head, is listed and stays dirty, the shard goes on.
+// TestVanishedEvents removes stored events: the bucket keeps its head, is listed and stays dirty, the shard
+// goes on.
 func TestVanishedEvents(t *testing.T) {
 	db := openDB(t)
 	logs := []*shardLog{newShardLog(0)}
 	b := newBench(t, db, meters(mixed...), logs)
 	b.start(t, 10)
 	event := func(id string, minute int) *wire.UsageEvent {
-		return &wire.UsageEvent{Source: "s", Id: id, Time: start2026.Add(time.Duration(minute) * time.Minute).UnixMilli(), Customer: "ann", Product: "maps"}
+		return &wire.UsageEvent{Source: "s", Id: id,
+			Time: start2026.Add(time.Duration(minute) * time.Minute).UnixMilli(), Customer: "ann", Product: "maps"}
 	}
 	logs[0].add(batchOf(t, 0, 0, true, event("a", 0), event("b", 0), event("c", 0), event("d", 1)))
 	b.settleAll(t)
@@ -148,26 +155,30 @@ func TestVanishedEvents(t *testing.T) {
 	logs[0].add(batchOf(t, 0, 1, true, event("e", 0), event("f", 1)))
 	settleCtx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	if err := b.settle(settleCtx, topicUsage, 0, logs[0].high()); err == nil || !strings.Contains(err.Error(), "BUG: events vanished") {
+	if err := b.settle(settleCtx, topicUsage, 0, logs[0].high()); err == nil || !strings.Contains(err.Error(),
+		"BUG: events vanished") {
 		t.Errorf("settle: %v", err)
 	}
 	if n, err := r.Dirty(ctx, march()); err != nil || n != 1 {
 		t.Errorf("dirty %d, %v", n, err)
 	}
 	got := map[string]string{}
-	err := r.Usage(ctx, schemas.UsageQuery{Meters: []string{"calls"}, Period: schemas.Period{From: start2026, To: start2026.Add(2 * time.Minute)}, By: []string{"hour"}},
+	err := r.Usage(ctx, schemas.UsageQuery{Meters: []string{"calls"}, Period: schemas.Period{From: start2026,
+		To: start2026.Add(2 * time.Minute)}, By: []string{"hour"}},
 		func(u schemas.Usage) error { got["sum"] = u.Quantity.String(); return nil })
 	if err != nil || got["sum"] != "5" { // 3 of the head that stays, 2 of the next minute
 		t.Errorf("calls %v, %v", got, err)
 	}
 	var listed uint64
-	row := db.Conn().QueryRow(ctx, "SELECT count() FROM vanished WHERE level = 'minute' AND keys = 3 AND found = 2")
+	row := db.Conn().QueryRow(ctx,
+		"SELECT count() FROM vanished WHERE level = 'minute' AND keys = 3 AND found = 2")
 	if err := row.Scan(&listed); err != nil || listed != 1 {
 		t.Errorf("listed %d, %v", listed, err)
 	}
 }
 
-// TestMissingRows: a reader refuses usage whose rows are not what the heads promise, and the audit names the bucket.
+// TestMissingRows: a reader refuses usage whose rows are not what the heads promise, and the audit names the
+// bucket.
 func TestMissingRows(t *testing.T) {
 	db := openDB(t)
 	logs := []*shardLog{newShardLog(0)}
@@ -175,7 +186,8 @@ func TestMissingRows(t *testing.T) {
 	b.start(t, 10)
 	feedPool(t, pool{randomOf(t, 3), 1, 30, 50}, logs, 100)
 	b.settleAll(t)
-	if err := b.store.exec(t.Context(), "lose rows", "DELETE FROM usage_day WHERE customer = 'ann'"); err != nil {
+	if err := b.store.exec(t.Context(), "lose rows",
+		"DELETE FROM usage_day WHERE customer = 'ann'"); err != nil {
 		t.Fatal(err)
 	}
 	r := testReader(b)
@@ -189,8 +201,8 @@ func TestMissingRows(t *testing.T) {
 	}
 }
 
-// TestCatalogVersions: minutes are metered by the version that holds for them; a new version that reaches back has its
-// minutes computed again without new events.
+// TestCatalogVersions: minutes are metered by the version that holds for them; a new version that reaches
+// back has its minutes computed again without new events.
 func TestCatalogVersions(t *testing.T) {
 	db := openDB(t)
 	logs := []*shardLog{newShardLog(0)}
@@ -203,7 +215,8 @@ func TestCatalogVersions(t *testing.T) {
 	b.settleAll(t)
 	half := start2026.Add(time.Hour)
 	<-current
-	current <- append(slices.Clone(timeline), catalog.Version{Seq: 2, MetersFrom: half, Catalog: &catalog.Catalog{Meters: mixed}})
+	current <- append(slices.Clone(timeline), catalog.Version{Seq: 2, MetersFrom: half,
+		Catalog: &catalog.Catalog{Meters: mixed}})
 	r := testReader(b)
 	r.timeline = b.options.Catalog()
 	if n, err := r.Dirty(t.Context(), march()); err != nil || n == 0 {
@@ -221,7 +234,8 @@ func TestCatalogVersions(t *testing.T) {
 	for g, q := range fold(all, mixed[:1], "product") {
 		want[g] = q
 	}
-	for g, q := range fold(within2(all, schemas.Period{From: half, To: half.Add(time.Hour)}), mixed[1:], "product") {
+	for g, q := range fold(inside(all, schemas.Period{From: half, To: half.Add(time.Hour)}), mixed[1:],
+		"product") {
 		want[g] = q
 	}
 	if got := answers(t, r, schemas.UsageQuery{Period: march()}, "product"); !maps.Equal(want, got) {
@@ -229,7 +243,8 @@ func TestCatalogVersions(t *testing.T) {
 	}
 }
 
-// TestEventsExplainUsage: the events behind a meter are as many as it counted, and a credential's can be read in pages.
+// TestEventsExplainUsage: the events behind a meter are as many as it counted, and a credential's can be read
+// in pages.
 func TestEventsExplainUsage(t *testing.T) {
 	db := openDB(t)
 	logs := []*shardLog{newShardLog(0)}
@@ -237,20 +252,24 @@ func TestEventsExplainUsage(t *testing.T) {
 	b.start(t, 10)
 	var events []*wire.UsageEvent
 	for i := range 2_500 {
-		events = append(events, &wire.UsageEvent{Source: "s", Id: fmt.Sprint(i), Time: start2026.UnixMilli() + int64(i), Customer: "ann", Product: "maps",
+		events = append(events, &wire.UsageEvent{Source: "s", Id: fmt.Sprint(i),
+			Time: start2026.UnixMilli() + int64(i), Customer: "ann", Product: "maps",
 			Credential: "key1", Change: uint64(i % 2 * 10), Status: uint32(200 + i%3*100), Quantities: []*wire.Named{{Name: "tokens", Value: "-0.000000000001"}}})
 	}
 	logs[0].add(batchOf(t, 0, 0, true, events...))
 	b.settleAll(t)
 	r := testReader(b)
 	counted, seen := "", 0
-	err := r.Usage(t.Context(), schemas.UsageQuery{Meters: []string{"errors"}, Period: march()}, func(u schemas.Usage) error { counted = u.Quantity.String(); return nil })
+	err := r.Usage(t.Context(), schemas.UsageQuery{Meters: []string{"errors"}, Period: march()},
+		func(u schemas.Usage) error { counted = u.Quantity.String(); return nil })
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = r.Events(t.Context(), EventFilter{Period: march(), Meter: "errors", Customers: []string{"ann"}, Where: map[string][]string{"product": {"maps"}}},
+	err = r.Events(t.Context(), EventFilter{Period: march(), Meter: "errors", Customers: []string{"ann"},
+		Where: map[string][]string{"product": {"maps"}}},
 		func(e schemas.UsageEvent) error {
-			if seen++; e.Status < 400 || e.Quantities[0].Value != "-0.000000000001" || e.Change != uint64(e.Time%2*10) {
+			if seen++; e.Status < 400 || e.Quantities[0].Value != "-0.000000000001" ||
+				e.Change != uint64(e.Time%2*10) {
 				t.Errorf("event %+v", e)
 			}
 			return nil
@@ -259,10 +278,11 @@ func TestEventsExplainUsage(t *testing.T) {
 		t.Errorf("%d events explain %s errors, %v", seen, counted, err)
 	}
 	pages := 0
-	n, err := r.Reattribute(t.Context(), Reattribution{Credential: "key1", Change: 10, Rate: 1e6}, 1, func(_ context.Context, page []schemas.UsageEvent) error {
-		pages++
-		return nil
-	})
+	n, err := r.Reattribute(t.Context(), Reattribution{Credential: "key1", Change: 10, Rate: 1e6}, 1,
+		func(_ context.Context, page []schemas.UsageEvent) error {
+			pages++
+			return nil
+		})
 	if err != nil || n != 1_250 || pages != 2 {
 		t.Errorf("%d events in %d pages, %v", n, pages, err)
 	}
@@ -274,11 +294,14 @@ func TestConflicts(t *testing.T) {
 	logs := []*shardLog{newShardLog(0)}
 	b := newBench(t, db, meters(mixed...), logs)
 	b.start(t, 10)
-	logs[0].add(batchOf(t, 0, 0, true, &wire.UsageEvent{Source: "s", Id: "x", Time: start2026.UnixMilli(), Customer: "ann"},
-		&wire.UsageEvent{Source: "s", Id: "x", Time: start2026.UnixMilli() + 90_000, Customer: "ann"}, &wire.UsageEvent{Source: "s", Id: "y", Time: start2026.UnixMilli(), Customer: "ann"}))
+	logs[0].add(batchOf(t, 0, 0, true, &wire.UsageEvent{Source: "s", Id: "x", Time: start2026.UnixMilli(),
+		Customer: "ann"},
+		&wire.UsageEvent{Source: "s", Id: "x", Time: start2026.UnixMilli() + 90_000,
+			Customer: "ann"}, &wire.UsageEvent{Source: "s", Id: "y", Time: start2026.UnixMilli(), Customer: "ann"}))
 	b.settleAll(t)
 	got, err := testReader(b).Conflicts(t.Context(), march(), 10)
-	if err != nil || len(got) != 1 || got[0].ID != "x" || got[0].Events != 2 || got[0].Last.Sub(got[0].First) != 90*time.Second {
+	if err != nil || len(got) != 1 || got[0].ID != "x" || got[0].Events != 2 ||
+		got[0].Last.Sub(got[0].First) != 90*time.Second {
 		t.Errorf("%+v, %v", got, err)
 	}
 }

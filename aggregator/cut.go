@@ -10,9 +10,10 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// Cut stores the list of heads in force in a period and answers its name: the SHA-256 of the sorted list. Usage with
-// this cut reads exactly these revisions for ever, for the period and any part of it; so the list has the heads of
-// minutes too, and of hours and days where they are current. Cut does not ask whether the period is complete: see Dirty.
+// Cut stores the list of heads in force in a period and answers its name: the SHA-256 of the sorted list.
+// Usage with this cut reads exactly these revisions for ever, for the period and any part of it; so the list
+// has the heads of minutes too, and of hours and days where they are current. Cut does not ask whether the
+// period is complete: see Dirty.
 func (r *Reader) Cut(ctx context.Context, p schemas.Period) (schemas.CutID, error) {
 	if err := p.Validate(); err != nil {
 		return "", fmt.Errorf("cut: %w", err)
@@ -24,8 +25,8 @@ func (r *Reader) Cut(ctx context.Context, p schemas.Period) (schemas.CutID, erro
 	return id, nil
 }
 
-// Dirty counts the minutes of a period, of all shards, whose head does not cover all marks or was metered by an older
-// catalog than the one wanted: 0 means that usage says everything that is stored.
+// Dirty counts the minutes of a period, of all shards, whose head does not cover all marks or was metered by
+// an older catalog than the one wanted: 0 means that usage says everything that is stored.
 func (r *Reader) Dirty(ctx context.Context, p schemas.Period) (int, error) {
 	fail := func(err error) (int, error) { return 0, fmt.Errorf("dirty buckets of %s: %w", p, err) }
 	timeline, err := r.versions(ctx)
@@ -52,8 +53,8 @@ func wantedCatalog(t catalog.Timeline) string {
 	return b.String() + "0)"
 }
 
-// Positions answers, for each shard, the last record of usage-events that is stored in full: an owner whose consumer
-// group has expired goes on after it.
+// Positions answers, for each shard, the last record of usage-events that is stored in full: an owner whose
+// consumer group has expired goes on after it.
 func (r *Reader) Positions(ctx context.Context) (map[int]schemas.Position, error) {
 	return r.store.positionsOf(ctx, topicUsage)
 }

@@ -11,21 +11,22 @@ import (
 type Pace struct {
 	// Live is how long after its first new event a live bucket is recomputed.
 	//
-	// Default 1s. Not less: every recomputation rereads what is new in the minute. Not more: freshness is 5 s at the 99th
-	// percentile, of which one second goes to filling an insert.
+	// Default 1s. Not less: every recomputation rereads what is new in the minute. Not more: freshness is 5 s
+	// at the 99th percentile, of which one second goes to filling an insert.
 	Live time.Duration
-	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are seldom
-	// further behind, and what is older may wait a moment to be recomputed with its neighbours.
+	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are
+	// seldom further behind, and what is older may wait a moment to be recomputed with its neighbours.
 	LiveWindow time.Duration
-	// Quiet is how long nothing may have come for a shard that has caught up, before its old buckets are recomputed.
+	// Quiet is how long nothing may have come for a shard that has caught up, before its old buckets are
+	// recomputed.
 	//
-	// Default 700ms. Not less: an import reaches us in bursts, and every burst would recompute the same minutes.
-	// Not more: somebody waits for the import to be usable.
+	// Default 700ms. Not less: an import reaches us in bursts, and every burst would recompute the same
+	// minutes. Not more: somebody waits for the import to be usable.
 	Quiet time.Duration
 	// Old is the longest that an old bucket waits while its shard never is quiet. Default 15 min.
 	Old time.Duration
-	// Hour and Day are how long the open hour and the open day wait. Defaults 1 min and 10 min: until then readers
-	// combine them from minutes and hours themselves.
+	// Hour and Day are how long the open hour and the open day wait. Defaults 1 min and 10 min: until then
+	// readers combine them from minutes and hours themselves.
 	Hour, Day time.Duration
 	// Share is the greatest share of one core's time that recomputing live buckets may take. Default 0.4.
 	Share float64
@@ -65,8 +66,8 @@ type shardState struct {
 	caughtUp bool             // nothing is waiting in Kafka
 }
 
-// ledger knows what is dirty in the shards that this process owns, and decides what to recompute. It is pure: time
-// comes in, statements are run by others. One goroutine at a time uses it.
+// ledger knows what is dirty in the shards that this process owns, and decides what to recompute. It is pure:
+// time comes in, statements are run by others. One goroutine at a time uses it.
 type ledger struct {
 	pace  Pace
 	dirty map[Bucket]dirt
@@ -79,7 +80,8 @@ type ledger struct {
 }
 
 func newLedger(pace Pace) *ledger {
-	return &ledger{pace: pace.withDefaults(), dirty: map[Bucket]dirt{}, live: map[Bucket]*liveMinute{}, busy: slotRows, shards: map[int]*shardState{}}
+	return &ledger{pace: pace.withDefaults(), dirty: map[Bucket]dirt{}, live: map[Bucket]*liveMinute{},
+		busy: slotRows, shards: map[int]*shardState{}}
 }
 
 // own begins a shard whose marks up to bound are all acknowledged.
@@ -130,8 +132,8 @@ func (l *ledger) reach(shard int, bound schemas.Position, now time.Time) {
 	s.bound, s.marked = bound, now
 }
 
-// cover takes a new head into account: the bucket is clean where it reaches its last mark, and what is combined from
-// it is dirty. planned is when its recomputation was: what came after waits since then.
+// cover takes a new head into account: the bucket is clean where it reaches its last mark, and what is
+// combined from it is dirty. planned is when its recomputation was: what came after waits since then.
 func (l *ledger) cover(h Head, planned time.Time) {
 	if l.shards[h.Shard] == nil {
 		return
@@ -150,12 +152,13 @@ func (l *ledger) cover(h Head, planned time.Time) {
 		l.dirty[h.Bucket] = d
 	}
 	if up, ok := h.parent(); ok {
-		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog, since: planned, rows: int64(h.Rows)})
+		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog, since: planned,
+			rows: int64(h.Rows)})
 	}
 }
 
-// settledAt is the last mark of a shard up to which heads of all levels cover everything; ok is false while something
-// waits for a newer catalog, of which marks say nothing.
+// settledAt is the last mark of a shard up to which heads of all levels cover everything; ok is false while
+// something waits for a newer catalog, of which marks say nothing.
 func (l *ledger) settledAt(shard int) (schemas.Position, bool) {
 	s := l.shards[shard]
 	if s == nil {
@@ -177,8 +180,8 @@ func (l *ledger) settledAt(shard int) (schemas.Position, bool) {
 	return at, true
 }
 
-// clean tells whether no bucket of the shard waits for a mark up to position. Those that lost events, and what is
-// combined from them, wait for a person.
+// clean tells whether no bucket of the shard waits for a mark up to position. Those that lost events, and
+// what is combined from them, wait for a person.
 func (l *ledger) clean(shard int, position schemas.Position) bool {
 	stuck := l.stuck(shard)
 	for b, d := range l.dirty {
@@ -203,8 +206,8 @@ func (l *ledger) stuck(shard int) map[Bucket]bool {
 	return out
 }
 
-// due picks the buckets of one level to recompute now, ordered by time; events says what time it is for events, where
-// their clock is another. With all, everything that can be computed is.
+// due picks the buckets of one level to recompute now, ordered by time; events says what time it is for
+// events, where their clock is another. With all, everything that can be computed is.
 func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Bucket {
 	l.age(events.Add(-l.pace.LiveWindow).Unix(), now)
 	held := l.held(level)
@@ -230,7 +233,8 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 	return live
 }
 
-// ready tells whether recomputing a bucket can help: something of it is acknowledged, and it did not lose events just now.
+// ready tells whether recomputing a bucket can help: something of it is acknowledged, and it did not lose
+// events just now.
 func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
 	s := l.shards[b.Shard]
 	return s != nil && d.first.Compare(s.bound) <= 0 && (d.left.IsZero() || now.Sub(d.left) >= l.pace.Old)
@@ -238,7 +242,8 @@ func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
 
 // patience is how long a live bucket of a level waits.
 func (l *ledger) patience(level schemas.Level) time.Duration {
-	return [...]time.Duration{schemas.Minute: l.pace.Live, schemas.Hour: l.pace.Hour, schemas.Day: l.pace.Day}[level]
+	return [...]time.Duration{schemas.Minute: l.pace.Live, schemas.Hour: l.pace.Hour,
+		schemas.Day: l.pace.Day}[level]
 }
 
 // quiet tells whether a shard has caught up and nothing has come for a while.
@@ -267,7 +272,8 @@ const (
 	maxJobRows = 1_000_000
 	// maxJobBuckets: their heads are read into memory, some 200 bytes each.
 	maxJobBuckets = 200_000
-	// maxPatches: buckets that are recomputed by slots are named with the revisions of all of these, some 250 bytes each.
+	// maxPatches: buckets that are recomputed by slots are named with the revisions of all of these, some 250
+	// bytes each.
 	maxPatches = 400
 	// maxJobMonths: ClickHouse refuses an insert into more than 100 partitions.
 	maxJobMonths = 50
@@ -346,8 +352,8 @@ func monthOf(second int64) int {
 	return t.Year()*12 + int(t.Month()) - 1
 }
 
-// leave takes buckets whose events vanished out of the round: they are tried again when something new comes for them,
-// or after Pace.Old.
+// leave takes buckets whose events vanished out of the round: they are tried again when something new comes
+// for them, or after Pace.Old.
 func (l *ledger) leave(lost []Bucket, now time.Time) {
 	for _, b := range lost {
 		if d, ok := l.dirty[b]; ok {

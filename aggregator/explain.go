@@ -10,7 +10,8 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// EventFilter says which stored events to read. Zero fields do not restrict, but for Period, which is required.
+// EventFilter says which stored events to read. Zero fields do not restrict, but for Period, which is
+// required.
 type EventFilter struct {
 	Period    schemas.Period
 	Customers []string
@@ -20,9 +21,9 @@ type EventFilter struct {
 	Limit     int                 // at most so many; 0 = all
 }
 
-// Events reads the raw events behind usage, each key once, in order of time: what a line of an invoice is explained by.
-// A meter counts an event by the catalog that holds at its minute; where versions of a meter change within the period,
-// the filter is the last one's.
+// Events reads the raw events behind usage, each key once, in order of time: what a line of an invoice is
+// explained by. A meter counts an event by the catalog that holds at its minute; where versions of a meter
+// change within the period, the filter is the last one's.
 func (r *Reader) Events(ctx context.Context, f EventFilter, yield func(schemas.UsageEvent) error) error {
 	fail := func(err error) error { return fmt.Errorf("read events of %s: %w", f.Period, err) }
 	if err := f.Period.Validate(); err != nil {
@@ -52,19 +53,20 @@ type Reattribution struct {
 	Change     uint64 // number of the change: events whose attribution knew less are published
 	// Rate is how many events per second are published at most.
 	//
-	// Default 5,000. Not less: a credential of a busy customer has millions of events. Not more: live traffic shares the
-	// topics, and history may wait.
+	// Default 5,000. Not less: a credential of a busy customer has millions of events. Not more: live traffic
+	// shares the topics, and history may wait.
 	Rate int
 }
 
 // reattributeBatch is how many events are handed over at once. Default 1,000: as many as one record may hold.
 const reattributeBatch = 1_000
 
-// Reattribute reads every stored event of a credential whose attribution did not know a change, and hands them to
-// publish, which sends them the way of new deliveries: attributed anew they get a higher rank and win. It answers how
-// many there were. Events that arrive later with the old attribution are not seen here; who calls repeats it until it
-// answers 0 after every collector knows the change.
-func (r *Reader) Reattribute(ctx context.Context, o Reattribution, shards int, publish func(context.Context, []schemas.UsageEvent) error) (n int, err error) {
+// Reattribute reads every stored event of a credential whose attribution did not know a change, and hands
+// them to publish, which sends them the way of new deliveries: attributed anew they get a higher rank and
+// win. It answers how many there were. Events that arrive later with the old attribution are not seen here;
+// who calls repeats it until it answers 0 after every collector knows the change.
+func (r *Reader) Reattribute(ctx context.Context, o Reattribution, shards int, publish func(context.Context,
+	[]schemas.UsageEvent) error) (n int, err error) {
 	if o.Credential == "" || shards <= 0 {
 		return 0, errors.New("reattribute: name the credential and the number of shards")
 	}
@@ -76,9 +78,10 @@ func (r *Reader) Reattribute(ctx context.Context, o Reattribution, shards int, p
 	shard := 0
 	for {
 		var events []schemas.UsageEvent
-		err := r.store.olderThan(ctx, o.Credential, o.Change, last, shard, reattributeBatch, func(e schemas.UsageEvent) {
-			events = append(events, e)
-		})
+		err := r.store.olderThan(ctx, o.Credential, o.Change, last, shard, reattributeBatch,
+			func(e schemas.UsageEvent) {
+				events = append(events, e)
+			})
 		if err != nil {
 			return n, fmt.Errorf("reattribute %s: %w", o.Credential, err)
 		}

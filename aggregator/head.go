@@ -49,9 +49,9 @@ type Head struct {
 	Slots       slots            // parts of a live minute; all 0 = the rows of Revision are the whole bucket
 }
 
-// slotsPerMinute is how many slots a busy live minute has: ten seconds each, by the time of the event, so that all
-// deliveries of an event fall into the same. Only slots with new events are recomputed while the minute is live: with
-// 20,000 events a second the whole minute, reread every other second, cost two cores.
+// slotsPerMinute is how many slots a busy live minute has: ten seconds each, by the time of the event, so
+// that all deliveries of an event fall into the same. Only slots with new events are recomputed while the
+// minute is live: with 20,000 events a second the whole minute, reread every other second, cost two cores.
 const slotsPerMinute = 6
 
 // wholeSlot as the slot of usage rows means that they are of the whole bucket.
@@ -95,9 +95,11 @@ func (h *Head) setParts(slot []uint8, revision []uint64) {
 	}
 }
 
-// compareHeads orders the heads of one bucket: the greatest (generation, covers, catalog, revision) is in force.
+// compareHeads orders the heads of one bucket: the greatest (generation, covers, catalog, revision) is in
+// force.
 func compareHeads(a, b Head) int {
-	return cmp.Or(a.Covers.Compare(b.Covers), cmp.Compare(a.Catalog, b.Catalog), cmp.Compare(a.Revision, b.Revision))
+	return cmp.Or(a.Covers.Compare(b.Covers), cmp.Compare(a.Catalog, b.Catalog), cmp.Compare(a.Revision,
+		b.Revision))
 }
 
 // inForce picks the head in force of each bucket, in whatever order heads come.
@@ -111,19 +113,20 @@ func inForce(heads []Head) map[Bucket]Head {
 	return out
 }
 
-// current tells whether a coarse head still says what its parts say: nothing below it reaches further or was metered
-// by a newer catalog. Marks of a shard grow in order, and a coarse bucket is only computed while its parts are clean,
-// so a part that changed later covers more.
+// current tells whether a coarse head still says what its parts say: nothing below it reaches further or was
+// metered by a newer catalog. Marks of a shard grow in order, and a coarse bucket is only computed while its
+// parts are clean, so a part that changed later covers more.
 func current(coarse Head, partsCover schemas.Position, partsCatalog uint64) bool {
 	return coarse.Covers.Compare(partsCover) >= 0 && coarse.Catalog >= partsCatalog
 }
 
-// revisionBits are the bits of chance in a revision. Default 22: two recomputations of a bucket within the same
-// millisecond, by an owner and a zombie, meet once in four million, and the upper 42 bits last until 2109.
+// revisionBits are the bits of chance in a revision. Default 22: two recomputations of a bucket within the
+// same millisecond, by an owner and a zombie, meet once in four million, and the upper 42 bits last until
+// 2109.
 const revisionBits = 22
 
-// newRevision names a recomputation: time for order in the table, chance against a zombie. It is never a counter: two
-// owners would count alike. After an insert of unknown outcome a new one is taken.
+// newRevision names a recomputation: time for order in the table, chance against a zombie. It is never a
+// counter: two owners would count alike. After an insert of unknown outcome a new one is taken.
 func newRevision(now time.Time, chance uint64) uint64 {
 	return uint64(now.UnixMilli())<<revisionBits | chance&(1<<revisionBits-1)
 }
@@ -131,8 +134,8 @@ func newRevision(now time.Time, chance uint64) uint64 {
 // revisionTime is when a revision was begun, to the millisecond.
 func revisionTime(revision uint64) time.Time { return time.UnixMilli(int64(revision >> revisionBits)) }
 
-// vanishedKeys compares what a recomputation found with the heads read before it: events are never removed from a
-// bucket and voided keys are keys, so fewer keys than before mean that stored events were lost.
+// vanishedKeys compares what a recomputation found with the heads read before it: events are never removed
+// from a bucket and voided keys are keys, so fewer keys than before mean that stored events were lost.
 func vanishedKeys(before map[Bucket]uint64, found map[Bucket]uint64) (lost []Bucket) {
 	for b, had := range before {
 		if found[b] < had {

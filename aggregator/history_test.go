@@ -20,9 +20,12 @@ import (
 // mixed are meters of every aggregate, with conditions and with dimensions that do not include one another.
 var mixed = []catalog.Meter{
 	{Name: "calls", Aggregate: catalog.Count, Unit: "call", Dimensions: []string{"product", "status_class"}},
-	{Name: "errors", Aggregate: catalog.Count, Where: catalog.Condition{{Field: "status", Op: "gte", Value: []string{"400"}}}, Dimensions: []string{"product"}},
-	{Name: "bytes", Aggregate: catalog.Sum, Field: "bytes_out", Dimensions: []string{"product", "status_class"}},
-	{Name: "tokens", Aggregate: catalog.Sum, Field: "quantities.tokens", Dimensions: []string{"attributes.region"}},
+	{Name: "errors", Aggregate: catalog.Count, Where: catalog.Condition{{Field: "status", Op: "gte",
+		Value: []string{"400"}}}, Dimensions: []string{"product"}},
+	{Name: "bytes", Aggregate: catalog.Sum, Field: "bytes_out", Dimensions: []string{"product",
+		"status_class"}},
+	{Name: "tokens", Aggregate: catalog.Sum, Field: "quantities.tokens",
+		Dimensions: []string{"attributes.region"}},
 	{Name: "slowest", Aggregate: catalog.Max, Field: "quantities.delta", Dimensions: []string{"product"}},
 	{Name: "subjects", Aggregate: catalog.Unique, Field: "subject", Dimensions: []string{"product"}},
 	{Name: "level", Aggregate: catalog.Latest, Field: "quantities.tokens", Dimensions: []string{"subject"}},
@@ -41,7 +44,8 @@ func (p pool) event() *wire.UsageEvent {
 	k := rand.New(rand.NewPCG(uint64(key), 7)) // what identifies an event is a function of its key
 	at := start2026.Add(time.Duration(k.IntN(p.minutes))*time.Minute + time.Duration(k.IntN(60_000))*time.Millisecond)
 	e := &wire.UsageEvent{Source: fmt.Sprintf("s%d", key%3), Id: fmt.Sprint(key), Time: at.UnixMilli(),
-		Content: p.Uint64() >> 60, Change: p.Uint64N(3), Customer: []string{"", "ann", "bob", "cid"}[p.IntN(4)],
+		Content: p.Uint64() >> 60, Change: p.Uint64N(3), Customer: []string{"", "ann", "bob",
+			"cid"}[p.IntN(4)],
 		Subject: fmt.Sprintf("u%d", p.IntN(5)), Product: []string{"maps", "search"}[p.IntN(2)],
 		Status: []uint32{0, 200, 301, 404, 503}[p.IntN(5)], BytesOut: p.Int64N(1 << 40)}
 	switch p.IntN(10) {
@@ -54,8 +58,10 @@ func (p pool) event() *wire.UsageEvent {
 		e.Quantities = append(e.Quantities, &wire.Named{Name: "delta", Value: fmt.Sprint(-1 - p.IntN(9))})
 	}
 	if p.IntN(2) > 0 {
-		e.Quantities = append(e.Quantities, &wire.Named{Name: "tokens", Value: fmt.Sprintf("%d.%012d", p.IntN(100), p.Int64N(1e12))})
-		e.Attributes = append(e.Attributes, &wire.Named{Name: "region", Value: []string{"eu", "us"}[p.IntN(2)]})
+		e.Quantities = append(e.Quantities, &wire.Named{Name: "tokens", Value: fmt.Sprintf("%d.%012d",
+			p.IntN(100), p.Int64N(1e12))})
+		e.Attributes = append(e.Attributes, &wire.Named{Name: "region", Value: []string{"eu",
+			"us"}[p.IntN(2)]})
 	}
 	e.Content ^= contentOf(e) // equal rank means equal content
 	return e
@@ -89,7 +95,8 @@ func fold(deliveries []*wire.UsageEvent, meters []catalog.Meter, dimension strin
 	for _, w := range best {
 		e := plain(w)
 		for _, m := range meters {
-			if !e.Void() && e.Customer != "" && slices.Contains(m.Dimensions, dimension) && m.Where.Compile()(e) {
+			if !e.Void() && e.Customer != "" && slices.Contains(m.Dimensions, dimension) &&
+				m.Where.Compile()(e) {
 				f, _ := catalog.LookupDimension(dimension)
 				g := m.Name + " " + e.Customer + " " + f.Text(e)
 				groups[g] = append(groups[g], e)
@@ -135,18 +142,19 @@ func measure(m catalog.Meter, events []*schemas.UsageEvent) (q schemas.Decimal, 
 }
 
 func plain(w *wire.UsageEvent) *schemas.UsageEvent {
-	e := &schemas.UsageEvent{Source: w.Source, ID: w.Id, Time: w.Time, Revision: uint16(w.Revision), Customer: w.Customer,
-		Subject: w.Subject, Product: w.Product, Status: uint16(w.Status), BytesOut: w.BytesOut}
+	e := &schemas.UsageEvent{Source: w.Source, ID: w.Id, Time: w.Time, Revision: uint16(w.Revision),
+		Customer: w.Customer,
+		Subject:  w.Subject, Product: w.Product, Status: uint16(w.Status), BytesOut: w.BytesOut}
 	for _, q := range w.Quantities {
-		e.Quantities = append(e.Quantities, schemas.Quantity(named2(q)))
+		e.Quantities = append(e.Quantities, schemas.Quantity(pairOf(q)))
 	}
 	for _, a := range w.Attributes {
-		e.Attributes = append(e.Attributes, schemas.Attribute(named2(a)))
+		e.Attributes = append(e.Attributes, schemas.Attribute(pairOf(a)))
 	}
 	return e
 }
 
-func named2(n *wire.Named) struct{ Name, Value string } {
+func pairOf(n *wire.Named) struct{ Name, Value string } {
 	return struct{ Name, Value string }{n.Name, n.Value}
 }
 
@@ -179,12 +187,12 @@ func testReader(b *bench) *Reader {
 	return r
 }
 
-// TestRandomHistories feeds random deliveries through owners that crash between any two steps, and compares usage with
-// the reference. The shards' second owners begin at the committed offsets.
+// TestRandomHistories feeds random deliveries through owners that crash between any two steps, and compares
+// usage with the reference. The shards' second owners begin at the committed offsets.
 func TestRandomHistories(t *testing.T) { histories(t, false) }
 
-// TestRandomLiveHistories is the same with every minute live and busy: it is recomputed by slots of ten seconds, until it
-// is live no more and recomputed whole.
+// TestRandomLiveHistories is the same with every minute live and busy: it is recomputed by slots of ten
+// seconds, until it is live no more and recomputed whole.
 func TestRandomLiveHistories(t *testing.T) { histories(t, true) }
 
 // busy makes all minutes of the test's events live.
@@ -196,7 +204,8 @@ func (b *bench) busy() {
 
 // patchedHeads counts the heads whose rows are of slots.
 func (b *bench) patchedHeads(t testing.TB) (n uint64) {
-	row := b.options.DB.Conn().QueryRow(t.Context(), "SELECT countIf(arrayExists(p -> p.1 < 255, parts)) FROM (SELECT argMax(parts, (generation, covers, catalog, revision)) AS parts FROM heads GROUP BY level, bucket, shard)")
+	row := b.options.DB.Conn().QueryRow(t.Context(),
+		"SELECT countIf(arrayExists(p -> p.1 < 255, parts)) FROM (SELECT argMax(parts, (generation, covers, catalog, revision)) AS parts FROM heads GROUP BY level, bucket, shard)")
 	if err := row.Scan(&n); err != nil {
 		t.Fatal(err)
 	}
@@ -231,9 +240,12 @@ func histories(t *testing.T, live bool) {
 		b.settleAll(t)
 		r := testReader(b)
 		for _, dimension := range []string{"product", "attributes.region", "subject", "status_class"} {
-			for _, period := range []schemas.Period{march(), {From: start2026.Add(7 * time.Minute), To: start2026.Add(243 * time.Minute)}} {
-				inside := slices.DeleteFunc(slices.Clone(all), func(e *wire.UsageEvent) bool { return !period.Contains(time.UnixMilli(e.Time)) })
-				want, got := fold(inside, mixed, dimension), answers(t, r, schemas.UsageQuery{Period: period}, dimension)
+			for _, period := range []schemas.Period{march(), {From: start2026.Add(7 * time.Minute),
+				To: start2026.Add(243 * time.Minute)}} {
+				inside := slices.DeleteFunc(slices.Clone(all),
+					func(e *wire.UsageEvent) bool { return !period.Contains(time.UnixMilli(e.Time)) })
+				want, got := fold(inside, mixed, dimension), answers(t, r, schemas.UsageQuery{Period: period},
+					dimension)
 				if !maps.Equal(want, got) {
 					t.Fatalf("round %d, %s by %s:\n got %v\nwant %v", round, period, dimension, got, want)
 				}
@@ -250,11 +262,13 @@ func histories(t *testing.T, live bool) {
 			}
 			settleDown(t, b)
 			audited(t, r, len(all))
-			if want, got := fold(all, mixed, "product"), answers(t, r, schemas.UsageQuery{Period: march()}, "product"); !maps.Equal(want, got) {
+			if want, got := fold(all, mixed, "product"), answers(t, r, schemas.UsageQuery{Period: march()},
+				"product"); !maps.Equal(want, got) {
 				t.Fatalf("settled:\n got %v\nwant %v", got, want)
 			}
 		}
-		if err := stop(); err != nil && !errors.Is(err, t.Context().Err()) && !strings.Contains(err.Error(), "context canceled") {
+		if err := stop(); err != nil && !errors.Is(err, t.Context().Err()) && !strings.Contains(err.Error(),
+			"context canceled") {
 			t.Fatal(err)
 		}
 	}
@@ -266,7 +280,12 @@ func settleDown(t testing.TB, b *bench) {
 	if b.patchedHeads(t) == 0 {
 		t.Fatal("no minute was recomputed by slots")
 	}
-	b.recomputer.with(func(*ledger) { b.recomputer.now = func() time.Time { return start2026.AddDate(0, 1, 0) } })
+	b.recomputer.with(func(*ledger) {
+		b.recomputer.now = func() time.Time {
+			return start2026.AddDate(0, 1,
+				0)
+		}
+	})
 	deadline := time.Now().Add(20 * time.Second)
 	for n := uint64(1); n > 0; n = b.patchedHeads(t) {
 		if time.Now().After(deadline) {
@@ -283,7 +302,8 @@ func audited(t testing.TB, r *Reader, deliveries int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !a.Balanced() || a.Deliveries != uint64(deliveries) || a.Delivered != a.Deliveries || a.Duplicates != a.Deliveries-a.Keys {
+	if !a.Balanced() || a.Deliveries != uint64(deliveries) || a.Delivered != a.Deliveries ||
+		a.Duplicates != a.Deliveries-a.Keys {
 		t.Fatalf("audit of %d deliveries: %+v\n%s", deliveries, a, strings.Join(a.Problems(), "\n"))
 	}
 }
@@ -321,7 +341,10 @@ func (b *bench) idle() bool {
 			return false
 		}
 		clean := false
-		b.recomputer.with(func(g *ledger) { clean = g.clean(l.shard, schemas.Position{Generation: 1, Offset: l.high()}) })
+		b.recomputer.with(func(g *ledger) {
+			clean = g.clean(l.shard, schemas.Position{Generation: 1,
+				Offset: l.high()})
+		})
 		if !clean {
 			return false
 		}

@@ -13,8 +13,8 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// TestThroughKafka carries usage and rejected events through a broker, with two aggregators that share the shards; the
-// second joins while the first works, and the first leaves.
+// TestThroughKafka carries usage and rejected events through a broker, with two aggregators that share the
+// shards; the second joins while the first works, and the first leaves.
 func TestThroughKafka(t *testing.T) {
 	db := openDB(t)
 	addr, prefix := embeddedtest.Broker(t)
@@ -25,7 +25,8 @@ func TestThroughKafka(t *testing.T) {
 	defer client.Close()
 	usage, rejected := prefix+"usage", prefix+"rejected"
 	const shards = 4
-	specs := []stream.TopicSpec{{Name: usage, Partitions: shards, Replicas: 1}, {Name: rejected, Partitions: 1, Replicas: 1}}
+	specs := []stream.TopicSpec{{Name: usage, Partitions: shards, Replicas: 1}, {Name: rejected,
+		Partitions: 1, Replicas: 1}}
 	if err := client.EnsureTopics(t.Context(), specs); err != nil {
 		t.Fatal(err)
 	}
@@ -35,7 +36,8 @@ func TestThroughKafka(t *testing.T) {
 	}
 	defer producer.Close()
 	run := func() (*Aggregator, func()) {
-		a, err := New(Options{DB: db, Kafka: client, Group: stream.GroupOptions{Group: prefix + "group"}, Catalog: meters(mixed...),
+		a, err := New(Options{DB: db, Kafka: client, Group: stream.GroupOptions{Group: prefix + "group"},
+			Catalog:    meters(mixed...),
 			UsageTopic: usage, RejectedTopic: rejected})
 		if err != nil {
 			t.Fatal(err)
@@ -62,16 +64,19 @@ func TestThroughKafka(t *testing.T) {
 		}
 		var records []stream.Record
 		for shard, events := range byShard {
-			records = append(records, stream.Record{Topic: usage, Partition: shard, Value: batchOf(t, shard, uint64(shard)<<32+next, false, events...)})
+			records = append(records, stream.Record{Topic: usage, Partition: shard, Value: batchOf(t, shard,
+				uint64(shard)<<32+next, false, events...)})
 		}
-		reject := wire.RejectedBatch{Receipt: &wire.Receipt{Flush: 1<<40 + next, Read: 1}, Events: []*wire.RejectedEvent{{Topic: "access-events",
-			Offset: int64(next), Reason: "undecodable", Hint: "send JSON", Payload: []byte("{"), RecordTime: start2026.UnixMilli()}}}
+		reject := wire.RejectedBatch{Receipt: &wire.Receipt{Flush: 1<<40 + next, Read: 1},
+			Events: []*wire.RejectedEvent{{Topic: "access-events",
+				Offset: int64(next), Reason: "undecodable", Hint: "send JSON", Payload: []byte("{"), RecordTime: start2026.UnixMilli()}}}
 		value, err := reject.MarshalVT()
 		if err != nil {
 			t.Fatal(err)
 		}
 		next++
-		if _, err := producer.Produce(t.Context(), append(records, stream.Record{Topic: rejected, Value: value})); err != nil {
+		if _, err := producer.Produce(t.Context(), append(records, stream.Record{Topic: rejected,
+			Value: value})); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,7 +89,8 @@ func TestThroughKafka(t *testing.T) {
 		}
 		r := NewReader(db)
 		r.timeline, r.asked = a.options.Catalog(), time.Now().Add(time.Hour)
-		if want, got := fold(all, mixed, "product"), answers(t, r, schemas.UsageQuery{Period: march()}, "product"); !maps.Equal(want, got) {
+		if want, got := fold(all, mixed, "product"), answers(t, r, schemas.UsageQuery{Period: march()},
+			"product"); !maps.Equal(want, got) {
 			t.Fatalf("\n got %v\nwant %v", got, want)
 		}
 		audit, err := r.Audit(t.Context(), AuditOptions{})
@@ -105,7 +111,8 @@ func TestThroughKafka(t *testing.T) {
 	stopFirst()
 	produce()
 	settled(second)
-	if positions, err := NewReader(db).store.positionsOf(t.Context(), usage); err != nil || len(positions) != shards || fmt.Sprint(positions[0]) == "" {
+	if positions, err := NewReader(db).store.positionsOf(t.Context(), usage); err != nil ||
+		len(positions) != shards || fmt.Sprint(positions[0]) == "" {
 		t.Errorf("positions %v, %v", positions, err)
 	}
 }

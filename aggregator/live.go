@@ -8,16 +8,17 @@ import (
 
 // slotRows is from how many deliveries on a live minute of a shard is recomputed slot by slot.
 //
-// Default 4,000. Not less: rows of slots are finer than those of the minute, and so are more. Not more: a whole minute of
-// so many events takes some 15 ms, in 16 shards a quarter of a second.
+// Default 4,000. Not less: rows of slots are finer than those of the minute, and so are more. Not more: a
+// whole minute of so many events takes some 15 ms, in 16 shards a quarter of a second.
 const slotRows = 4_000
 
-// slotsFor is how long the rows of a slot may be used by further heads. Default 30 min: they must be far younger than what
-// is collected (Options.Keep).
+// slotsFor is how long the rows of a slot may be used by further heads. Default 30 min: they must be far
+// younger than what is collected (Options.Keep).
 const slotsFor = 30 * time.Minute
 
-// liveMinute is what the owner of a busy live minute remembers of its slots. It is right because the owner sees every
-// delivery of its shard in order: a slot without a mark after the bound of its last recomputation has no new event.
+// liveMinute is what the owner of a busy live minute remembers of its slots. It is right because the owner
+// sees every delivery of its shard in order: a slot without a mark after the bound of its last recomputation
+// has no new event.
 type liveMinute struct {
 	rows      int64 // deliveries so far
 	last      [slotsPerMinute]schemas.Position
@@ -32,7 +33,8 @@ type liveMinute struct {
 type slotStats struct{ keys, keysDigest, rows, usageDigest uint64 }
 
 func (s slotStats) plus(o slotStats) slotStats {
-	return slotStats{s.keys + o.keys, s.keysDigest + o.keysDigest, s.rows + o.rows, s.usageDigest + o.usageDigest}
+	return slotStats{s.keys + o.keys, s.keysDigest + o.keysDigest, s.rows + o.rows,
+		s.usageDigest + o.usageDigest}
 }
 
 // note remembers what a record brought into a live minute.
@@ -53,8 +55,8 @@ func (l *ledger) note(b Bucket, at schemas.Position, n tally) {
 	}
 }
 
-// patch says which slots of a bucket to recompute, and which revisions the others have; mask 0 means that the whole
-// bucket is recomputed.
+// patch says which slots of a bucket to recompute, and which revisions the others have; mask 0 means that the
+// whole bucket is recomputed.
 type patch struct {
 	mask  uint8
 	known slots
@@ -102,8 +104,8 @@ func (p patch) parts(revision uint64) slots {
 	return out
 }
 
-// patched remembers that slots were recomputed, from events up to a bound, and are part of the head h. fresh are the
-// stats of the slots that were.
+// patched remembers that slots were recomputed, from events up to a bound, and are part of the head h. fresh
+// are the stats of the slots that were.
 func (l *ledger) patched(h Head, p patch, fresh [slotsPerMinute]slotStats, bound schemas.Position) {
 	m := l.live[h.Bucket]
 	if m == nil {
@@ -118,8 +120,8 @@ func (l *ledger) patched(h Head, p patch, fresh [slotsPerMinute]slotStats, bound
 	}
 }
 
-// age takes note that events before from are live no more: minutes with rows of several revisions are to be recomputed
-// whole.
+// age takes note that events before from are live no more: minutes with rows of several revisions are to be
+// recomputed whole.
 func (l *ledger) age(from int64, now time.Time) {
 	l.liveFrom = from
 	for b, m := range l.live {

@@ -35,8 +35,8 @@ func openDB(t testing.TB) *DB {
 	return db
 }
 
-// shardLog is usage-events of one shard without Kafka: it keeps its records and the committed offset, and hands them
-// to one owner after the other.
+// shardLog is usage-events of one shard without Kafka: it keeps its records and the committed offset, and
+// hands them to one owner after the other.
 type shardLog struct {
 	mu        sync.Mutex
 	shard     int
@@ -138,7 +138,8 @@ func newBench(t testing.TB, db *DB, timeline func() catalog.Timeline, logs []*sh
 	if os.Getenv("VERBOSE") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	o := Options{DB: db, UsageTopic: topicUsage, Catalog: timeline, Log: log, Now: time.Now, Keep: 24 * time.Hour}
+	o := Options{DB: db, UsageTopic: topicUsage, Catalog: timeline, Log: log, Now: time.Now,
+		Keep: 24 * time.Hour}
 	return &bench{assemble(o, &store{db: db, metrics: m}), logs}
 }
 
@@ -152,7 +153,8 @@ func (b *bench) start(t testing.TB, batch int) (stop func() error) {
 			for _, l := range b.logs {
 				go func() {
 					r, committed := l.assign(batch)
-					errs <- b.own(ctx, place{topic: topicUsage, usage: true, partition: l.shard, generation: 1}, committed, r)
+					errs <- b.own(ctx, place{topic: topicUsage, usage: true, partition: l.shard,
+						generation: 1}, committed, r)
 				}()
 			}
 			for range b.logs {
@@ -198,8 +200,10 @@ func randomOf(t testing.TB, seed uint64) *rand.Rand {
 
 // batchOf is a record of usage-events.
 func batchOf(t testing.TB, shard int, flush uint64, history bool, events ...*wire.UsageEvent) []byte {
-	b := wire.UsageBatch{Shard: uint32(shard), History: history, Events: events, Receipt: &wire.Receipt{Flush: flush,
-		Read: uint64(len(events)), Ranges: []*wire.SourceRange{{Topic: "access-events", Partition: int32(shard), From: int64(flush), To: int64(flush) + 1}}}}
+	b := wire.UsageBatch{Shard: uint32(shard), History: history, Events: events,
+		Receipt: &wire.Receipt{Flush: flush,
+			Read: uint64(len(events)), Ranges: []*wire.SourceRange{{Topic: "access-events",
+				Partition: int32(shard), From: int64(flush), To: int64(flush) + 1}}}}
 	value, err := b.MarshalVT()
 	if err != nil {
 		t.Fatal(err)

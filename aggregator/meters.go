@@ -56,8 +56,9 @@ type family struct {
 	meters     []int    // of the list they were made of
 }
 
-// families puts meters together that keep the same dimensions, or fewer than others: rows are then finer than such a
-// meter asks for, which is harmless, since states combine, and spares rows of its own. There is always one.
+// families puts meters together that keep the same dimensions, or fewer than others: rows are then finer than
+// such a meter asks for, which is harmless, since states combine, and spares rows of its own. There is always
+// one.
 func families(meters []catalog.Meter) []family {
 	sets := make([][]string, len(meters))
 	order := make([]int, len(meters))

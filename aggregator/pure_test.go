@@ -19,7 +19,8 @@ func at(generation, offset int64) schemas.Position {
 
 func TestInForce(t *testing.T) {
 	head := func(generation, covers int64, catalog, revision uint64) Head {
-		return Head{Bucket: Bucket{schemas.Minute, 60, 1}, Covers: at(generation, covers), Catalog: catalog, Revision: revision}
+		return Head{Bucket: Bucket{schemas.Minute, 60, 1}, Covers: at(generation, covers), Catalog: catalog,
+			Revision: revision}
 	}
 	f := func(wins Head, loses ...Head) {
 		t.Helper()
@@ -29,10 +30,13 @@ func TestInForce(t *testing.T) {
 			}
 		}
 	}
-	f(head(1, 6, 1, 1), head(1, 5, 9, 9))                    // reaching further beats a newer catalog and revision
-	f(head(2, 0, 1, 1), head(1, 900, 9, 9))                  // a new life of the topic beats any offset of the old
-	f(head(1, 5, 2, 1), head(1, 5, 1, 9))                    // then the newer catalog
-	f(head(1, 5, 1, 9), head(1, 5, 1, 8), head(1, 4, 1, 10)) // then the revision; a zombie covers less and loses
+	f(head(1, 6, 1, 1), head(1, 5, 9,
+		9)) // reaching further beats a newer catalog and revision
+	f(head(2, 0, 1, 1), head(1, 900, 9,
+		9)) // a new life of the topic beats any offset of the old
+	f(head(1, 5, 2, 1), head(1, 5, 1, 9)) // then the newer catalog
+	// then the revision; a zombie covers less and loses
+	f(head(1, 5, 1, 9), head(1, 5, 1, 8), head(1, 4, 1, 10))
 }
 
 func TestCurrent(t *testing.T) {
@@ -52,10 +56,12 @@ func TestCurrent(t *testing.T) {
 func TestRevision(t *testing.T) {
 	now := time.UnixMilli(1_772_323_200_123)
 	r := newRevision(now, ^uint64(0))
-	if !revisionTime(r).Equal(now) || r <= newRevision(now, 0) || r >= newRevision(now.Add(time.Millisecond), 0) {
+	if !revisionTime(r).Equal(now) || r <= newRevision(now, 0) || r >= newRevision(now.Add(time.Millisecond),
+		0) {
 		t.Errorf("revision %d of %v says %v", r, now, revisionTime(r))
 	}
-	if last := newRevision(time.UnixMilli(schemas.MaxTime), 0); revisionTime(last).UnixMilli() != schemas.MaxTime {
+	if last := newRevision(time.UnixMilli(schemas.MaxTime),
+		0); revisionTime(last).UnixMilli() != schemas.MaxTime {
 		t.Errorf("a revision of 2100 says %v", revisionTime(last))
 	}
 }
@@ -64,7 +70,8 @@ func TestVanishedKeys(t *testing.T) {
 	b := func(start int64) Bucket { return Bucket{schemas.Minute, start, 0} }
 	f := func(had, found int, want bool) {
 		t.Helper()
-		got := vanishedKeys(map[Bucket]uint64{b(0): uint64(had)}, map[Bucket]uint64{b(0): uint64(found), b(60): 1})
+		got := vanishedKeys(map[Bucket]uint64{b(0): uint64(had)}, map[Bucket]uint64{b(0): uint64(found),
+			b(60): 1})
 		if (len(got) == 1) != want {
 			t.Errorf("%d keys after %d: vanished %v", found, had, got)
 		}
@@ -95,8 +102,9 @@ func TestProgress(t *testing.T) {
 	f("commit before marks", p.mayCommit(), int64(10))
 	p.mark(12)
 	f("commit what is marked", p.mayCommit(), int64(12))
-	for name, bad := range map[string]func(){"append": func() { p.append(12) }, "store": func() { p.store(14) },
-		"mark": func() { p.mark(13) }, "back": func() { p.mark(11) }} {
+	for name, bad := range map[string]func(){"append": func() { p.append(12) },
+		"store": func() { p.store(14) },
+		"mark":  func() { p.mark(13) }, "back": func() { p.mark(11) }} {
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -155,7 +163,8 @@ func TestLedgerDue(t *testing.T) {
 
 func TestLedgerCover(t *testing.T) {
 	b := minuteOf(time.Hour)
-	f := func(first, last schemas.Position, catalog uint64, head Head, wantDirty bool, settled schemas.Position) {
+	f := func(first, last schemas.Position, catalog uint64, head Head, wantDirty bool,
+		settled schemas.Position) {
 		t.Helper()
 		l := newLedger(Pace{})
 		l.own(0, at(1, 20), now)
@@ -172,7 +181,8 @@ func TestLedgerCover(t *testing.T) {
 	f(at(1, 5), at(1, 9), 0, Head{Covers: at(1, 9)}, false, at(1, 4)) // the hour waits for 5 still
 	f(at(1, 5), at(1, 9), 0, Head{Covers: at(1, 8)}, true, at(1, 4))  // a mark came meanwhile
 	f(at(1, 5), at(1, 9), 0, Head{Covers: at(1, 4)}, true, at(1, 3))  // a zombie's head
-	f(at(1, 5), at(1, 9), 0, Head{Covers: at(2, 0)}, false, at(1, 4)) // a new generation covers all of the old
+	// a new generation covers all of the old
+	f(at(1, 5), at(1, 9), 0, Head{Covers: at(2, 0)}, false, at(1, 4))
 	f(at(1, 5), at(1, 5), 3, Head{Covers: at(1, 5), Catalog: 2}, true, at(0, 0))
 	f(at(1, 5), at(1, 5), 3, Head{Covers: at(1, 5), Catalog: 3}, false, at(1, 4))
 }
@@ -227,9 +237,12 @@ func TestFamilies(t *testing.T) {
 func TestAgreedBy(t *testing.T) {
 	minute := func(n int) time.Time { return start2026.Add(time.Duration(n) * time.Minute) }
 	timeline := catalog.Timeline{
-		{Seq: 1, Catalog: &catalog.Catalog{Meters: []catalog.Meter{{Name: "a", Version: 1}, {Name: "a", Version: 2, From: minute(5)}}}},
-		{Seq: 2, MetersFrom: minute(10), Catalog: &catalog.Catalog{Meters: []catalog.Meter{{Name: "b", Version: 1}}}},
-		{Seq: 3, MetersFrom: minute(8), Catalog: &catalog.Catalog{Meters: []catalog.Meter{{Name: "c", Version: 1}}}},
+		{Seq: 1, Catalog: &catalog.Catalog{Meters: []catalog.Meter{{Name: "a", Version: 1}, {Name: "a",
+			Version: 2, From: minute(5)}}}},
+		{Seq: 2, MetersFrom: minute(10), Catalog: &catalog.Catalog{Meters: []catalog.Meter{{Name: "b",
+			Version: 1}}}},
+		{Seq: 3, MetersFrom: minute(8), Catalog: &catalog.Catalog{Meters: []catalog.Meter{{Name: "c",
+			Version: 1}}}},
 	}
 	agreed := agreedBy(timeline)
 	f := func(n int, seq uint64, name string, version int) {
@@ -275,7 +288,8 @@ func TestReadBatchRefuses(t *testing.T) {
 		t.Helper()
 		e := &wire.UsageEvent{Source: good.Source, Id: good.Id, Time: good.Time}
 		change(e)
-		err := readEvents(batchOf(t, 0, 1, false, e), &wire.UsageEvent{}, func(*wire.UsageEvent) error { return nil })
+		err := readEvents(batchOf(t, 0, 1, false, e), &wire.UsageEvent{},
+			func(*wire.UsageEvent) error { return nil })
 		if !errors.Is(err, errMalformed) {
 			t.Errorf("%v: %v", e, err)
 		}
@@ -301,7 +315,8 @@ func FuzzReadBatch(f *testing.F) {
 		n := 0
 		head, err := readHead(value)
 		if err == nil {
-			err = readEvents(value, &wire.UsageEvent{}, func(e *wire.UsageEvent) error { n++; return columns.append(e, 0) })
+			err = readEvents(value, &wire.UsageEvent{},
+				func(e *wire.UsageEvent) error { n++; return columns.append(e, 0) })
 		}
 		if err != nil {
 			return

@@ -13,8 +13,8 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// Reader answers usage, cuts and audits from the tables. It is safe for concurrent use, and needs no Aggregator in the
-// same process.
+// Reader answers usage, cuts and audits from the tables. It is safe for concurrent use, and needs no
+// Aggregator in the same process.
 type Reader struct {
 	store *store
 
@@ -23,8 +23,8 @@ type Reader struct {
 	asked    time.Time
 }
 
-// timelineFor is how long a Reader believes the catalog versions it has read. Default 2s: a version takes effect at the
-// next whole minute at the earliest.
+// timelineFor is how long a Reader believes the catalog versions it has read. Default 2s: a version takes
+// effect at the next whole minute at the earliest.
 const timelineFor = 2 * time.Second
 
 // versions are the catalog versions that were applied.
@@ -42,15 +42,17 @@ func (r *Reader) versions(ctx context.Context) (catalog.Timeline, error) {
 	return t, nil
 }
 
-// ErrRowsMissing says that stored usage is not what its heads promise: rows were lost or altered. `tollgate audit`
-// names the buckets.
+// ErrRowsMissing says that stored usage is not what its heads promise: rows were lost or altered. `tollgate
+// audit` names the buckets.
 var ErrRowsMissing = errors.New("usage rows are not what their heads promise")
 
-// ErrQuestion says that a query cannot be answered as it was asked: who asked can mend it, the error says how.
+// ErrQuestion says that a query cannot be answered as it was asked: who asked can mend it, the error says
+// how.
 var ErrQuestion = errors.New("not answerable")
 
-// Usage answers quantities, exactly: sums, maxima, newest values and the number of distinct values over the whole
-// period and any split. Without a cut it reads the heads in force now. After an error, what was yielded is void.
+// Usage answers quantities, exactly: sums, maxima, newest values and the number of distinct values over the
+// whole period and any split. Without a cut it reads the heads in force now. After an error, what was yielded
+// is void.
 //
 // It yields nothing for a meter without usage. Rows come ordered by time part, customer and dimensions.
 func (r *Reader) Usage(ctx context.Context, q schemas.UsageQuery, yield func(schemas.Usage) error) error {
@@ -80,8 +82,8 @@ func (r *Reader) Usage(ctx context.Context, q schemas.UsageQuery, yield func(sch
 	}
 }
 
-// maxAttempts is how often heads are read anew when rows are not there. Default 3: collection removes a revision only
-// long after another is in force, so a second look is enough unless rows are really lost.
+// maxAttempts is how often heads are read anew when rows are not there. Default 3: collection removes a
+// revision only long after another is in force, so a second look is enough unless rows are really lost.
 const maxAttempts = 3
 
 // usagePlan is a query with everything decided that needs no table.
@@ -137,8 +139,9 @@ func planUsage(q schemas.UsageQuery, t catalog.Timeline) (*usagePlan, error) {
 	return p, p.cutTime(part)
 }
 
-// chooseMeters finds the meters that the query names, or all that can answer it. Usage knows only the dimensions that
-// a meter keeps: an answer split by another would be right for some rows and wrong for others.
+// chooseMeters finds the meters that the query names, or all that can answer it. Usage knows only the
+// dimensions that a meter keeps: an answer split by another would be right for some rows and wrong for
+// others.
 func (p *usagePlan) chooseMeters(t catalog.Timeline, needed []string) error {
 	all := knownMeters(t, p.query.Period)
 	lacks := func(m catalog.Meter) string {
@@ -170,14 +173,16 @@ func (p *usagePlan) chooseMeters(t catalog.Timeline, needed []string) error {
 			return fmt.Errorf("meter %q is not in the catalog; it has %s", name, strings.Join(names, ", "))
 		}
 		if d := lacks(all[i]); d != "" {
-			return fmt.Errorf("meter %s does not keep dimension %s; it keeps %s", name, d, strings.Join(all[i].Dimensions, ", "))
+			return fmt.Errorf("meter %s does not keep dimension %s; it keeps %s", name, d,
+				strings.Join(all[i].Dimensions, ", "))
 		}
 		p.meters = append(p.meters, all[i])
 	}
 	return nil
 }
 
-// knownMeters are the meters of the catalog that holds at the end of a period, and those that held earlier in it.
+// knownMeters are the meters of the catalog that holds at the end of a period, and those that held earlier in
+// it.
 func knownMeters(t catalog.Timeline, p schemas.Period) []catalog.Meter {
 	var out []catalog.Meter
 	add := func(at time.Time) {
@@ -198,7 +203,8 @@ func knownMeters(t catalog.Timeline, p schemas.Period) []catalog.Meter {
 	return out
 }
 
-// cutTime cuts the period into the parts asked for, and these into stretches that are read from one level each.
+// cutTime cuts the period into the parts asked for, and these into stretches that are read from one level
+// each.
 func (p *usagePlan) cutTime(part string) error {
 	period := p.query.Period
 	if part == "" {
@@ -247,8 +253,8 @@ type summary struct {
 	minutes uint64 // heads of minutes in it
 }
 
-// choose lists the heads to read: of each stretch the coarsest that are current, and finer ones below those that are
-// not. Every list is a partition of the stretch, whatever is recomputed meanwhile.
+// choose lists the heads to read: of each stretch the coarsest that are current, and finer ones below those
+// that are not. Every list is a partition of the stretch, whatever is recomputed meanwhile.
 func (r *Reader) choose(ctx context.Context, stretches []schemas.Stretch, cut schemas.CutID) ([]Head, error) {
 	var out []Head
 	want := map[schemas.Level][]span{}

@@ -31,8 +31,10 @@ type recomputer struct {
 	noted   time.Time // when settled positions were last stored
 }
 
-func newRecomputer(s *store, log *slog.Logger, pace Pace, timeline func() catalog.Timeline, now func() time.Time) *recomputer {
-	r := &recomputer{store: s, log: log, catalog: timeline, now: now, ledger: newLedger(pace), settled: map[int]settlement{}}
+func newRecomputer(s *store, log *slog.Logger, pace Pace, timeline func() catalog.Timeline,
+	now func() time.Time) *recomputer {
+	r := &recomputer{store: s, log: log, catalog: timeline, now: now, ledger: newLedger(pace),
+		settled: map[int]settlement{}}
 	r.changed = sync.NewCond(&r.mu)
 	return r
 }
@@ -45,7 +47,8 @@ func (r *recomputer) with(change func(*ledger)) {
 	r.changed.Broadcast()
 }
 
-// own takes over a shard whose marks up to bound are acknowledged: what is dirty in it is read from the tables.
+// own takes over a shard whose marks up to bound are acknowledged: what is dirty in it is read from the
+// tables.
 func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position) error {
 	from, err := r.store.settled(ctx, shard)
 	if err != nil {
@@ -86,7 +89,8 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 	return nil
 }
 
-func (r *recomputer) outdated(ctx context.Context, v catalog.Version, shards []int, now time.Time, yield func(Bucket, dirt)) error {
+func (r *recomputer) outdated(ctx context.Context, v catalog.Version, shards []int, now time.Time,
+	yield func(Bucket, dirt)) error {
 	return r.store.outdatedBy(ctx, shards, edgeOf(v.MetersFrom), v.Seq, func(b Bucket, at schemas.Position) {
 		yield(b, dirt{first: at, last: at, catalog: v.Seq, since: now, rows: 1})
 	})
@@ -175,7 +179,8 @@ func (r *recomputer) plan(level schemas.Level) (jobs []job, bounds map[int]schem
 		bounds[shard] = s.bound
 	}
 	last := due[len(due)-1]
-	return r.ledger.jobs(due, agreedBy(r.catalog()), time.Now()), bounds, last.end() > events.Add(-r.ledger.pace.LiveWindow).Unix()
+	return r.ledger.jobs(due, agreedBy(r.catalog()),
+		time.Now()), bounds, last.end() > events.Add(-r.ledger.pace.LiveWindow).Unix()
 }
 
 // measure shows how much is dirty; callers hold the lock.
@@ -214,14 +219,15 @@ func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schem
 			return err
 		}
 	}
-	r.log.Debug("recomputed", "level", j.level, "buckets", len(j.buckets), "statements", len(parts), "as_range", all,
+	r.log.Debug("recomputed", "level", j.level, "buckets", len(j.buckets), "statements", len(parts),
+		"as_range", all,
 		"took", time.Since(began))
 	r.store.metrics.recomputeSeconds.WithLabelValues(j.level.String()).Observe(time.Since(began).Seconds())
 	return nil
 }
 
-// cut decides how a job names its minutes: as a range, where at most as many clean buckets as dirty ones lie in it and
-// are recomputed along, else one by one.
+// cut decides how a job names its minutes: as a range, where at most as many clean buckets as dirty ones lie
+// in it and are recomputed along, else one by one.
 func cut(j *job, before map[Bucket]uint64) (parts []job, all bool) {
 	clean := len(before)
 	for _, b := range j.buckets {
@@ -245,9 +251,10 @@ func only(before map[Bucket]uint64, buckets []Bucket) map[Bucket]uint64 {
 	return out
 }
 
-// write stores rows under a revision of its own, then the heads that make them visible. A crash in between leaves an
-// orphan that is collected, and the bucket dirty.
-func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int]schemas.Position, before map[Bucket]uint64) error {
+// write stores rows under a revision of its own, then the heads that make them visible. A crash in between
+// leaves an orphan that is collected, and the bucket dirty.
+func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int]schemas.Position,
+	before map[Bucket]uint64) error {
 	planned := time.Now()
 	revision := newRevision(planned, rand.Uint64())
 	pick := rand.Uint64()
@@ -289,7 +296,8 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 }
 
 // cover reads back what was written and tells the ledger.
-func (r *recomputer) cover(ctx context.Context, j *job, revision uint64, found map[Bucket][slotsPerMinute]slotStats,
+func (r *recomputer) cover(ctx context.Context, j *job, revision uint64,
+	found map[Bucket][slotsPerMinute]slotStats,
 	bounds map[int]schemas.Position, planned time.Time) error {
 	var heads []Head
 	if err := r.store.headsOf(ctx, j, revision, func(h Head) { heads = append(heads, h) }); err != nil {
@@ -302,7 +310,8 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64, found m
 	now := time.Now()
 	r.with(func(l *ledger) {
 		for _, h := range heads {
-			if d, ok := l.dirty[h.Bucket]; ok && h.Level == schemas.Minute && h.end() > now.Add(-l.pace.LiveWindow).Unix() {
+			if d, ok := l.dirty[h.Bucket]; ok && h.Level == schemas.Minute &&
+				h.end() > now.Add(-l.pace.LiveWindow).Unix() {
 				r.store.metrics.freshness.Observe(now.Sub(d.since).Seconds())
 			}
 			l.cover(h, planned)
@@ -315,8 +324,10 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64, found m
 	return nil
 }
 
-// lost finds the buckets whose events vanished, lists and reports them: they keep their head, the shard goes on.
-func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64, stats map[Bucket][slotsPerMinute]slotStats,
+// lost finds the buckets whose events vanished, lists and reports them: they keep their head, the shard goes
+// on.
+func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64,
+	stats map[Bucket][slotsPerMinute]slotStats,
 	revision uint64) ([]Bucket, error) {
 	found := make(map[Bucket]uint64, len(stats))
 	for b, list := range stats {
@@ -334,7 +345,8 @@ func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64,
 			return nil, errVanished
 		}
 		r.store.metrics.vanished.Inc()
-		r.log.Error("BUG: events vanished; the bucket keeps its head", "level", b.Level, "bucket", time.Unix(b.Start, 0).UTC(),
+		r.log.Error("BUG: events vanished; the bucket keeps its head", "level", b.Level, "bucket",
+			time.Unix(b.Start, 0).UTC(),
 			"shard", b.Shard, "keys", before[b], "found", found[b])
 		if err := r.store.noteVanished(ctx, b, before[b], found[b], revision); err != nil {
 			return nil, err
@@ -383,7 +395,8 @@ func (r *recomputer) followCatalog(ctx context.Context) error {
 	return nil
 }
 
-// noteEvery is how often it is stored how far shards are settled. Default 30s: it only spares the next owner work.
+// noteEvery is how often it is stored how far shards are settled. Default 30s: it only spares the next owner
+// work.
 const noteEvery = 30 * time.Second
 
 func (r *recomputer) noteSettled(ctx context.Context) error {

@@ -18,10 +18,11 @@ import (
 const (
 	// maxFlushRows: ClickHouse takes 200,000 rows per insert well; more only delays what they show.
 	maxFlushRows = 200_000
-	// maxFlushBytes bounds what the records of a flush weighed in Kafka; in columns they weigh about twice as much.
+	// maxFlushBytes bounds what the records of a flush weighed in Kafka; in columns they weigh about twice as
+	// much.
 	maxFlushBytes = 64 << 20
-	// maxFlushAge is how long a row waits for others. Not less: every insert costs a part of some 24 columns. Not
-	// more: freshness.
+	// maxFlushAge is how long a row waits for others. Not less: every insert costs a part of some 24 columns.
+	// Not more: freshness.
 	maxFlushAge = time.Second
 	// maxLiveInserts bounds the inserts of a flush that run at once: live events of one month each.
 	maxLiveInserts = 4
@@ -74,8 +75,9 @@ type flush struct {
 }
 
 func newFlush() *flush {
-	return &flush{live: map[int]*eventColumns{}, receipts: newReceiptColumns(), rejected: newRejectedColumns(),
-		reach: map[*lane]int64{}}
+	return &flush{live: map[int]*eventColumns{}, receipts: newReceiptColumns(),
+		rejected: newRejectedColumns(),
+		reach:    map[*lane]int64{}}
 }
 
 func (f *flush) empty() bool { return len(f.reach) == 0 }
@@ -118,7 +120,8 @@ type sink struct {
 }
 
 func newSink(s *store, log *slog.Logger, ledger func(func(*ledger))) *sink {
-	k := &sink{store: s, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1), count: map[int64]tally{}}
+	k := &sink{store: s, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1),
+		count: map[int64]tally{}}
 	k.room = sync.NewCond(&k.mu)
 	return k
 }
@@ -129,10 +132,14 @@ type record struct {
 	value  []byte
 }
 
-// take copies the records of a fetch into the open flush and waits first where that is full. next is the offset after
-// the fetch, which may be beyond its last record.
+// take copies the records of a fetch into the open flush and waits first where that is full. next is the
+// offset after the fetch, which may be beyond its last record.
 func (k *sink) take(ctx context.Context, l *lane, records []record, next int64) error {
-	stop := context.AfterFunc(ctx, k.room.Broadcast)
+	stop := context.AfterFunc(ctx, func() { // with the lock, else it could come between the look and the wait
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.room.Broadcast()
+	})
 	defer stop()
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -210,6 +217,11 @@ func (k *sink) takeUsage(at place, value []byte) error {
 		f.stains = append(f.stains, stain{minute, at.partition, position, n})
 	}
 	f.receipts.append(at, b.receipt, f.rows-before, b.history)
+	mode := schemas.Live
+	if b.history {
+		mode = schemas.History
+	}
+	k.store.metrics.events.WithLabelValues(mode.String()).Add(float64(f.rows - before))
 	return nil
 }
 
@@ -241,8 +253,8 @@ func (k *sink) spareColumns() *eventColumns {
 	return newEventColumns()
 }
 
-// run writes flushes until ctx ends. An error other than ctx's is a bug or a crash of a test: ClickHouse being away
-// is waited for, while lanes stop reading.
+// run writes flushes until ctx ends. An error other than ctx's is a bug or a crash of a test: ClickHouse
+// being away is waited for, while lanes stop reading.
 func (k *sink) run(ctx context.Context) error {
 	tick := time.NewTicker(maxFlushAge / 10)
 	defer tick.Stop()
@@ -331,7 +343,8 @@ func (k *sink) marked(f *flush) {
 		}
 		for l, next := range f.reach {
 			if !l.progress.mayMark(next) {
-				panic(fmt.Sprintf("BUG: marks of %s/%d up to %d before their events", l.topic, l.partition, next))
+				panic(fmt.Sprintf("BUG: marks of %s/%d up to %d before their events", l.topic, l.partition,
+					next))
 			}
 			l.progress.mark(next)
 			if l.usage {
@@ -354,8 +367,8 @@ func (k *sink) writeEvents(ctx context.Context, f *flush) error {
 	return group.Wait()
 }
 
-// commit tells Kafka. A refusal means that the partition is no longer ours; any other failure is made good by the next
-// flush, or costs the next owner a replay that changes nothing.
+// commit tells Kafka. A refusal means that the partition is no longer ours; any other failure is made good by
+// the next flush, or costs the next owner a replay that changes nothing.
 func (k *sink) commit(ctx context.Context, f *flush) {
 	var group errgroup.Group
 	for l := range f.reach {
@@ -376,7 +389,8 @@ func (k *sink) commit(ctx context.Context, f *flush) {
 		})
 	}
 	if err := group.Wait(); err != nil && ctx.Err() == nil {
-		k.log.Warn("offsets not committed; the records would be written again, which changes nothing", "error", err)
+		k.log.Warn("offsets not committed; the records would be written again, which changes nothing",
+			"error", err)
 	}
 }
 
@@ -395,8 +409,8 @@ func (k *sink) recycle(f *flush) {
 	}
 }
 
-// again repeats do until it succeeds or ctx ends, with waits up to 5 s. ClickHouse away means that nothing is read
-// further: Kafka keeps the data.
+// again repeats do until it succeeds or ctx ends, with waits up to 5 s. ClickHouse away means that nothing is
+// read further: Kafka keeps the data.
 func (k *sink) again(ctx context.Context, do func() error) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := do()

@@ -15,8 +15,8 @@ type span struct {
 	shard    int
 }
 
-// maxGap is how far apart spans are asked for together, in seconds. Default 2 days: reading some heads too many costs
-// less than another statement.
+// maxGap is how far apart spans are asked for together, in seconds. Default 2 days: reading some heads too
+// many costs less than another statement.
 const maxGap = 2 * 86_400
 
 // bounds are the stretches of time that hold all spans, neighbours together.

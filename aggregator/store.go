@@ -31,7 +31,8 @@ type store struct {
 }
 
 // query runs a query and calls scan for every row.
-func (s *store) query(ctx context.Context, what, sql string, scan func(driver.Rows) error, args ...any) error {
+func (s *store) query(ctx context.Context, what, sql string, scan func(driver.Rows) error,
+	args ...any) error {
 	rows, err := s.db.Conn().Query(ctx, sql, args...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -90,7 +91,8 @@ func (s *store) settle(ctx context.Context, shard int, at settlement) error {
 const dirtyMinutes = `
 SELECT toUnixTimestamp(m.minute), m.first.1, m.first.2, m.last.1, m.last.2, m.deliveries
 FROM (
-    SELECT minute, min((generation, offset)) AS first, max((generation, offset)) AS last, sum(rows) AS deliveries
+    SELECT minute, min((generation, offset)) AS first, max((generation, offset)) AS last,
+        sum(rows) AS deliveries
     FROM marks WHERE shard = {shard:UInt16} AND (generation, offset) > ({generation:Int64}, {offset:Int64})
     GROUP BY minute
 ) AS m LEFT JOIN (
@@ -99,12 +101,13 @@ FROM (
 ) AS h ON m.minute = h.bucket
 WHERE h.bucket = toDateTime(0, 'UTC') OR m.last > h.reach`
 
-// staleCoarse finds hours (days) of a shard whose minutes (hours) reach further than they, or were metered by a newer
-// catalog. The first mark they lack is not known; the settled position stands for it.
+// staleCoarse finds hours (days) of a shard whose minutes (hours) reach further than they, or were metered by
+// a newer catalog. The first mark they lack is not known; the settled position stands for it.
 const staleCoarse = `
 SELECT toUnixTimestamp(p.parent), p.reach.1, p.reach.2, p.newest, p.parts
 FROM (
-    SELECT %[1]s(bucket) AS parent, max((generation, covers)) AS reach, max(catalog) AS newest, sum(rows) AS parts
+    SELECT %[1]s(bucket) AS parent, max((generation, covers)) AS reach, max(catalog) AS newest,
+        sum(rows) AS parts
     FROM heads WHERE level = '%[2]s' AND shard = {shard:UInt16}
     GROUP BY parent HAVING reach > ({generation:Int64}, {offset:Int64}) OR newest > {catalog:UInt64}
 ) AS p LEFT JOIN (
@@ -113,28 +116,33 @@ FROM (
 ) AS c ON p.parent = c.bucket
 WHERE c.bucket = toDateTime(0, 'UTC') OR (c.v.1, c.v.2) < p.reach OR c.v.3 < p.newest`
 
-// patchedMinutes are the minutes of a shard whose head in force has rows of slots: an owner before us recomputed them
-// while they were live, and they are to be recomputed whole.
+// patchedMinutes are the minutes of a shard whose head in force has rows of slots: an owner before us
+// recomputed them while they were live, and they are to be recomputed whole.
 const patchedMinutes = `
 SELECT toUnixTimestamp(bucket), v.1, v.2 FROM (
-    SELECT bucket, argMax((generation, covers, parts), (generation, covers, catalog, revision)) AS v FROM heads
+    SELECT bucket, argMax((generation, covers, parts), (generation, covers, catalog, revision)) AS v
+        FROM heads
     WHERE level = 'minute' AND shard = {shard:UInt16} GROUP BY bucket
 ) WHERE arrayExists(p -> p.1 < 255, v.3)`
 
 // startOf names the function that cuts time at a level.
 func startOf(level schemas.Level) string {
-	return [...]string{schemas.Minute: "toStartOfMinute", schemas.Hour: "toStartOfHour", schemas.Day: "toStartOfDay"}[level]
+	return [...]string{schemas.Minute: "toStartOfMinute", schemas.Hour: "toStartOfHour",
+		schemas.Day: "toStartOfDay"}[level]
 }
 
 // dirtyOf reads what is dirty in a shard beyond what is settled: what a new owner has to know.
-func (s *store) dirtyOf(ctx context.Context, shard int, from settlement, now time.Time, yield func(Bucket, dirt)) error {
-	args := []any{named("shard", shard), named("generation", from.at.Generation), named("offset", from.at.Offset),
+func (s *store) dirtyOf(ctx context.Context, shard int, from settlement, now time.Time, yield func(Bucket,
+	dirt)) error {
+	args := []any{named("shard", shard), named("generation", from.at.Generation), named("offset",
+		from.at.Offset),
 		named("catalog", from.catalog)}
 	err := s.query(ctx, "read dirty minutes", dirtyMinutes, func(rows driver.Rows) error {
 		var minute uint32
 		var deliveries uint64
 		var d dirt
-		err := rows.Scan(&minute, &d.first.Generation, &d.first.Offset, &d.last.Generation, &d.last.Offset, &deliveries)
+		err := rows.Scan(&minute, &d.first.Generation, &d.first.Offset, &d.last.Generation, &d.last.Offset,
+			&deliveries)
 		d.rows, d.since = int64(deliveries), now
 		yield(Bucket{schemas.Minute, int64(minute), shard}, d)
 		return err
@@ -173,27 +181,32 @@ func (s *store) patchedOf(ctx context.Context, shard int, now time.Time, yield f
 	}, named("shard", shard))
 }
 
-// outdated finds minutes of shards whose head in force was metered by an older catalog than one that holds from then on.
+// outdated finds minutes of shards whose head in force was metered by an older catalog than one that holds
+// from then on.
 const outdated = `
 SELECT toUnixTimestamp(bucket), shard, v.1, v.2 FROM (
-    SELECT bucket, shard, argMax((generation, covers, catalog, rows), (generation, covers, catalog, revision)) AS v
+    SELECT bucket, shard, argMax((generation, covers, catalog, rows), (generation, covers, catalog,
+        revision)) AS v
     FROM heads WHERE level = 'minute' AND bucket >= toDateTime({from:UInt32}, 'UTC') AND shard IN (%s)
     GROUP BY bucket, shard
 ) WHERE v.3 < {catalog:UInt64}`
 
-// outdatedBy yields the minutes, from a minute on, whose heads do not know a catalog that they are to be metered by.
-func (s *store) outdatedBy(ctx context.Context, shards []int, from int64, seq uint64, yield func(Bucket, schemas.Position)) error {
+// outdatedBy yields the minutes, from a minute on, whose heads do not know a catalog that they are to be
+// metered by.
+func (s *store) outdatedBy(ctx context.Context, shards []int, from int64, seq uint64, yield func(Bucket,
+	schemas.Position)) error {
 	if len(shards) == 0 {
 		return nil
 	}
-	return s.query(ctx, "read minutes of older catalogs", fmt.Sprintf(outdated, numbers(shards)), func(rows driver.Rows) error {
-		var minute uint32
-		var shard uint16
-		var at schemas.Position
-		err := rows.Scan(&minute, &shard, &at.Generation, &at.Offset)
-		yield(Bucket{schemas.Minute, int64(minute), int(shard)}, at)
-		return err
-	}, named("from", max(from, 0)), named("catalog", seq))
+	return s.query(ctx, "read minutes of older catalogs", fmt.Sprintf(outdated, numbers(shards)),
+		func(rows driver.Rows) error {
+			var minute uint32
+			var shard uint16
+			var at schemas.Position
+			err := rows.Scan(&minute, &shard, &at.Generation, &at.Offset)
+			yield(Bucket{schemas.Minute, int64(minute), int(shard)}, at)
+			return err
+		}, named("from", max(from, 0)), named("catalog", seq))
 }
 
 // numbers is a list for IN.
@@ -207,18 +220,20 @@ func numbers[N ~int | ~int64 | ~uint64](list []N) string {
 
 // positions are the last records of usage-events whose receipts are stored.
 const positions = `
-SELECT partition, max((generation, offset)) AS last FROM receipts WHERE topic = {topic:String} GROUP BY partition`
+SELECT partition, max((generation, offset)) AS last FROM receipts WHERE topic = {topic:String}
+    GROUP BY partition`
 
-// positionsOf answers, for each partition of a topic of ours, the last record that is stored in full: receipts are
-// written after events and marks, in order.
+// positionsOf answers, for each partition of a topic of ours, the last record that is stored in full:
+// receipts are written after events and marks, in order.
 func (s *store) positionsOf(ctx context.Context, topic string) (map[int]schemas.Position, error) {
 	out := map[int]schemas.Position{}
-	err := s.query(ctx, "read positions", `SELECT partition, last.1, last.2 FROM (`+positions+`)`, func(rows driver.Rows) error {
-		var partition uint16
-		var at schemas.Position
-		err := rows.Scan(&partition, &at.Generation, &at.Offset)
-		out[int(partition)] = at
-		return err
-	}, native.Named("topic", topic))
+	err := s.query(ctx, "read positions", `SELECT partition, last.1, last.2 FROM (`+positions+`)`,
+		func(rows driver.Rows) error {
+			var partition uint16
+			var at schemas.Position
+			err := rows.Scan(&partition, &at.Generation, &at.Offset)
+			out[int(partition)] = at
+			return err
+		}, native.Named("topic", topic))
 	return out, err
 }

@@ -10,44 +10,55 @@ import (
 	"tollgate/schemas"
 )
 
-// flushParts is one row per part of a flush: a part that the producer sent twice is there once, with its copies.
+// flushParts is one row per part of a flush: a part that the producer sent twice is there once, with its
+// copies.
 const flushParts = `
-SELECT flush, part, any(count) AS events, any(read) AS whole, sum(count) AS delivered, uniqExact(count, read) AS kinds
+SELECT flush, part, any(count) AS events, any(read) AS whole, sum(count) AS delivered, uniqExact(count,
+    read) AS kinds
 FROM receipts FINAL GROUP BY flush, part`
 
 // flushTotals sums the flushes: a flush is complete when its parts, each once, add up to what it read.
 const flushTotals = `
-SELECT count(), countIf(f_events = f_whole), countIf(f_events > f_whole OR f_kinds > 1), sum(f_delivered), toUInt64(sum(f_delivered) - sum(f_events)),
+SELECT count(), countIf(f_events = f_whole), countIf(f_events > f_whole OR f_kinds > 1), sum(f_delivered),
+    toUInt64(sum(f_delivered) - sum(f_events)),
        sumIf(f_events, f_events < f_whole)
 FROM (
-    SELECT flush, sum(events) AS f_events, any(whole) AS f_whole, max(kinds) AS f_kinds, sum(delivered) AS f_delivered
+    SELECT flush, sum(events) AS f_events, any(whole) AS f_whole, max(kinds) AS f_kinds,
+        sum(delivered) AS f_delivered
     FROM (` + flushParts + `) AS p GROUP BY flush
 )`
 
 // flushes reads what receipts say as a whole.
 func (s *store) flushes(ctx context.Context, a *Audit) error {
 	return s.query(ctx, "audit receipts", flushTotals, func(rows driver.Rows) error {
-		return rows.Scan(&a.Flushes, &a.Complete, &a.Inconsistent, &a.Delivered, &a.SentTwice, &a.InIncomplete)
+		return rows.Scan(&a.Flushes, &a.Complete, &a.Inconsistent, &a.Delivered, &a.SentTwice,
+			&a.InIncomplete)
 	})
 }
 
-// coverage lays the ranges of complete flushes of each source partition end to end, by where they begin: a range that
-// begins after everything before it ended leaves a gap; a flush whose ranges were all answered for before is a repeat.
+// coverage lays the ranges of complete flushes of each source partition end to end, by where they begin: a
+// range that begins after everything before it ended leaves a gap; a flush whose ranges were all answered for
+// before is a repeat.
 const coverage = `
 WITH complete AS (
-    SELECT flush, sum(events) AS f_events FROM (` + flushParts + `) AS p GROUP BY flush HAVING f_events = any(whole)
+    SELECT flush, sum(events) AS f_events FROM (` + flushParts + `) AS p
+        GROUP BY flush HAVING f_events = any(whole)
 ), ranges AS (
-    SELECT DISTINCT flush, ranges.topic AS topic, ranges.generation AS generation, ranges.partition AS partition,
+    SELECT DISTINCT flush, ranges.topic AS topic, ranges.generation AS generation,
+        ranges.partition AS partition,
            ranges.first AS first, ranges.next AS next
-    FROM receipts FINAL ARRAY JOIN ranges WHERE flush IN (SELECT flush FROM complete) AND ranges.next > ranges.first
+    FROM receipts FINAL ARRAY JOIN ranges WHERE flush IN (SELECT flush FROM complete)
+        AND ranges.next > ranges.first
 ), laid AS (
     SELECT *, max(next) OVER w AS reached, count() OVER w AS before
     FROM ranges
-    WINDOW w AS (PARTITION BY topic, generation, partition ORDER BY first, next DESC, flush ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    WINDOW w AS (PARTITION BY topic, generation, partition ORDER BY first, next DESC,
+        flush ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 )`
 
 const sourcesOf = coverage + `
-SELECT topic, generation, partition, min(first), max(next), sumIf(first - reached, before > 0 AND first > reached)
+SELECT topic, generation, partition, min(first), max(next), sumIf(first - reached, before > 0
+    AND first > reached)
 FROM laid GROUP BY topic, generation, partition ORDER BY topic, generation, partition`
 
 const redelivered = coverage + `
@@ -66,21 +77,26 @@ func (s *store) sources(ctx context.Context, a *Audit) error {
 	if err != nil {
 		return err
 	}
-	return s.query(ctx, "audit repeats", redelivered, func(rows driver.Rows) error { return rows.Scan(&a.Redelivered) })
+	return s.query(ctx, "audit repeats", redelivered,
+		func(rows driver.Rows) error { return rows.Scan(&a.Redelivered) })
 }
 
-// rejectedCount counts the rejected events, each coordinate once, and those whose coordinate was published as well.
+// rejectedCount counts the rejected events, each coordinate once, and those whose coordinate was published as
+// well.
 const rejectedCount = `SELECT count() FROM rejected_events FINAL`
 
 func (s *store) rejectedTotal(ctx context.Context, a *Audit) error {
-	return s.query(ctx, "audit rejected events", rejectedCount, func(rows driver.Rows) error { return rows.Scan(&a.Rejected) })
+	return s.query(ctx, "audit rejected events", rejectedCount,
+		func(rows driver.Rows) error { return rows.Scan(&a.Rejected) })
 }
 
 // inForceOf are the revisions in force of a level within a stretch of time.
 const inForceOf = `
-SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts),
+SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest,
+    parts),
        (generation, covers, catalog, revision)) AS v FROM heads
-WHERE level = '%[1]s' AND bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDateTime(%[3]d, 'UTC') GROUP BY bucket, shard`
+WHERE level = '%[1]s' AND bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDateTime(%[3]d, 'UTC')
+    GROUP BY bucket, shard`
 
 // partsInForce are the usage rows that the heads in force have.
 const partsInForce = `SELECT bucket, shard, part.1, part.2 FROM (SELECT bucket, shard, arrayJoin(v.9) AS part FROM (` + inForceOf + `))`
@@ -88,15 +104,19 @@ const partsInForce = `SELECT bucket, shard, part.1, part.2 FROM (SELECT bucket, 
 // minuteAudit puts side by side, for each minute of each shard, what events, marks, heads and usage rows say.
 const minuteAudit = `
 SELECT bucket, shard, sum(ek) AS event_keys, sum(ed) AS event_digest, sum(mr) AS deliveries, max(ml) AS last,
-       sum(hk) AS head_keys, sum(hd) AS head_digest, sum(hr) AS head_rows, sum(hu) AS head_usage, max(hl) AS covers,
+       sum(hk) AS head_keys, sum(hd) AS head_digest, sum(hr) AS head_rows, sum(hu) AS head_usage,
+           max(hl) AS covers,
        sum(un) AS usage_rows, sum(ud) AS usage_digest
 FROM (
-    SELECT minute AS bucket, shard, count() AS ek, sum(cityHash64(source, id, time, rank)) AS ed, 0 AS mr, (0, -1)::Tuple(Int64, Int64) AS ml,
+    SELECT minute AS bucket, shard, count() AS ek, sum(cityHash64(source, id, time, rank)) AS ed, 0 AS mr, (0,
+        -1)::Tuple(Int64, Int64) AS ml,
            0 AS hk, 0 AS hd, 0 AS hr, 0 AS hu, (0, -1)::Tuple(Int64, Int64) AS hl, 0 AS un, 0 AS ud
-    FROM events FINAL WHERE minute >= toDateTime(%[2]d, 'UTC') AND minute < toDateTime(%[3]d, 'UTC') GROUP BY bucket, shard
+    FROM events FINAL WHERE minute >= toDateTime(%[2]d, 'UTC') AND minute < toDateTime(%[3]d, 'UTC')
+        GROUP BY bucket, shard
     UNION ALL
     SELECT minute, shard, 0, 0, sum(rows), max((generation, offset)), 0, 0, 0, 0, (0, -1), 0, 0
-    FROM marks FINAL WHERE minute >= toDateTime(%[2]d, 'UTC') AND minute < toDateTime(%[3]d, 'UTC') GROUP BY minute, shard
+    FROM marks FINAL WHERE minute >= toDateTime(%[2]d, 'UTC') AND minute < toDateTime(%[3]d, 'UTC')
+        GROUP BY minute, shard
     UNION ALL
     SELECT bucket, shard, 0, 0, 0, (0, -1), v.5, v.6, v.7, v.8, (v.1, v.2), 0, 0 FROM (` + inForceOf + `)
     UNION ALL
@@ -106,14 +126,16 @@ FROM (
 ) GROUP BY bucket, shard`
 
 const minuteTotals = `
-SELECT count(), sum(event_keys), sum(deliveries), countIf(last > covers), toUInt64(sum(greatest(deliveries, event_keys)) - sum(event_keys)) FROM (` + minuteAudit + `)`
+SELECT count(), sum(event_keys), sum(deliveries), countIf(last > covers), toUInt64(sum(greatest(deliveries,
+    event_keys)) - sum(event_keys)) FROM (` + minuteAudit + `)`
 
 const minuteFaults = `
 SELECT toUnixTimestamp(bucket), shard,
        multiIf(event_keys < head_keys, 'events vanished: fewer than the head counted',
                event_keys > deliveries, 'more events than marks say were delivered',
                event_digest != head_digest, 'events were altered or replaced',
-               usage_rows != head_rows, 'usage rows are missing or too many', 'usage rows were altered') AS fault
+               usage_rows != head_rows, 'usage rows are missing or too many',
+                   'usage rows were altered') AS fault
 FROM (` + minuteAudit + `)
 WHERE event_keys > deliveries OR event_keys < head_keys
    OR last <= covers AND (event_keys != head_keys OR event_digest != head_digest)
@@ -122,7 +144,8 @@ ORDER BY bucket, shard LIMIT %[4]d`
 
 // coarseFaults compares usage rows of hours (days) with their heads.
 const coarseFaults = `
-SELECT toUnixTimestamp(bucket), shard, if(sum(un) != sum(hr), 'usage rows are missing or too many', 'usage rows were altered')
+SELECT toUnixTimestamp(bucket), shard, if(sum(un) != sum(hr), 'usage rows are missing or too many',
+    'usage rows were altered')
 FROM (
     SELECT bucket, shard, v.7 AS hr, v.8 AS hu, 0 AS un, 0 AS ud FROM (` + inForceOf + `)
     UNION ALL
@@ -137,16 +160,17 @@ const maxFaults = 100
 // buckets compares, for one month, every bucket's events, marks, heads and usage rows.
 func (s *store) buckets(ctx context.Context, month schemas.Period, a *Audit) error {
 	from, to := month.From.Unix(), month.To.Unix()
-	err := s.query(ctx, "audit minutes", fmt.Sprintf(minuteTotals, schemas.Minute, from, to), func(rows driver.Rows) error {
-		var n, keys, deliveries, dirty, repeats uint64
-		err := rows.Scan(&n, &keys, &deliveries, &dirty, &repeats)
-		a.Buckets += n
-		a.Keys += keys
-		a.Deliveries += deliveries
-		a.Dirty += dirty
-		a.Duplicates += repeats
-		return err
-	})
+	err := s.query(ctx, "audit minutes", fmt.Sprintf(minuteTotals, schemas.Minute, from, to),
+		func(rows driver.Rows) error {
+			var n, keys, deliveries, dirty, repeats uint64
+			err := rows.Scan(&n, &keys, &deliveries, &dirty, &repeats)
+			a.Buckets += n
+			a.Keys += keys
+			a.Deliveries += deliveries
+			a.Dirty += dirty
+			a.Duplicates += repeats
+			return err
+		})
 	if err != nil {
 		return err
 	}
@@ -159,15 +183,16 @@ func (s *store) buckets(ctx context.Context, month schemas.Period, a *Audit) err
 		if left <= 0 {
 			return nil
 		}
-		err := s.query(ctx, "audit usage", fmt.Sprintf(sql, level, from, to, left), func(rows driver.Rows) error {
-			var start uint32
-			var shard uint16
-			f := Fault{Level: level}
-			err := rows.Scan(&start, &shard, &f.What)
-			f.Bucket, f.Shard = time.Unix(int64(start), 0).UTC(), int(shard)
-			a.Faults = append(a.Faults, f)
-			return err
-		})
+		err := s.query(ctx, "audit usage", fmt.Sprintf(sql, level, from, to, left),
+			func(rows driver.Rows) error {
+				var start uint32
+				var shard uint16
+				f := Fault{Level: level}
+				err := rows.Scan(&start, &shard, &f.What)
+				f.Bucket, f.Shard = time.Unix(int64(start), 0).UTC(), int(shard)
+				a.Faults = append(a.Faults, f)
+				return err
+			})
 		if err != nil {
 			return err
 		}
@@ -179,7 +204,8 @@ func (s *store) buckets(ctx context.Context, month schemas.Period, a *Audit) err
 func (s *store) months(ctx context.Context, p schemas.Period) (out []schemas.Period, err error) {
 	sql := fmt.Sprintf(`SELECT DISTINCT toYYYYMM(at) AS month FROM (
     SELECT minute AS at FROM marks UNION ALL SELECT minute FROM events UNION ALL SELECT bucket FROM heads
-) WHERE at >= toDateTime(%d, 'UTC') AND at < toDateTime(%d, 'UTC') ORDER BY month`, p.From.Unix(), p.To.Unix())
+) WHERE at >= toDateTime(%d, 'UTC') AND at < toDateTime(%d, 'UTC') ORDER BY month`, p.From.Unix(),
+		p.To.Unix())
 	err = s.query(ctx, "list months", sql, func(rows driver.Rows) error {
 		var month uint32
 		if err := rows.Scan(&month); err != nil {
@@ -199,11 +225,12 @@ WHERE minute >= toDateTime(%d, 'UTC') AND minute < toDateTime(%d, 'UTC')
 GROUP BY source, id HAVING n > 1 ORDER BY source, id LIMIT %d`
 
 func (s *store) conflicts(ctx context.Context, p schemas.Period, limit int) (out []Conflict, err error) {
-	err = s.query(ctx, "look for conflicts", fmt.Sprintf(conflictsOf, p.From.Unix(), p.To.Unix(), limit), func(rows driver.Rows) error {
-		var c Conflict
-		err := rows.Scan(&c.Source, &c.ID, &c.Events, &c.First, &c.Last)
-		out = append(out, c)
-		return err
-	})
+	err = s.query(ctx, "look for conflicts", fmt.Sprintf(conflictsOf, p.From.Unix(), p.To.Unix(), limit),
+		func(rows driver.Rows) error {
+			var c Conflict
+			err := rows.Scan(&c.Source, &c.ID, &c.Events, &c.First, &c.Last)
+			out = append(out, c)
+			return err
+		})
 	return out, err
 }

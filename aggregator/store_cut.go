@@ -75,9 +75,12 @@ func (c *pickColumns) append(pick uint64, h Head) {
 }
 
 func (c *pickColumns) input() proto.Input {
-	return proto.Input{{Name: "pick", Data: &c.pick}, {Name: "level", Data: levelColumn{&c.level}}, {Name: "bucket", Data: &c.bucket},
-		{Name: "shard", Data: &c.shard}, {Name: "generation", Data: &c.generation}, {Name: "covers", Data: &c.covers},
-		{Name: "catalog", Data: &c.catalog}, {Name: "revision", Data: &c.revision}, {Name: "keys", Data: &c.keys},
+	return proto.Input{{Name: "pick", Data: &c.pick}, {Name: "level", Data: levelColumn{&c.level}},
+		{Name: "bucket", Data: &c.bucket},
+		{Name: "shard", Data: &c.shard}, {Name: "generation", Data: &c.generation}, {Name: "covers",
+			Data: &c.covers},
+		{Name: "catalog", Data: &c.catalog}, {Name: "revision", Data: &c.revision}, {Name: "keys",
+			Data: &c.keys},
 		{Name: "rows", Data: &c.rows}, {Name: "parts", Data: &c.parts}}
 }
 
@@ -85,7 +88,8 @@ func (c *pickColumns) input() proto.Input {
 const pickPeriod = `
 INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts)
 SELECT %[1]d, level, bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6, v.7 FROM (
-    SELECT level, bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision)) AS v
+    SELECT level, bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts),
+        (generation, covers, catalog, revision)) AS v
     FROM heads WHERE bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDateTime(%[3]d, 'UTC')
       AND (level = 'minute' OR level = 'hour' AND bucket <= toDateTime(%[3]d - 3600, 'UTC')
            OR level = 'day' AND bucket <= toDateTime(%[3]d - 86400, 'UTC'))
@@ -94,14 +98,18 @@ SELECT %[1]d, level, bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6, v.7 FROM (
 
 // currentPicks are the heads of a list without the hours and days that say less than their minutes.
 const currentPicks = `
-SELECT level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts FROM picks WHERE pick = %[1]d
+SELECT level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts FROM picks
+    WHERE pick = %[1]d
 AND (level, bucket, shard) NOT IN (
-    SELECT c.level, c.bucket, c.shard FROM (SELECT * FROM picks WHERE pick = %[1]d AND level != 'minute') AS c INNER JOIN (
-        SELECT CAST('hour', 'Enum8(\'minute\' = 1, \'hour\' = 2, \'day\' = 3)') AS level, toStartOfHour(bucket) AS up, shard,
+    SELECT c.level, c.bucket, c.shard FROM (SELECT * FROM picks WHERE pick = %[1]d
+        AND level != 'minute') AS c INNER JOIN (
+        SELECT CAST('hour', 'Enum8(\'minute\' = 1, \'hour\' = 2, \'day\' = 3)') AS level,
+            toStartOfHour(bucket) AS up, shard,
                max((generation, covers)) AS reach, max(catalog) AS newest
         FROM picks WHERE pick = %[1]d AND level = 'minute' GROUP BY up, shard
         UNION ALL
-        SELECT CAST('day', 'Enum8(\'minute\' = 1, \'hour\' = 2, \'day\' = 3)'), toStartOfDay(bucket) AS up, shard,
+        SELECT CAST('day', 'Enum8(\'minute\' = 1, \'hour\' = 2, \'day\' = 3)'), toStartOfDay(bucket) AS up,
+            shard,
                max((generation, covers)), max(catalog)
         FROM picks WHERE pick = %[1]d AND level = 'minute' GROUP BY up, shard
     ) AS p ON c.level = p.level AND c.bucket = p.up AND c.shard = p.shard
@@ -110,7 +118,8 @@ AND (level, bucket, shard) NOT IN (
 
 const hashPicks = `
 SELECT lower(hex(SHA256(arrayStringConcat(groupArray(line), '\n')))) FROM (
-    SELECT concat(toString(level), ' ', toString(toUnixTimestamp(bucket)), ' ', toString(shard), ' ', toString(generation), ' ',
+    SELECT concat(toString(level), ' ', toString(toUnixTimestamp(bucket)), ' ', toString(shard), ' ',
+        toString(generation), ' ',
                   toString(covers), ' ', toString(catalog), ' ', toString(revision)) AS line
     FROM (` + currentPicks + `) ORDER BY level, bucket, shard
 )`
@@ -119,28 +128,34 @@ const insertCut = `
 INSERT INTO cuts (cut, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts)
 SELECT {cut:String}, * FROM (` + currentPicks + `)`
 
-// cut stores the heads in force of a period under the hash of their list. The same heads give the same name, and
-// storing them again writes the same rows.
+// cut stores the heads in force of a period under the hash of their list. The same heads give the same name,
+// and storing them again writes the same rows.
 func (s *store) cut(ctx context.Context, p schemas.Period, pick uint64) (schemas.CutID, error) {
-	if err := s.exec(ctx, "list heads", fmt.Sprintf(pickPeriod, pick, p.From.Unix(), p.To.Unix())); err != nil {
+	if err := s.exec(ctx, "list heads", fmt.Sprintf(pickPeriod, pick, p.From.Unix(),
+		p.To.Unix())); err != nil {
 		return "", err
 	}
 	var hash string
-	err := s.query(ctx, "hash heads", fmt.Sprintf(hashPicks, pick), func(rows driver.Rows) error { return rows.Scan(&hash) })
+	err := s.query(ctx, "hash heads", fmt.Sprintf(hashPicks, pick),
+		func(rows driver.Rows) error { return rows.Scan(&hash) })
 	if err != nil {
 		return "", err
 	}
-	return schemas.CutID(hash), s.exec(ctx, "store cut", fmt.Sprintf(insertCut, pick), native.Named("cut", hash))
+	return schemas.CutID(hash), s.exec(ctx, "store cut", fmt.Sprintf(insertCut, pick), native.Named("cut",
+		hash))
 }
 
-// dirtyCount compares marks with heads in force in a stretch of time; the wanted catalog is a function of the minute.
+// dirtyCount compares marks with heads in force in a stretch of time; the wanted catalog is a function of the
+// minute.
 const dirtyCount = `
 SELECT count() FROM (
     SELECT minute, shard, max((generation, offset)) AS last FROM marks
     WHERE minute >= toDateTime(%[1]d, 'UTC') AND minute < toDateTime(%[2]d, 'UTC') GROUP BY minute, shard
 ) AS m LEFT JOIN (
-    SELECT bucket, shard, argMax((generation, covers, catalog), (generation, covers, catalog, revision)) AS v FROM heads
-    WHERE level = 'minute' AND bucket >= toDateTime(%[1]d, 'UTC') AND bucket < toDateTime(%[2]d, 'UTC') GROUP BY bucket, shard
+    SELECT bucket, shard, argMax((generation, covers, catalog), (generation, covers, catalog, revision)) AS v
+        FROM heads
+    WHERE level = 'minute' AND bucket >= toDateTime(%[1]d, 'UTC') AND bucket < toDateTime(%[2]d, 'UTC')
+        GROUP BY bucket, shard
 ) AS h ON m.minute = h.bucket AND m.shard = h.shard
 WHERE h.bucket = toDateTime(0, 'UTC') OR m.last > (h.v.1, h.v.2) OR h.v.3 < %[3]s`
 

@@ -94,7 +94,8 @@ func (c *wordColumn) Reset() {
 	c.words, c.last = c.words[:0], 0
 }
 
-// eventColumns are rows of the table events on their way there. One goroutine fills them, then one sends them.
+// eventColumns are rows of the table events on their way there. One goroutine fills them, then one sends
+// them.
 type eventColumns struct {
 	minute                                                                             secondColumn
 	shard, status                                                                      proto.ColUInt16
@@ -120,7 +121,8 @@ func newEventColumns() *eventColumns {
 }
 
 func (c *eventColumns) words() []**wordColumn {
-	return []**wordColumn{&c.source, &c.customer, &c.credential, &c.product, &c.route, &c.version, &c.method, &c.host,
+	return []**wordColumn{&c.source, &c.customer, &c.credential, &c.product, &c.route, &c.version, &c.method,
+		&c.host,
 		&c.agent, &c.reason}
 }
 
@@ -132,7 +134,8 @@ func (c *eventColumns) reset() {
 	for _, w := range c.words() {
 		(*w).Reset()
 	}
-	for _, r := range []interface{ Reset() }{&c.minute, &c.shard, &c.slot, &c.status, &c.id, &c.subject, &c.path, &c.time, &c.rank,
+	for _, r := range []interface{ Reset() }{&c.minute, &c.shard, &c.slot, &c.status, &c.id, &c.subject,
+		&c.path, &c.time, &c.rank,
 		&c.latency, &c.bytesIn, &c.bytesOut, &c.address, &c.quantityNames, &c.attributeNames, &c.attributeValues,
 		&c.quantityValues, &c.quantityEnds, &c.attributeEnds} {
 		r.Reset()
@@ -140,8 +143,8 @@ func (c *eventColumns) reset() {
 	clear(c.months)
 }
 
-// append adds an event, copying what it keeps: e may alias a buffer that is reused. After an error the columns are as
-// they were.
+// append adds an event, copying what it keeps: e may alias a buffer that is reused. After an error the
+// columns are as they were.
 func (c *eventColumns) append(e *wire.UsageEvent, shard int) error {
 	before := len(c.quantityValues.ColDecimal128)
 	for _, q := range e.Quantities {
@@ -193,14 +196,17 @@ func (c *eventColumns) input() proto.Input {
 	quantities := mapColumn{&c.quantityEnds, &c.quantityNames, &c.quantityValues}
 	attributes := mapColumn{&c.attributeEnds, &c.attributeNames, &c.attributeValues}
 	return proto.Input{
-		{Name: "minute", Data: &c.minute}, {Name: "shard", Data: &c.shard}, {Name: "slot", Data: &c.slot}, {Name: "source", Data: c.source},
+		{Name: "minute", Data: &c.minute}, {Name: "shard", Data: &c.shard}, {Name: "slot",
+			Data: &c.slot}, {Name: "source", Data: c.source},
 		{Name: "id", Data: &c.id}, {Name: "time", Data: &c.time}, {Name: "rank", Data: &c.rank},
 		{Name: "customer", Data: c.customer}, {Name: "subject", Data: &c.subject},
-		{Name: "credential", Data: c.credential}, {Name: "product", Data: c.product}, {Name: "route", Data: c.route},
+		{Name: "credential", Data: c.credential}, {Name: "product", Data: c.product}, {Name: "route",
+			Data: c.route},
 		{Name: "version", Data: c.version}, {Name: "method", Data: c.method}, {Name: "host", Data: c.host},
 		{Name: "path", Data: &c.path}, {Name: "status", Data: &c.status}, {Name: "latency", Data: &c.latency},
 		{Name: "bytes_in", Data: &c.bytesIn}, {Name: "bytes_out", Data: &c.bytesOut},
-		{Name: "address", Data: &c.address}, {Name: "user_agent", Data: c.agent}, {Name: "reason", Data: c.reason},
+		{Name: "address", Data: &c.address}, {Name: "user_agent", Data: c.agent}, {Name: "reason",
+			Data: c.reason},
 		{Name: "quantities", Data: quantities}, {Name: "attributes", Data: attributes},
 	}
 }

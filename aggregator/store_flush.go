@@ -107,14 +107,56 @@ func (s *store) insertEvents(ctx context.Context, c *eventColumns) error {
 	return s.insert(ctx, "events", in)
 }
 
+// insertMarks stores marks, those of at most maxJobMonths months in one insert, one insert after the other. A crash between
+// two leaves marks of some months without those of others up to the same offset. That is harmless: a bucket lies within
+// one month, so its own marks still appear in order, and all events up to there were stored before.
 func (s *store) insertMarks(ctx context.Context, c *markColumns) error {
-	return s.insert(ctx, "marks", proto.Input{{Name: "minute", Data: &c.minute}, {Name: "shard", Data: &c.shard},
-		{Name: "generation", Data: &c.generation}, {Name: "offset", Data: &c.offset}, {Name: "rows", Data: &c.rows}})
+	for _, part := range c.byMonths() {
+		if err := s.insertMarksOf(ctx, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// byMonths splits rows so that no part falls into more than maxJobMonths months: all of them together, mostly.
+func (c *markColumns) byMonths() []*markColumns {
+	homes, parts, months := map[int]*markColumns{}, []*markColumns{c}, 0
+	for _, minute := range c.minute.ColUInt32 {
+		if month := monthOf(int64(minute)); homes[month] == nil {
+			if months++; months > maxJobMonths {
+				parts, months = append(parts, &markColumns{}), 1
+			}
+			homes[month] = parts[len(parts)-1]
+		}
+	}
+	if len(parts) == 1 {
+		return parts
+	}
+	first := &markColumns{}
+	for i, minute := range c.minute.ColUInt32 {
+		home := homes[monthOf(int64(minute))]
+		if home == c {
+			home = first
+		}
+		home.append(int64(minute), int(c.shard[i]), c.generation[i], c.offset[i], c.rows[i])
+	}
+	parts[0] = first
+	return parts
+}
+
+func (s *store) insertMarksOf(ctx context.Context, c *markColumns) error {
+	return s.insert(ctx, "marks", proto.Input{{Name: "minute", Data: &c.minute}, {Name: "shard",
+		Data: &c.shard},
+		{Name: "generation", Data: &c.generation}, {Name: "offset", Data: &c.offset}, {Name: "rows",
+			Data: &c.rows}})
 }
 
 func (s *store) insertReceipts(ctx context.Context, c *receiptColumns) error {
-	return s.insert(ctx, "receipts", proto.Input{{Name: "topic", Data: c.topic}, {Name: "partition", Data: &c.partition},
-		{Name: "generation", Data: &c.generation}, {Name: "offset", Data: &c.offset}, {Name: "flush", Data: &c.flush},
+	return s.insert(ctx, "receipts", proto.Input{{Name: "topic", Data: c.topic}, {Name: "partition",
+		Data: &c.partition},
+		{Name: "generation", Data: &c.generation}, {Name: "offset", Data: &c.offset}, {Name: "flush",
+			Data: &c.flush},
 		{Name: "part", Data: &c.part}, {Name: "count", Data: &c.count}, {Name: "read", Data: &c.read},
 		{Name: "ranges.topic", Data: c.rangeTopic}, {Name: "ranges.generation", Data: c.rangeGeneration},
 		{Name: "ranges.partition", Data: c.rangePartition}, {Name: "ranges.first", Data: c.rangeFirst},
@@ -124,7 +166,8 @@ func (s *store) insertReceipts(ctx context.Context, c *receiptColumns) error {
 func (s *store) insertRejected(ctx context.Context, c *rejectedColumns) error {
 	return s.insert(ctx, "rejected_events", proto.Input{{Name: "topic", Data: c.topic},
 		{Name: "generation", Data: &c.generation}, {Name: "partition", Data: &c.partition},
-		{Name: "offset", Data: &c.offset}, {Name: "index", Data: &c.index}, {Name: "record_time", Data: &c.recordTime},
+		{Name: "offset", Data: &c.offset}, {Name: "index", Data: &c.index}, {Name: "record_time",
+			Data: &c.recordTime},
 		{Name: "source", Data: c.source}, {Name: "format", Data: c.format}, {Name: "reason", Data: c.reason},
 		{Name: "detail", Data: &c.detail}, {Name: "hint", Data: &c.hint}, {Name: "payload", Data: &c.payload},
 		{Name: "history", Data: &c.history}, {Name: "line", Data: &c.line},

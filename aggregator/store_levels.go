@@ -13,12 +13,13 @@ import (
 // picked keeps the usage rows of a list; the number of the list follows.
 const picked = `(bucket, shard, slot, revision) IN (SELECT bucket, shard, part.1, part.2 FROM picks ARRAY JOIN parts AS part WHERE pick = `
 
-// pickParts lists the heads in force of the parts of the job's buckets. One list serves the rows and the heads of the
-// coarse buckets: two looks at the table heads could differ.
+// pickParts lists the heads in force of the parts of the job's buckets. One list serves the rows and the
+// heads of the coarse buckets: two looks at the table heads could differ.
 const pickParts = `
 INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts)
 SELECT %[1]d, '%[2]s', bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6, v.7 FROM (
-    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision)) AS v
+    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation,
+        covers, catalog, revision)) AS v
     FROM heads WHERE level = '%[2]s' AND %[3]s GROUP BY bucket, shard
 )`
 
@@ -32,30 +33,35 @@ FROM usage_%[1]s WHERE %[2]s AND ` + picked + `%[3]d)`
 // kinds are the meters that usage rows have, by the map they are in.
 type kinds struct{ events, sums, greatest, hashes, latest []string }
 
-// combineParts combines the rows of a list. Every meter is named, because combining whole maps costs six times as much.
+// combineParts combines the rows of a list. Every meter is named, because combining whole maps costs six
+// times as much.
 const combineParts = `
 INSERT INTO usage_%[1]s (` + usageColumns + `)
-SELECT %[2]s(bucket) AS up, shard, toUInt64(%[3]d), toUInt8(255), customer, product, route, version, method, status_class, subject, credential,
+SELECT %[2]s(bucket) AS up, shard, toUInt64(%[3]d), toUInt8(255), customer, product, route, version, method,
+    status_class, subject, credential,
        attributes, %[4]s, sum(keys), sum(keys_digest)
 FROM usage_%[5]s WHERE %[6]s AND ` + picked + `%[7]d)
 GROUP BY up, shard, customer, product, route, version, method, status_class, subject, credential, attributes`
 
-// headCombined writes the heads of coarse buckets whose rows are there, younger than an hour, and hold as many keys as
-// the heads of their parts promised.
+// headCombined writes the heads of coarse buckets whose rows are there, younger than an hour, and hold as
+// many keys as the heads of their parts promised.
 const headCombined = `
-INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts, written)
-SELECT '%[1]s', u.bucket, u.shard, p.reach.1, p.reach.2, p.newest, %[2]d, u.k, u.kd, u.n, u.ud, [(255, %[2]d)], now64(3)
+INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows,
+    usage_digest, parts, written)
+SELECT '%[1]s', u.bucket, u.shard, p.reach.1, p.reach.2, p.newest, %[2]d, u.k, u.kd, u.n, u.ud, [(255,
+    %[2]d)], now64(3)
 FROM (
     SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud
     FROM usage_%[1]s WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
 ) AS u INNER JOIN (
-    SELECT %[4]s(bucket) AS up, shard, max((generation, covers)) AS reach, max(catalog) AS newest, sum(keys) AS k
+    SELECT %[4]s(bucket) AS up, shard, max((generation, covers)) AS reach, max(catalog) AS newest,
+        sum(keys) AS k
     FROM picks WHERE pick = %[5]d GROUP BY up, shard
 ) AS p ON u.bucket = p.up AND u.shard = p.shard
 WHERE u.k = p.k AND toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
 
-// combine stores the usage of a job's hours (days) under a revision, from their minutes (hours) in force, and answers
-// the list that was used.
+// combine stores the usage of a job's hours (days) under a revision, from their minutes (hours) in force, and
+// answers the list that was used.
 func (s *store) combine(ctx context.Context, j *job, revision uint64, pick uint64) error {
 	parts := j.level - 1
 	scope := j.partScope()
@@ -63,25 +69,28 @@ func (s *store) combine(ctx context.Context, j *job, revision uint64, pick uint6
 		return err
 	}
 	var k kinds
-	err := s.query(ctx, "read meters of parts", fmt.Sprintf(meterKinds, parts, scope, pick), func(rows driver.Rows) error {
-		return rows.Scan(&k.events, &k.sums, &k.greatest, &k.hashes, &k.latest)
-	})
+	err := s.query(ctx, "read meters of parts", fmt.Sprintf(meterKinds, parts, scope, pick),
+		func(rows driver.Rows) error {
+			return rows.Scan(&k.events, &k.sums, &k.greatest, &k.hashes, &k.latest)
+		})
 	if err != nil {
 		return err
 	}
 	s.metrics.inserts.WithLabelValues("usage_" + j.level.String()).Inc()
-	return s.exec(ctx, "combine", fmt.Sprintf(combineParts, j.level, startOf(j.level), revision, k.combined(), parts, scope, pick))
+	return s.exec(ctx, "combine", fmt.Sprintf(combineParts, j.level, startOf(j.level), revision, k.combined(),
+		parts, scope, pick))
 }
 
 // partScope says which minutes (hours) a job's hours (days) consist of.
 func (j *job) partScope() string {
-	range_ := fmt.Sprintf("bucket >= toDateTime(%d, 'UTC') AND bucket < toDateTime(%d, 'UTC') AND shard IN (%s)",
+	times := fmt.Sprintf("bucket >= toDateTime(%d, 'UTC') AND bucket < toDateTime(%d, 'UTC') AND shard IN (%s)",
 		j.from, j.to, numbers(j.shards))
 	var pairs []string
 	for _, b := range j.buckets {
 		pairs = append(pairs, fmt.Sprintf("(%d,%d)", b.Start, b.Shard))
 	}
-	return range_ + fmt.Sprintf(" AND (%s(bucket), shard) IN (%s)", startOf(j.level), strings.Join(pairs, ","))
+	return times + fmt.Sprintf(" AND (%s(bucket), shard) IN (%s)", startOf(j.level), strings.Join(pairs,
+		","))
 }
 
 // combined are the five maps of usage rows, combined meter by meter.
@@ -100,7 +109,9 @@ func (k kinds) combined() string {
 		for _, m := range meters {
 			name := catalog.Literal(m)
 			has := fmt.Sprintf("mapContains(%s, %s)", column, name)
-			maps = append(maps, fmt.Sprintf("if(countIf(%[1]s) > 0, map(%[2]s, maxIf(%[3]s[%[2]s], %[1]s)), map())", has, name, column))
+			maps = append(maps,
+				fmt.Sprintf("if(countIf(%[1]s) > 0, map(%[2]s, maxIf(%[3]s[%[2]s], %[1]s)), map())", has,
+					name, column))
 		}
 		return joined(maps)
 	}
@@ -110,22 +121,26 @@ func (k kinds) combined() string {
 		}
 		return filtered([]string{pairs}, keep)
 	}
-	return strings.Join([]string{of(each("events", "sum", k.events), "v > 0"), mapped([]string{each("sums", "sum", k.sums)}),
+	return strings.Join([]string{of(each("events", "sum", k.events), "v > 0"), mapped([]string{each("sums",
+		"sum", k.sums)}),
 		guarded("greatest", k.greatest), of(each("hashes", "groupUniqArrayArray", k.hashes), "notEmpty(v)"),
 		guarded("latest", k.latest)}, ", ")
 }
 
 // writeCombinedHeads makes coarse buckets visible, but for those in lost.
 func (s *store) writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, lost []Bucket) error {
-	return s.exec(ctx, "write heads", fmt.Sprintf(headCombined, j.level, revision, j.scope("bucket", true), startOf(j.level),
+	return s.exec(ctx, "write heads", fmt.Sprintf(headCombined, j.level, revision, j.scope("bucket", true),
+		startOf(j.level),
 		pick, headDeadline(revision), except(lost)))
 }
 
 const insertVanished = `INSERT INTO vanished (level, bucket, shard, keys, found, revision, seen)
-SELECT {level:String}, toDateTime({bucket:UInt32}, 'UTC'), {shard:UInt16}, {keys:UInt64}, {found:UInt64}, {revision:UInt64}, now64(3)`
+SELECT {level:String}, toDateTime({bucket:UInt32}, 'UTC'), {shard:UInt16}, {keys:UInt64}, {found:UInt64},
+    {revision:UInt64}, now64(3)`
 
 // noteVanished lists a bucket that had more keys than were found.
 func (s *store) noteVanished(ctx context.Context, b Bucket, keys, found, revision uint64) error {
-	return s.exec(ctx, "list a bucket whose events vanished", insertVanished, named("level", b.Level), named("bucket", b.Start),
+	return s.exec(ctx, "list a bucket whose events vanished", insertVanished, named("level", b.Level),
+		named("bucket", b.Start),
 		named("shard", b.Shard), named("keys", keys), named("found", found), named("revision", revision))
 }

@@ -39,26 +39,32 @@ func headsFrom(cut schemas.CutID) (from string, args []any) {
 	return "cuts WHERE cut = {cut:String}", []any{native.Named("cut", string(cut))}
 }
 
-// levelSummaries are the heads of one coarse level in a stretch of time, each with how far its minutes reach. One
-// statement reads both, so that a coarse head is compared with minutes as old as it.
+// levelSummaries are the heads of one coarse level in a stretch of time, each with how far its minutes reach.
+// One statement reads both, so that a coarse head is compared with minutes as old as it.
 const levelSummaries = `
 SELECT toUnixTimestamp(%[1]s(bucket)) AS start, shard, countIf(level = 'minute'),
-       maxIf((generation, covers), level = 'minute') AS reach, reach.1, reach.2, maxIf(catalog, level = 'minute'),
-       argMaxIf((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision), level = '%[2]s') AS v,
+       maxIf((generation, covers), level = 'minute') AS reach, reach.1, reach.2, maxIf(catalog,
+           level = 'minute'),
+       argMaxIf((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog,
+           revision), level = '%[2]s') AS v,
        v.1, v.2, v.3, v.4, v.5, v.6
-FROM (SELECT * FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC') AND level IN ('minute', '%[2]s'))
+FROM (SELECT * FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC')
+    AND level IN ('minute', '%[2]s'))
 GROUP BY start, shard`
 
 // summaries yields what is known of the buckets of a coarse level in a stretch of time.
-func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID, yield func(summary)) error {
+func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID,
+	yield func(summary)) error {
 	from, args := headsFrom(cut)
-	sql := "SELECT * EXCEPT (reach, v) FROM (" + fmt.Sprintf(levelSummaries, startOf(level), level, from, ask.from, ask.to) + ")"
+	sql := "SELECT * EXCEPT (reach, v) FROM (" + fmt.Sprintf(levelSummaries, startOf(level), level, from,
+		ask.from, ask.to) + ")"
 	return s.query(ctx, "read heads", sql, func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
 		m := summary{head: Head{Bucket: Bucket{Level: level}}}
 		h := &m.head
-		err := rows.Scan(&start, &shard, &m.minutes, &m.reach.Generation, &m.reach.Offset, &m.newest, &h.Covers.Generation,
+		err := rows.Scan(&start, &shard, &m.minutes, &m.reach.Generation, &m.reach.Offset, &m.newest,
+			&h.Covers.Generation,
 			&h.Covers.Offset, &h.Catalog, &h.Revision, &h.Keys, &h.Rows)
 		h.Start, h.Shard = int64(start), int(shard)
 		yield(m)
@@ -67,27 +73,32 @@ func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cu
 }
 
 const minuteHeads = `
-SELECT toUnixTimestamp(bucket), shard, v.1, v.2, v.3, v.4, v.5, v.6, arrayMap(p -> p.1, v.7), arrayMap(p -> p.2, v.7) FROM (
-    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog, revision)) AS v
-    FROM %s AND level = 'minute' AND bucket >= toDateTime(%d, 'UTC') AND bucket < toDateTime(%d, 'UTC') GROUP BY bucket, shard
+SELECT toUnixTimestamp(bucket), shard, v.1, v.2, v.3, v.4, v.5, v.6, arrayMap(p -> p.1, v.7),
+    arrayMap(p -> p.2, v.7) FROM (
+    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation,
+        covers, catalog, revision)) AS v
+    FROM %s AND level = 'minute' AND bucket >= toDateTime(%d, 'UTC') AND bucket < toDateTime(%d, 'UTC')
+        GROUP BY bucket, shard
 )`
 
 // minuteHeads yields the heads of minutes in a stretch of time.
 func (s *store) minuteHeads(ctx context.Context, ask span, cut schemas.CutID, yield func(Head)) error {
 	from, args := headsFrom(cut)
-	return s.query(ctx, "read heads", fmt.Sprintf(minuteHeads, from, ask.from, ask.to), func(rows driver.Rows) error {
-		var start uint32
-		var shard uint16
-		var slot []uint8
-		var revision []uint64
-		h := Head{Bucket: Bucket{Level: schemas.Minute}}
-		err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog, &h.Revision, &h.Keys, &h.Rows,
-			&slot, &revision)
-		h.setParts(slot, revision)
-		h.Start, h.Shard = int64(start), int(shard)
-		yield(h)
-		return err
-	}, args...)
+	return s.query(ctx, "read heads", fmt.Sprintf(minuteHeads, from, ask.from, ask.to),
+		func(rows driver.Rows) error {
+			var start uint32
+			var shard uint16
+			var slot []uint8
+			var revision []uint64
+			h := Head{Bucket: Bucket{Level: schemas.Minute}}
+			err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog, &h.Revision,
+				&h.Keys, &h.Rows,
+				&slot, &revision)
+			h.setParts(slot, revision)
+			h.Start, h.Shard = int64(start), int(shard)
+			yield(h)
+			return err
+		}, args...)
 }
 
 // listed is the SQL that keeps the rows of one level that a list of heads names, "" where it names none.
@@ -116,8 +127,8 @@ func listed(level schemas.Level, list []Head, pick uint64) string {
 	return b.String()
 }
 
-// maxInline bounds the parts of heads that a statement names itself. Default 2,500: at 45 bytes each; longer lists are
-// stored first.
+// maxInline bounds the parts of heads that a statement names itself. Default 2,500: at 45 bytes each; longer
+// lists are stored first.
 const maxInline = 2_500
 
 // store a list of heads under a number, so that a statement can refer to it.
@@ -130,9 +141,10 @@ func (s *store) pick(ctx context.Context, list []Head) (uint64, error) {
 	return pick, s.insert(ctx, "picks", c.input())
 }
 
-// readUsage reads the rows of a list of heads. ok is false where their number is not what the heads promise; nothing
-// was yielded then.
-func (s *store) readUsage(ctx context.Context, p *usagePlan, list []Head, yield func(schemas.Usage) error) (ok bool, err error) {
+// readUsage reads the rows of a list of heads. ok is false where their number is not what the heads promise;
+// nothing was yielded then.
+func (s *store) readUsage(ctx context.Context, p *usagePlan, list []Head,
+	yield func(schemas.Usage) error) (ok bool, err error) {
 	if len(list) == 0 {
 		return true, nil
 	}
@@ -155,8 +167,8 @@ func (s *store) readUsage(ctx context.Context, p *usagePlan, list []Head, yield 
 	if err != nil {
 		return false, err
 	}
-	// What is still there was there while we read: rows of a head only ever go. They go a day after the head is
-	// superseded, so this fails only where a read takes longer.
+	// What is still there was there while we read: rows of a head only ever go. They go a day after the head
+	// is superseded, so this fails only where a read takes longer.
 	if ok, err = s.rowsThere(ctx, list, pick); err == nil && !ok {
 		err = ErrRowsMissing
 	}
@@ -172,7 +184,8 @@ func (s *store) rowsThere(ctx context.Context, list []Head, pick uint64) (bool, 
 	for level, want := range promised {
 		var there uint64
 		sql := fmt.Sprintf("SELECT count() FROM usage_%s WHERE %s", level, listed(level, list, pick))
-		if err := s.query(ctx, "count usage rows", sql, func(rows driver.Rows) error { return rows.Scan(&there) }); err != nil {
+		if err := s.query(ctx, "count usage rows", sql,
+			func(rows driver.Rows) error { return rows.Scan(&there) }); err != nil {
 			return false, err
 		}
 		if there != want {
@@ -190,7 +203,8 @@ func dimensionColumn(name string) string {
 	return "toString(" + name + ")"
 }
 
-// usageStatement reads rows of all levels and combines them: of each meter the events counted and the quantity.
+// usageStatement reads rows of all levels and combines them: of each meter the events counted and the
+// quantity.
 func usageStatement(p *usagePlan, list []Head, pick uint64) string {
 	var keys, names []string
 	key := func(sql string) {
@@ -210,15 +224,18 @@ func usageStatement(p *usagePlan, list []Head, pick uint64) string {
 	for _, level := range []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day} {
 		if in := listed(level, list, pick); in != "" {
 			sources = append(sources, fmt.Sprintf("SELECT %s FROM usage_%s WHERE %s%s",
-				strings.Join(append(slices.Clone(keys), "events, sums, greatest, hashes, latest"), ", "), level, in, p.conditions()))
+				strings.Join(append(slices.Clone(keys), "events, sums, greatest, hashes, latest"),
+					", "), level, in, p.conditions()))
 		}
 	}
 	columns := slices.Clone(names)
 	for _, m := range p.meters {
 		name := catalog.Literal(m.Name)
-		columns = append(columns, fmt.Sprintf("sum(events[%s])", name), "toString("+quantityOf(m.Aggregate, name)+")")
+		columns = append(columns, fmt.Sprintf("sum(events[%s])", name), "toString("+quantityOf(m.Aggregate,
+			name)+")")
 	}
-	sql := "SELECT " + strings.Join(columns, ",\n  ") + "\nFROM (\n" + strings.Join(sources, "\nUNION ALL\n") + "\n)"
+	sql := "SELECT " + strings.Join(columns, ",\n  ") + "\nFROM (\n" + strings.Join(sources,
+		"\nUNION ALL\n") + "\n)"
 	if len(names) > 0 {
 		all := strings.Join(names, ", ")
 		sql += "\nGROUP BY " + all + "\nORDER BY " + all
@@ -226,7 +243,8 @@ func usageStatement(p *usagePlan, list []Head, pick uint64) string {
 	return sql
 }
 
-// quantityOf combines the states of one meter. An absent key reads as 0, which must not beat a negative maximum.
+// quantityOf combines the states of one meter. An absent key reads as 0, which must not beat a negative
+// maximum.
 func quantityOf(a catalog.Aggregate, name string) string {
 	switch a {
 	case catalog.Sum:
@@ -297,7 +315,8 @@ func (p *usagePlan) scan(rows driver.Rows, yield func(schemas.Usage) error) erro
 		if err != nil {
 			return err
 		}
-		u := schemas.Usage{Meter: m.Name, Customer: customer, From: from, To: to, Quantity: quantity, Unit: m.Unit,
+		u := schemas.Usage{Meter: m.Name, Customer: customer, From: from, To: to, Quantity: quantity,
+			Unit:       m.Unit,
 			Dimensions: make(map[string]string, len(p.by))}
 		for k, d := range p.by {
 			u.Dimensions[d] = dimensions[k]

@@ -11,8 +11,8 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// Keys counts the different events of a source, voided ones included: what an import grows it by is new, the rest of
-// what it published are duplicates.
+// Keys counts the different events of a source, voided ones included: what an import grows it by is new, the
+// rest of what it published are duplicates.
 func (r *Reader) Keys(ctx context.Context, source string) (n uint64, err error) {
 	const sql = `SELECT count() FROM events FINAL WHERE source = {source:String}`
 	if err := r.store.db.Conn().QueryRow(ctx, sql, native.Named("source", source)).Scan(&n); err != nil {
@@ -22,11 +22,14 @@ func (r *Reader) Keys(ctx context.Context, source string) (n uint64, err error) 
 }
 
 // RejectedCount counts the rejected events that were read in a range of offsets, both ends included.
-func (r *Reader) RejectedCount(ctx context.Context, topic string, partition int, first, last int64) (n int64, err error) {
+func (r *Reader) RejectedCount(ctx context.Context, topic string, partition int, first, last int64) (n int64,
+	err error) {
 	const sql = `
 SELECT toInt64(count()) FROM rejected_events FINAL
-WHERE topic = {topic:String} AND partition = {partition:Int32} AND offset BETWEEN {first:Int64} AND {last:Int64}`
-	row := r.store.db.Conn().QueryRow(ctx, sql, native.Named("topic", topic), native.Named("partition", partition),
+WHERE topic = {topic:String} AND partition = {partition:Int32} AND offset BETWEEN {first:Int64}
+    AND {last:Int64}`
+	row := r.store.db.Conn().QueryRow(ctx, sql, native.Named("topic", topic), native.Named("partition",
+		partition),
 		native.Named("first", first), native.Named("last", last))
 	if err := row.Scan(&n); err != nil {
 		return 0, fmt.Errorf("count rejected events of %s/%d: %w", topic, partition, err)
@@ -63,16 +66,19 @@ func (r *Reader) Rejected(ctx context.Context, f RejectedFilter) (out []*wire.Re
 		f.Limit = 1_000
 	}
 	const sql = `
-SELECT topic, generation, partition, offset, index, record_time, source, format, reason, detail, hint, payload, history,
+SELECT topic, generation, partition, offset, index, record_time, source, format, reason, detail, hint,
+    payload, history,
        line, customer_from, own_id
 FROM rejected_events FINAL
-WHERE ({source:String} = '' OR source = {source:String}) AND ({reason:String} = '' OR reason = {reason:String})
+WHERE ({source:String} = '' OR source = {source:String}) AND ({reason:String} = ''
+    OR reason = {reason:String})
 ORDER BY record_time DESC, topic, generation, partition, offset DESC, index LIMIT {limit:UInt64}`
 	err = r.store.query(ctx, "read rejected events", sql, func(rows driver.Rows) error {
 		e := &wire.RejectedEvent{}
 		var at time.Time
 		var payload string
-		err := rows.Scan(&e.Topic, &e.Generation, &e.Partition, &e.Offset, &e.Index, &at, &e.Source, &e.Format, &e.Reason,
+		err := rows.Scan(&e.Topic, &e.Generation, &e.Partition, &e.Offset, &e.Index, &at, &e.Source,
+			&e.Format, &e.Reason,
 			&e.Detail, &e.Hint, &payload, &e.History, &e.Line, &e.CustomerFrom, &e.OwnId)
 		e.RecordTime, e.Payload = at.UnixMilli(), []byte(payload)
 		out = append(out, e)

@@ -13,12 +13,12 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// maxPairs bounds how many buckets a statement names one by one. Default 4,000: each takes up to 17 bytes, twice in the
-// statement that writes heads, and ClickHouse refuses statements beyond 256 KiB.
+// maxPairs bounds how many buckets a statement names one by one. Default 4,000: each takes up to 17 bytes,
+// twice in the statement that writes heads, and ClickHouse refuses statements beyond 256 KiB.
 const maxPairs = 4_000
 
-// scope is the SQL that says which buckets a statement is for; column is the table's name for the bucket. Where all is
-// set it is every bucket of the range and the shards, else those named.
+// scope is the SQL that says which buckets a statement is for; column is the table's name for the bucket.
+// Where all is set it is every bucket of the range and the shards, else those named.
 func (j *job) scope(column string, all bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s >= toDateTime(%d, 'UTC') AND %s < toDateTime(%d, 'UTC') AND shard IN (%s)",
@@ -37,7 +37,8 @@ func (j *job) scope(column string, all bool) string {
 	return b.String()
 }
 
-// eventScope is the SQL that says which events a job reads: of buckets that are recomputed by slots, those slots.
+// eventScope is the SQL that says which events a job reads: of buckets that are recomputed by slots, those
+// slots.
 func (j *job) eventScope(all bool) string {
 	if j.patches == nil {
 		return j.scope("minute", all)
@@ -68,8 +69,8 @@ const headsBefore = `
 SELECT toUnixTimestamp(bucket), shard, argMax(keys, (generation, covers, catalog, revision)) FROM heads
 WHERE level = '%s' AND %s GROUP BY bucket, shard`
 
-// headsBefore answers how many keys each bucket in the range had; it is read before the events, so that a head that
-// saw more events than we do cannot raise a false alarm.
+// headsBefore answers how many keys each bucket in the range had; it is read before the events, so that a
+// head that saw more events than we do cannot raise a false alarm.
 func (s *store) headsBefore(ctx context.Context, j *job) (map[Bucket]uint64, error) {
 	out := map[Bucket]uint64{}
 	sql := fmt.Sprintf(headsBefore, j.level, j.scope("bucket", true))
@@ -86,11 +87,13 @@ func (s *store) headsBefore(ctx context.Context, j *job) (map[Bucket]uint64, err
 
 // statsFound are what heads promise of the rows of a recomputation; rows of whole buckets count as slot 0.
 const statsFound = `
-SELECT toUnixTimestamp(bucket), shard, if(slot = 255, 0, slot) AS s, sum(keys), sum(keys_digest), count(), ` + usageDigest + `
+SELECT toUnixTimestamp(bucket), shard, if(slot = 255, 0, slot) AS s, sum(keys), sum(keys_digest), count(),
+    ` + usageDigest + `
 FROM usage_%s WHERE revision = %d AND %s GROUP BY bucket, shard, s`
 
 // statsFound answers what a recomputation has stored.
-func (s *store) statsFound(ctx context.Context, j *job, revision uint64) (map[Bucket][slotsPerMinute]slotStats, error) {
+func (s *store) statsFound(ctx context.Context, j *job,
+	revision uint64) (map[Bucket][slotsPerMinute]slotStats, error) {
 	out := map[Bucket][slotsPerMinute]slotStats{}
 	sql := fmt.Sprintf(statsFound, j.level, revision, j.scope("bucket", true))
 	err := s.query(ctx, "read recomputed rows", sql, func(rows driver.Rows) error {
@@ -108,21 +111,24 @@ func (s *store) statsFound(ctx context.Context, j *job, revision uint64) (map[Bu
 	return out, err
 }
 
-// usageColumns are the columns of usage_minute, usage_hour and usage_day, in the order the statements select them.
-const usageColumns = `bucket, shard, revision, slot, customer, product, route, version, method, status_class, subject, credential,
+// usageColumns are the columns of usage_minute, usage_hour and usage_day, in the order the statements select
+// them.
+const usageColumns = `
+bucket, shard, revision, slot, customer, product, route, version, method, status_class, subject, credential,
 attributes, events, sums, greatest, hashes, latest, keys, keys_digest`
 
 // voidRank is the least rank of a void; see schemas.UsageEvent.Rank.
 const voidRank = "bitShiftLeft(toUInt128(65535), 112)"
 
-// recomputeMinutes stores the usage of a job's minutes under a revision: keys, digest and rows come from one read.
+// recomputeMinutes stores the usage of a job's minutes under a revision: keys, digest and rows come from one
+// read.
 func (s *store) recomputeMinutes(ctx context.Context, j *job, all bool, revision uint64) error {
 	s.metrics.inserts.WithLabelValues("usage_minute").Inc()
 	return s.exec(ctx, "recompute minutes", minuteStatement(j, all, revision))
 }
 
-// minuteStatement groups the events of buckets by customer and the dimensions of all meters; where meters keep
-// dimensions that do not include one another, each family of them is then grouped by its own.
+// minuteStatement groups the events of buckets by customer and the dimensions of all meters; where meters
+// keep dimensions that do not include one another, each family of them is then grouped by its own.
 func minuteStatement(j *job, all bool, revision uint64) string {
 	meters, slot := j.agreed.Meters, ""
 	if j.patches != nil {
@@ -144,8 +150,9 @@ func minuteStatement(j *job, all bool, revision uint64) string {
 	if j.patches != nil {
 		columns[slotColumn] = "slot"
 	}
-	fmt.Fprintf(&b, "INSERT INTO usage_minute (%s)\nSELECT %s\nFROM (\n  SELECT %s\n  FROM (SELECT *, rank < %s AS counts "+
-		"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s", usageColumns,
+	fmt.Fprintf(&b,
+		"INSERT INTO usage_minute (%s)\nSELECT %s\nFROM (\n  SELECT %s\n  FROM (SELECT *, rank < %s AS counts "+
+			"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s", usageColumns,
 		strings.Join(columns, ",\n  "), strings.Join(inner, ",\n    "), voidRank, j.eventScope(all), slot)
 	for i := range keys - 3 {
 		fmt.Fprintf(&b, ", d%d", i)
@@ -165,8 +172,8 @@ func mustDimension(name string) catalog.Field {
 	return f
 }
 
-// firstAggregates are the aggregates of meter i over events: nI events that count and aI their state. An event
-// without the field that the meter looks at does not count.
+// firstAggregates are the aggregates of meter i over events: nI events that count and aI their state. An
+// event without the field that the meter looks at does not count.
 func firstAggregates(i int, m catalog.Meter) []string {
 	condition := "counts AND " + m.Where.SQL()
 	if m.Aggregate == catalog.Count {
@@ -193,15 +200,19 @@ func firstAggregates(i int, m catalog.Meter) []string {
 	case catalog.Max:
 		return []string{count, fmt.Sprintf("maxIf(toDecimal128(%s, 12), %s) AS a%d", f.SQL, condition, i)}
 	case catalog.Unique:
-		return []string{count, fmt.Sprintf("groupUniqArrayIf(reinterpretAsUInt128(sipHash128(%s)), %s) AS a%d", f.SQL, condition, i)}
+		return []string{count,
+			fmt.Sprintf("groupUniqArrayIf(reinterpretAsUInt128(sipHash128(%s)), %s) AS a%d", f.SQL, condition,
+				i)}
 	case catalog.Latest:
-		return []string{count, fmt.Sprintf("maxIf((time, toString(source), id, toDecimal128(%s, 12)), %s) AS a%d", f.SQL, condition, i)}
+		return []string{count,
+			fmt.Sprintf("maxIf((time, toString(source), id, toDecimal128(%s, 12)), %s) AS a%d", f.SQL,
+				condition, i)}
 	}
 	panic(fmt.Sprintf("BUG: meter %s has aggregate %q", m.Name, m.Aggregate))
 }
 
-// outerColumns are the usage columns over the first aggregates; with several families f is the family of the row, and
-// the aggregates are combined once more.
+// outerColumns are the usage columns over the first aggregates; with several families f is the family of the
+// row, and the aggregates are combined once more.
 func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, revision uint64) []string {
 	many := len(groups) > 1
 	home := make([]int, len(meters))
@@ -222,7 +233,8 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 		}
 		return fmt.Sprintf("%sIf(a%d, f = %d AND n%d > 0)", combine, i, home[i], i)
 	}
-	out := []string{"minute", "shard", fmt.Sprintf("toUInt64(%d)", revision), fmt.Sprintf("toUInt8(%d)", wholeSlot), "customer"}
+	out := []string{"minute", "shard", fmt.Sprintf("toUInt64(%d)", revision), fmt.Sprintf("toUInt8(%d)",
+		wholeSlot), "customer"}
 	out = append(out, dimensionColumns(dimensions, many)...)
 	var events, sums, greatest, hashes, latest []string
 	for i, m := range meters {
@@ -232,7 +244,8 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 		case catalog.Sum:
 			sums = append(sums, fmt.Sprintf("%s, toDecimal256(%s, 12)", name, a(i, "sum")))
 		case catalog.Max:
-			greatest = append(greatest, fmt.Sprintf("if(%s > 0, map(%s, %s), map())", n(i), name, a(i, "max")))
+			greatest = append(greatest, fmt.Sprintf("if(%s > 0, map(%s, %s), map())", n(i), name, a(i,
+				"max")))
 		case catalog.Unique:
 			hashes = append(hashes, name+", "+a(i, "groupUniqArrayArray"))
 		case catalog.Latest:
@@ -243,7 +256,8 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 	if many {
 		keys, digest = "sumIf(n_keys, f = 0)", "sumIf(n_digest, f = 0)"
 	}
-	return append(out, filtered(events, "v > 0"), mapped(sums), joined(greatest), filtered(hashes, "notEmpty(v)"),
+	return append(out, filtered(events, "v > 0"), mapped(sums), joined(greatest), filtered(hashes,
+		"notEmpty(v)"),
 		joined(latest), keys, digest)
 }
 
@@ -290,15 +304,16 @@ func dimensionColumns(dimensions []string, many bool) []string {
 	return append(out, filtered(attributes, "v != ''"))
 }
 
-// perFamily groups the first groups again, once for each family by the dimensions that it keeps. Family 0 carries the
-// keys, so it keeps rows of voided events too.
+// perFamily groups the first groups again, once for each family by the dimensions that it keeps. Family 0
+// carries the keys, so it keeps rows of voided events too.
 func perFamily(groups []family, dimensions []string, slot string) string {
 	var b strings.Builder
 	var fs []string
 	for g := range groups {
 		fs = append(fs, fmt.Sprintf("toUInt8(%d)", g))
 	}
-	fmt.Fprintf(&b, "\nARRAY JOIN [%s] AS f\nGROUP BY minute, shard, customer%s, f", strings.Join(fs, ", "), slot)
+	fmt.Fprintf(&b, "\nARRAY JOIN [%s] AS f\nGROUP BY minute, shard, customer%s, f", strings.Join(fs, ", "),
+		slot)
 	for i, d := range dimensions {
 		var keep []int
 		for g, f := range groups {
@@ -327,22 +342,27 @@ const slotColumn = 3
 const usageDigest = `sum(cityHash64(customer, product, route, version, method, status_class, subject, credential, attributes,
   events, sums, greatest, hashes, latest, keys, keys_digest))`
 
-// headMinutes writes the heads of a recomputation: of buckets whose rows are there and younger than an hour, joined
-// with their marks up to the bound of each shard, which was acknowledged before the events were read.
+// headMinutes writes the heads of a recomputation: of buckets whose rows are there and younger than an hour,
+// joined with their marks up to the bound of each shard, which was acknowledged before the events were read.
 const headMinutes = `
-INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts, written)
-SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k, u.kd, u.n, u.ud, [(255, %[2]d)], now64(3)
+INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows,
+    usage_digest, parts, written)
+SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k, u.kd, u.n, u.ud, [(255, %[2]d)],
+    now64(3)
 FROM (
     SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud
     FROM usage_minute WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
 ) AS u INNER JOIN (
-    SELECT minute, shard, max((generation, offset)) AS reach FROM marks WHERE %[4]s AND (%[5]s) GROUP BY minute, shard
+    SELECT minute, shard, max((generation, offset)) AS reach FROM marks WHERE %[4]s AND (%[5]s)
+        GROUP BY minute, shard
 ) AS m ON u.bucket = m.minute AND u.shard = m.shard
 WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
 
 // writeHeads makes a recomputation of minutes visible, but for the buckets in lost.
-func (s *store) writeHeads(ctx context.Context, j *job, all bool, revision uint64, bounds map[int]schemas.Position, lost []Bucket) error {
-	return s.exec(ctx, "write heads", fmt.Sprintf(headMinutes, j.agreed.Seq, revision, j.scope("bucket", true),
+func (s *store) writeHeads(ctx context.Context, j *job, all bool, revision uint64,
+	bounds map[int]schemas.Position, lost []Bucket) error {
+	return s.exec(ctx, "write heads", fmt.Sprintf(headMinutes, j.agreed.Seq, revision, j.scope("bucket",
+		true),
 		j.scope("minute", all), upTo(j.shards, bounds), headDeadline(revision), except(lost)))
 }
 
@@ -351,34 +371,41 @@ func upTo(shards []int, bounds map[int]schemas.Position) string {
 	var out []string
 	for _, shard := range shards {
 		b := bounds[shard]
-		out = append(out, fmt.Sprintf("shard = %d AND (generation, offset) <= (%d, %d)", shard, b.Generation, b.Offset))
+		out = append(out, fmt.Sprintf("shard = %d AND (generation, offset) <= (%d, %d)", shard, b.Generation,
+			b.Offset))
 	}
 	return strings.Join(out, " OR ")
 }
 
-// headDeadline is until when, in milliseconds, a revision may still get its head: orphans are collected later.
+// headDeadline is until when, in milliseconds, a revision may still get its head: orphans are collected
+// later.
 func headDeadline(revision uint64) int64 { return revisionTime(revision).Add(time.Hour).UnixMilli() }
 
-// headPatched writes the heads of minutes of which some slots were recomputed: their rows must be there and younger than
-// an hour; what the other slots bring, rows of the head before, comes with the statement.
+// headPatched writes the heads of minutes of which some slots were recomputed: their rows must be there and
+// younger than an hour; what the other slots bring, rows of the head before, comes with the statement.
 const headPatched = `
-INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows, usage_digest, parts, written)
-SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k + b.k, u.kd + b.kd, u.n + b.n, u.ud + b.ud,
+INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows,
+    usage_digest, parts, written)
+SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k + b.k, u.kd + b.kd, u.n + b.n,
+    u.ud + b.ud,
        arrayConcat(u.parts, b.parts), now64(3)
 FROM (
     SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud,
            groupUniqArray((slot, revision)) AS parts
     FROM usage_minute WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
 ) AS u INNER JOIN (
-    SELECT minute, shard, max((generation, offset)) AS reach FROM marks WHERE %[4]s AND (%[5]s) GROUP BY minute, shard
+    SELECT minute, shard, max((generation, offset)) AS reach FROM marks WHERE %[4]s AND (%[5]s)
+        GROUP BY minute, shard
 ) AS m ON u.bucket = m.minute AND u.shard = m.shard INNER JOIN (
     SELECT toDateTime(at, 'UTC') AS bucket, shard, k, kd, n, ud, parts
-    FROM values('at UInt32, shard UInt16, k UInt64, kd UInt64, n UInt64, ud UInt64, parts Array(Tuple(UInt8, UInt64))', %[8]s)
+    FROM values('at UInt32, shard UInt16, k UInt64, kd UInt64, n UInt64, ud UInt64, parts Array(Tuple(UInt8,
+        UInt64))', %[8]s)
 ) AS b ON u.bucket = b.bucket AND u.shard = b.shard
 WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
 
 // writePatchedHeads makes recomputed slots visible, together with the slots that stay.
-func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position, lost []Bucket) error {
+func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64,
+	bounds map[int]schemas.Position, lost []Bucket) error {
 	var values []string
 	for i, b := range j.buckets {
 		base, parts := j.patches[i].base()
@@ -386,10 +413,12 @@ func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64, 
 		for _, p := range parts {
 			list = append(list, fmt.Sprintf("(%d,%d)", p.slot, p.revision))
 		}
-		values = append(values, fmt.Sprintf("(%d,%d,%d,%d,%d,%d,[%s])", b.Start, b.Shard, base.keys, base.keysDigest, base.rows,
+		values = append(values, fmt.Sprintf("(%d,%d,%d,%d,%d,%d,[%s])", b.Start, b.Shard, base.keys,
+			base.keysDigest, base.rows,
 			base.usageDigest, strings.Join(list, ",")))
 	}
-	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision, j.scope("bucket", true), j.scope("minute", false),
+	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision, j.scope("bucket",
+		true), j.scope("minute", false),
 		upTo(j.shards, bounds), headDeadline(revision), except(lost), strings.Join(values, ",")))
 }
 
@@ -416,7 +445,8 @@ func (s *store) headsOf(ctx context.Context, j *job, revision uint64, yield func
 		var start uint32
 		var shard uint16
 		h := Head{Bucket: Bucket{Level: j.level}}
-		err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog, &h.Revision, &h.Keys, &h.Rows)
+		err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog, &h.Revision,
+			&h.Keys, &h.Rows)
 		h.Start, h.Shard = int64(start), int(shard)
 		yield(h)
 		return err

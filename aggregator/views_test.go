@@ -14,14 +14,17 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// TestReadersSeeNoHalfStates recomputes buckets without pause while readers look at every documented view. Each record
-// brings five events each of two customers into each of three minutes, so any state of any bucket has a multiple of
-// five calls of each customer, as many of one as of the other, 7 bytes each; and it never shrinks.
+// TestReadersSeeNoHalfStates recomputes buckets without pause while readers look at every documented view.
+// Each record brings five events each of two customers into each of three minutes, so any state of any bucket
+// has a multiple of five calls of each customer, as many of one as of the other, 7 bytes each; and it never
+// shrinks.
 func TestReadersSeeNoHalfStates(t *testing.T) {
 	db := openDB(t)
 	logs := []*shardLog{newShardLog(0)}
-	b := newBench(t, db, meters(catalog.Meter{Name: "calls", Aggregate: catalog.Count, Dimensions: []string{"product"}},
-		catalog.Meter{Name: "bytes", Aggregate: catalog.Sum, Field: "bytes_out", Dimensions: []string{"status_class"}}), logs)
+	b := newBench(t, db, meters(catalog.Meter{Name: "calls", Aggregate: catalog.Count,
+		Dimensions: []string{"product"}},
+		catalog.Meter{Name: "bytes", Aggregate: catalog.Sum, Field: "bytes_out",
+			Dimensions: []string{"status_class"}}), logs)
 	b.start(t, 3)
 	b.recomputer.with(func(*ledger) { b.recomputer.forced++ })
 	ctx, cancel := context.WithCancel(t.Context())
@@ -35,7 +38,8 @@ func TestReadersSeeNoHalfStates(t *testing.T) {
 		var events []*wire.UsageEvent
 		for minute := range 3 {
 			for i := range 10 {
-				events = append(events, &wire.UsageEvent{Source: "s", Id: fmt.Sprintf("%d-%d-%d", n, minute, i), Customer: []string{"ann", "bob"}[i%2],
+				events = append(events, &wire.UsageEvent{Source: "s", Id: fmt.Sprintf("%d-%d-%d", n, minute,
+					i), Customer: []string{"ann", "bob"}[i%2],
 					Time: start2026.Add(time.Duration(minute) * time.Minute).UnixMilli(), BytesOut: 7, Status: 200 + uint32(i/2)*100, Product: fmt.Sprint(i % 3)})
 			}
 		}
@@ -51,7 +55,8 @@ func TestReadersSeeNoHalfStates(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatalf("usage_by_%s shows %d calls, want %d", level, last, want)
 			}
-			if _, err := look(t.Context(), b.store, level, func(state) { last = 0 }, func(s state) { last += s.calls }); err != nil {
+			if _, err := look(t.Context(), b.store, level, func(state) { last = 0 },
+				func(s state) { last += s.calls }); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -77,14 +82,16 @@ type state struct {
 // look reads a view once, in one statement.
 func look(ctx context.Context, s *store, level string, begin, each func(state)) (n int, err error) {
 	begin(state{})
-	err = s.query(ctx, "look", `SELECT time, toString(customer), toUInt64(sumIf(quantity, meter = 'calls')), toUInt64(sumIf(quantity, meter = 'bytes'))
-		FROM usage_by_`+level+` GROUP BY time, customer ORDER BY time, customer`, func(rows driver.Rows) error {
-		var v state
-		n++
-		err := rows.Scan(&v.bucket, &v.customer, &v.calls, &v.bytes)
-		each(v)
-		return err
-	})
+	err = s.query(ctx, "look",
+		`SELECT time, toString(customer), toUInt64(sumIf(quantity, meter = 'calls')), toUInt64(sumIf(quantity, meter = 'bytes'))
+		FROM usage_by_`+level+` GROUP BY time, customer ORDER BY time, customer`,
+		func(rows driver.Rows) error {
+			var v state
+			n++
+			err := rows.Scan(&v.bucket, &v.customer, &v.calls, &v.bytes)
+			each(v)
+			return err
+		})
 	return n, err
 }
 
@@ -97,7 +104,8 @@ func watch(ctx context.Context, t *testing.T, s *store, level string) (changes i
 			key := v.bucket.String() + v.customer
 			switch {
 			case v.calls%5 != 0 || v.bytes != 7*v.calls:
-				t.Errorf("%s %v %s: %d calls and %d bytes: half a state", level, v.bucket, v.customer, v.calls, v.bytes)
+				t.Errorf("%s %v %s: %d calls and %d bytes: half a state", level, v.bucket, v.customer,
+					v.calls, v.bytes)
 			case v.calls < seen[key]:
 				t.Errorf("%s %v %s: %d calls after %d", level, v.bucket, v.customer, v.calls, seen[key])
 			case v.customer == "bob" && first.bucket.Equal(v.bucket) && first.calls != v.calls:
