@@ -68,7 +68,8 @@ func (a *Audit) Problems() (out []string) {
 		}
 		if s.Committed > s.Next {
 			out = append(out,
-				fmt.Sprintf("%s/%d: the collector committed %d, but receipts end at %d; the aggregator is behind, or records are lost",
+				fmt.Sprintf("%s/%d: the collector committed %d, but receipts end at %d; "+
+					"the aggregator is behind, or records are lost",
 					s.Topic, s.Partition, s.Committed, s.Next))
 		}
 	}

@@ -19,7 +19,8 @@ type usageBatch struct {
 
 // errMalformed says that a record of our own topic is none of ours: its partition stops, since passing over
 // it would lose what it says.
-var errMalformed = errors.New("record is no usage batch; look with `tollgate doctor` who else writes to the topic")
+var errMalformed = errors.New("record is no usage batch; " +
+	"look with `tollgate doctor` who else writes to the topic")
 
 // Field numbers of schemas/usage_event.proto, message UsageBatch.
 const (

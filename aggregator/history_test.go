@@ -218,7 +218,7 @@ func histories(t *testing.T, live bool) {
 	p := pool{rnd, 2, 300, 120}
 	logs := []*shardLog{newShardLog(0), newShardLog(1)}
 	var all []*wire.UsageEvent
-	for round := range 6 {
+	for round := range 4 {
 		for flush := range 8 {
 			byShard := make([][]*wire.UsageEvent, p.shards)
 			for range 1 + rnd.IntN(40) {
@@ -255,7 +255,7 @@ func histories(t *testing.T, live bool) {
 			t.Fatalf("dirty %d, %v", n, err)
 		}
 		audited(t, r, len(all))
-		if live && round == 5 {
+		if live && round == 3 {
 			for range 3 { // an owner that sees all of this recomputes it by slots
 				all = append(all, feedPool(t, p, logs, 60)...)
 				b.settleAll(t)

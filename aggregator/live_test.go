@@ -26,7 +26,6 @@ func BenchmarkLive(b *testing.B) {
 	r := testReader(a)
 	rnd := rand.New(rand.NewPCG(1, 1))
 	began := time.Now()
-	sent := make([]time.Time, 0, seconds*flushes) // sent[i] is when flush i was sent: events 4000·i and on
 	done := make(chan struct{})
 	var ages []time.Duration
 	go func() {
@@ -72,7 +71,6 @@ func BenchmarkLive(b *testing.B) {
 		for shard := range open {
 			logs[shard].add(batchOf(b, shard, rnd.Uint64(), false, open[shard]...))
 		}
-		sent = append(sent, time.Now())
 	}
 	<-done
 	slices.Sort(ages)

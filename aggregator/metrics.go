@@ -47,8 +47,10 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		flushSeconds: histogram("flush_seconds", "From taking a flush to its commit.", seconds),
 		freshness: histogram("freshness_seconds",
 			"From the acknowledged mark of a live bucket to its head.", seconds),
-		recomputeSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tollgate_aggregator_recompute_seconds",
-			Help: "One statement's worth of buckets, from reading heads to writing heads.", Buckets: seconds}, []string{"level"}),
+		recomputeSeconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "tollgate_aggregator_recompute_seconds",
+			Help:    "One statement's worth of buckets, from reading heads to writing heads.",
+			Buckets: seconds}, []string{"level"}),
 		dirty: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tollgate_aggregator_dirty_buckets",
 			Help: "Buckets that wait to be recomputed."}, []string{"level"}),
 		owned: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_aggregator_owned_shards",

@@ -357,7 +357,8 @@ func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64,
 }
 
 // errVanished says that so many buckets lost events that none of a job gets a head.
-var errVanished = errors.New("BUG: events vanished from more buckets than one statement can name; nothing is recomputed " +
+var errVanished = errors.New("BUG: events vanished from more buckets than one statement can name; " +
+	"nothing is recomputed " +
 	"until the table events is restored")
 
 // followCatalog stains the minutes that a new catalog version meters otherwise.

@@ -99,7 +99,10 @@ WHERE level = '%[1]s' AND bucket >= toDateTime(%[2]d, 'UTC') AND bucket < toDate
     GROUP BY bucket, shard`
 
 // partsInForce are the usage rows that the heads in force have.
-const partsInForce = `SELECT bucket, shard, part.1, part.2 FROM (SELECT bucket, shard, arrayJoin(v.9) AS part FROM (` + inForceOf + `))`
+const partsInForce = `
+SELECT bucket, shard, part.1, part.2 FROM (
+    SELECT bucket, shard, arrayJoin(v.9) AS part FROM (` + inForceOf + `)
+)`
 
 // minuteAudit puts side by side, for each minute of each shard, what events, marks, heads and usage rows say.
 const minuteAudit = `

@@ -136,7 +136,8 @@ func (c *eventColumns) reset() {
 	}
 	for _, r := range []interface{ Reset() }{&c.minute, &c.shard, &c.slot, &c.status, &c.id, &c.subject,
 		&c.path, &c.time, &c.rank,
-		&c.latency, &c.bytesIn, &c.bytesOut, &c.address, &c.quantityNames, &c.attributeNames, &c.attributeValues,
+		&c.latency, &c.bytesIn, &c.bytesOut, &c.address, &c.quantityNames, &c.attributeNames,
+		&c.attributeValues,
 		&c.quantityValues, &c.quantityEnds, &c.attributeEnds} {
 		r.Reset()
 	}

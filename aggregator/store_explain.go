@@ -14,7 +14,8 @@ import (
 )
 
 // eventColumnsOf are the columns that scanEvent reads.
-const eventColumnsOf = `source, id, toUnixTimestamp64Milli(time), toUInt64(bitShiftRight(rank, 64)), toUInt64(bitAnd(rank, toUInt128('18446744073709551615'))),
+const eventColumnsOf = `source, id, toUnixTimestamp64Milli(time), toUInt64(bitShiftRight(rank, 64)),
+toUInt64(bitAnd(rank, toUInt128('18446744073709551615'))),
 customer, subject, credential, product, route, version, method, host, path, status, latency, bytes_in,
     bytes_out, address, user_agent,
 reason, mapKeys(quantities), arrayMap(v -> toString(v), mapValues(quantities)), mapKeys(attributes),
@@ -27,7 +28,8 @@ func scanEvent(rows driver.Rows) (schemas.UsageEvent, error) {
 	var quantities, values, attributes, texts []string
 	err := rows.Scan(&e.Source, &e.ID, &e.Time, &high, &e.Content, &e.Customer, &e.Subject, &e.Credential,
 		&e.Product, &e.Route,
-		&e.Version, &e.Method, &e.Host, &e.Path, &e.Status, &e.Latency, &e.BytesIn, &e.BytesOut, &address, &e.UserAgent, &e.Reason,
+		&e.Version, &e.Method, &e.Host, &e.Path, &e.Status, &e.Latency, &e.BytesIn, &e.BytesOut,
+		&address, &e.UserAgent, &e.Reason,
 		&quantities, &values, &attributes, &texts)
 	if err != nil {
 		return e, err
@@ -46,7 +48,8 @@ func scanEvent(rows driver.Rows) (schemas.UsageEvent, error) {
 // eventsOf reads the events that count, in order of time, source and id.
 func (s *store) eventsOf(ctx context.Context, f EventFilter, meter *catalog.Meter,
 	yield func(schemas.UsageEvent) error) error {
-	sql := fmt.Sprintf("SELECT %s FROM events FINAL WHERE minute >= toDateTime(%d, 'UTC') AND minute < toDateTime(%d, 'UTC')",
+	sql := fmt.Sprintf("SELECT %s FROM events FINAL "+
+		"WHERE minute >= toDateTime(%d, 'UTC') AND minute < toDateTime(%d, 'UTC')",
 		eventColumnsOf, f.Period.From.Unix(), f.Period.To.Unix())
 	if !f.Voided {
 		sql += " AND rank < " + voidRank

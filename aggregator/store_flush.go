@@ -58,7 +58,8 @@ func (c *receiptColumns) append(at place, r *wire.Receipt, count int, history bo
 	topics, partitions := make([]string, n), make([]int32, n)
 	generations, firsts, nexts := make([]int64, n), make([]int64, n), make([]int64, n)
 	for i, s := range r.Ranges {
-		topics[i], partitions[i], generations[i], firsts[i], nexts[i] = s.Topic, s.Partition, s.Generation, s.From, s.To
+		topics[i], partitions[i], generations[i] = s.Topic, s.Partition, s.Generation
+		firsts[i], nexts[i] = s.From, s.To
 	}
 	c.rangeTopic.Append(topics)
 	c.rangePartition.Append(partitions)
@@ -107,9 +108,10 @@ func (s *store) insertEvents(ctx context.Context, c *eventColumns) error {
 	return s.insert(ctx, "events", in)
 }
 
-// insertMarks stores marks, those of at most maxJobMonths months in one insert, one insert after the other. A crash between
-// two leaves marks of some months without those of others up to the same offset. That is harmless: a bucket lies within
-// one month, so its own marks still appear in order, and all events up to there were stored before.
+// insertMarks stores marks, those of at most maxJobMonths months in one insert, one insert after the other. A
+// crash between two leaves marks of some months without those of others up to the same offset. That is
+// harmless: a bucket lies within one month, so its own marks still appear in order, and all events up to
+// there were stored before.
 func (s *store) insertMarks(ctx context.Context, c *markColumns) error {
 	for _, part := range c.byMonths() {
 		if err := s.insertMarksOf(ctx, part); err != nil {
@@ -119,7 +121,8 @@ func (s *store) insertMarks(ctx context.Context, c *markColumns) error {
 	return nil
 }
 
-// byMonths splits rows so that no part falls into more than maxJobMonths months: all of them together, mostly.
+// byMonths splits rows so that no part falls into more than maxJobMonths months: all of them together,
+// mostly.
 func (c *markColumns) byMonths() []*markColumns {
 	homes, parts, months := map[int]*markColumns{}, []*markColumns{c}, 0
 	for _, minute := range c.minute.ColUInt32 {

@@ -11,7 +11,8 @@ import (
 )
 
 // picked keeps the usage rows of a list; the number of the list follows.
-const picked = `(bucket, shard, slot, revision) IN (SELECT bucket, shard, part.1, part.2 FROM picks ARRAY JOIN parts AS part WHERE pick = `
+const picked = `(bucket, shard, slot, revision) IN (
+    SELECT bucket, shard, part.1, part.2 FROM picks ARRAY JOIN parts AS part WHERE pick = `
 
 // pickParts lists the heads in force of the parts of the job's buckets. One list serves the rows and the
 // heads of the coarse buckets: two looks at the table heads could differ.
@@ -83,7 +84,8 @@ func (s *store) combine(ctx context.Context, j *job, revision uint64, pick uint6
 
 // partScope says which minutes (hours) a job's hours (days) consist of.
 func (j *job) partScope() string {
-	times := fmt.Sprintf("bucket >= toDateTime(%d, 'UTC') AND bucket < toDateTime(%d, 'UTC') AND shard IN (%s)",
+	times := fmt.Sprintf("bucket >= toDateTime(%d, 'UTC') "+
+		"AND bucket < toDateTime(%d, 'UTC') AND shard IN (%s)",
 		j.from, j.to, numbers(j.shards))
 	var pairs []string
 	for _, b := range j.buckets {

@@ -151,7 +151,8 @@ func minuteStatement(j *job, all bool, revision uint64) string {
 		columns[slotColumn] = "slot"
 	}
 	fmt.Fprintf(&b,
-		"INSERT INTO usage_minute (%s)\nSELECT %s\nFROM (\n  SELECT %s\n  FROM (SELECT *, rank < %s AS counts "+
+		"INSERT INTO usage_minute (%s)\nSELECT %s\nFROM (\n  SELECT %s\n"+
+			"  FROM (SELECT *, rank < %s AS counts "+
 			"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s", usageColumns,
 		strings.Join(columns, ",\n  "), strings.Join(inner, ",\n    "), voidRank, j.eventScope(all), slot)
 	for i := range keys - 3 {
@@ -339,7 +340,8 @@ func perFamily(groups []family, dimensions []string, slot string) string {
 const slotColumn = 3
 
 // usageDigest is the order-free digest of usage rows: a sum of hashes of everything in them.
-const usageDigest = `sum(cityHash64(customer, product, route, version, method, status_class, subject, credential, attributes,
+const usageDigest = `sum(cityHash64(customer, product, route, version, method, status_class, subject,
+  credential, attributes,
   events, sums, greatest, hashes, latest, keys, keys_digest))`
 
 // headMinutes writes the heads of a recomputation: of buckets whose rows are there and younger than an hour,
