@@ -74,6 +74,9 @@ func openParts(ctx context.Context, config Config, needs need, p *parts) (err er
 			return fmt.Errorf("bring the tables up to date: %w", err)
 		}
 	}
+	if p.folder != nil { // only now: a tool that joins finds the tables it needs
+		return p.folder.write(p.running)
+	}
 	return nil
 }
 
@@ -139,7 +142,7 @@ func (p *parts) startEmbedded(ctx context.Context, needs need) error {
 		p.running.Redis = cache.Addr()
 		p.log.Info("Redis is up", "real", cache.Real(), "address", cache.Addr())
 	}
-	return p.folder.write(p.running)
+	return nil
 }
 
 // announce writes the address of this process's HTTP doors where tools find it.
