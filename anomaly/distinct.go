@@ -102,6 +102,3 @@ func union(a, b *distinct) uint64 {
 
 // reset empties d and keeps the memory of its exact part.
 func (d *distinct) reset() { d.exact, d.registers = d.exact[:0], nil }
-
-// empty tells whether nothing was added.
-func (d *distinct) empty() bool { return len(d.exact) == 0 && d.registers == nil }

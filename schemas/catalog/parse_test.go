@@ -227,8 +227,8 @@ func FuzzParse(f *testing.F) {
 		if lines := Diff(c, c, nil); len(lines) > 0 {
 			t.Fatalf("differs from itself: %v", lines)
 		}
-		if Hash(c) != Hash(c) {
-			t.Fatal("two hashes")
+		if first, again := Hash(c), Hash(c); first != again {
+			t.Fatalf("two hashes: %s and %s", first, again)
 		}
 	})
 }

@@ -130,7 +130,7 @@ func (f *front) serve(listener net.Listener) error {
 			defer func() { <-f.sessions }()
 			s := newSession(f, conn)
 			defer s.close()
-			if err := s.serve(); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			if err := s.serve(); !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
 				f.log.Debug("client session ended", "client", conn.RemoteAddr().String(), "error", err)
 			}
 		}()
@@ -182,7 +182,7 @@ func (s *session) close() {
 	s.dropEngine()
 }
 
-// serve answers one client until it goes.
+// serve answers one client until it goes; what it returns says why it went and is never nil.
 func (s *session) serve() error {
 	if err := s.handshake(); err != nil {
 		return err
