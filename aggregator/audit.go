@@ -23,11 +23,13 @@ type Audit struct {
 	Dirty      uint64 // those that wait to be recomputed
 	Keys       uint64 // events stored, each key once, voided ones included
 	Deliveries uint64 // deliveries that marks count
-	Duplicates uint64 // Deliveries − Keys: the next three, and what producers sent again
+	Duplicates uint64 // Deliveries − Keys: the next four, and what producers sent again
 
 	SentTwice    uint64 // deliveries that the collector's producer repeated within Kafka
 	InIncomplete uint64 // deliveries of flushes that a crash cut short: their sources were read again
 	Redelivered  uint64 // deliveries of whole flushes whose sources were all answered for by others
+
+	AttributedAgain uint64 // deliveries of stored events because their credential changed, which answer for no source
 
 	Faults []Fault // at most 100; none in a store that balances
 }
@@ -82,7 +84,7 @@ func (a *Audit) Problems() (out []string) {
 
 // ProducerRepeats are the duplicates that we did not make: sent again by gateways, or imported again.
 func (a *Audit) ProducerRepeats() uint64 {
-	ours := a.SentTwice + a.InIncomplete + a.Redelivered
+	ours := a.SentTwice + a.InIncomplete + a.Redelivered + a.AttributedAgain
 	if ours > a.Duplicates {
 		return 0 // some of ours were rejected events, which marks do not count
 	}

@@ -14,17 +14,18 @@ import (
 // copies.
 const flushParts = `
 SELECT flush, part, any(count) AS events, any(read) AS whole, sum(count) AS delivered, uniqExact(count,
-    read) AS kinds
+    read) AS kinds, max(notEmpty(ranges.first)) AS answers
 FROM receipts FINAL GROUP BY flush, part`
 
 // flushTotals sums the flushes: a flush is complete when its parts, each once, add up to what it read.
+// One that answers for no sources is of events attributed again.
 const flushTotals = `
 SELECT count(), countIf(f_events = f_whole), countIf(f_events > f_whole OR f_kinds > 1), sum(f_delivered),
     toUInt64(sum(f_delivered) - sum(f_events)),
-       sumIf(f_events, f_events < f_whole)
+       sumIf(f_events, f_events < f_whole), sumIf(f_events, NOT f_answers)
 FROM (
     SELECT flush, sum(events) AS f_events, any(whole) AS f_whole, max(kinds) AS f_kinds,
-        sum(delivered) AS f_delivered
+        sum(delivered) AS f_delivered, max(answers) AS f_answers
     FROM (` + flushParts + `) AS p GROUP BY flush
 )`
 
@@ -32,7 +33,7 @@ FROM (
 func (s *store) flushes(ctx context.Context, a *Audit) error {
 	return s.query(ctx, "audit receipts", flushTotals, func(rows driver.Rows) error {
 		return rows.Scan(&a.Flushes, &a.Complete, &a.Inconsistent, &a.Delivered, &a.SentTwice,
-			&a.InIncomplete)
+			&a.InIncomplete, &a.AttributedAgain)
 	})
 }
 

@@ -199,6 +199,7 @@ func (r *roles) startAggregator(ctx context.Context, _ *app) error {
 		return err
 	}
 	r.run(ctx, "aggregator", agg.Run)
+	r.run(ctx, "reattribution", r.reattribute)
 	return nil
 }
 

@@ -37,6 +37,7 @@ type audited struct {
 	Keys           uint64          `json:"keys"`
 	SentAgain      uint64          `json:"sent_again"`
 	DeliveredAgain uint64          `json:"delivered_again_by_us"`
+	Reattributed   uint64          `json:"attributed_again"`
 	Buckets        uint64          `json:"buckets"`
 	Dirty          uint64          `json:"buckets_to_recompute"`
 	Balanced       bool            `json:"balanced"`
@@ -59,9 +60,9 @@ type auditedSource struct {
 func newAudited(report *aggregator.Audit) audited {
 	shown := audited{Published: report.Keys + report.ProducerRepeats(), Rejected: report.Rejected, Keys: report.Keys,
 		SentAgain: report.ProducerRepeats(), DeliveredAgain: report.SentTwice + report.InIncomplete + report.Redelivered,
-		Buckets: report.Buckets, Dirty: report.Dirty, Balanced: report.Balanced(),
+		Reattributed: report.AttributedAgain, Buckets: report.Buckets, Dirty: report.Dirty, Balanced: report.Balanced(),
 		Problems: append([]string{}, report.Problems()...)}
-	shown.Read = report.Delivered - min(shown.DeliveredAgain, report.Delivered)
+	shown.Read = report.Delivered - min(shown.DeliveredAgain+shown.Reattributed, report.Delivered)
 	for _, s := range report.Sources {
 		shown.Sources = append(shown.Sources, auditedSource(s))
 	}
@@ -92,6 +93,7 @@ func (c auditCommand) Run(a *app) error {
 	number("different events", shown.Keys)
 	number("sent again by producers", shown.SentAgain)
 	number("delivered again by us", shown.DeliveredAgain)
+	number("attributed again", shown.Reattributed)
 	number("buckets", shown.Buckets)
 	number("buckets to recompute", shown.Dirty)
 	number("problems", uint64(len(shown.Problems)))
