@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -105,9 +107,19 @@ func (h *house) json(into any, arguments ...string) {
 	}
 }
 
-// start runs `tollgate all` until the returned function is called, which returns once it has ended.
+// start runs `tollgate all` until the returned function is called, which returns once it has ended. It returns when all
+// doors are open, so that no tool is there first and runs the parts itself.
 func (h *house) start() (stop func()) {
 	h.t.Helper()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	address := free.Addr().String() // known before it is listened on: with outside servers nothing else tells it
+	if err := free.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Setenv("TOLLGATE_HTTP_LISTEN", address)
 	ctx, cancel := context.WithCancel(h.t.Context())
 	var stderr bytes.Buffer
 	ended := make(chan int, 1)
@@ -126,6 +138,16 @@ func (h *house) start() (stop func()) {
 		}
 	}
 	h.t.Cleanup(stop)
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && len(ended) == 0; {
+		if answer, err := http.Get("http://" + address + "/readyz"); err == nil {
+			answer.Body.Close()
+			if answer.StatusCode == http.StatusOK {
+				return stop
+			}
+		}
+		time.Sleep(20 * time.Millisecond) // its door signals nobody before it is open
+	}
+	h.t.Fatal("tollgate all is not ready")
 	return stop
 }
 
