@@ -13,6 +13,7 @@ import (
 
 	"gopkg.in/yaml.v3"
 
+	"tollgate/schemas"
 	"tollgate/schemas/catalog"
 )
 
@@ -20,7 +21,7 @@ import (
 // address is started embedded in Data.
 type Config struct {
 	Data       string           `yaml:"data" doc:"folder of embedded parts: broker, cache, engine, and the keys made for them"`
-	Shards     int              `yaml:"shards" doc:"partitions of usage-events; fixed for the life of the data"`
+	Shards     int              `yaml:"shards" doc:"partitions of usage-events, fixed for the life of the data; default 16, on embedded parts 4"`
 	Log        LogConfig        `yaml:"log"`
 	HTTP       HTTPConfig       `yaml:"http"`
 	Kafka      KafkaConfig      `yaml:"kafka"`
@@ -35,7 +36,7 @@ type Config struct {
 
 // ConsoleConfig says who may look at the pages.
 type ConsoleConfig struct {
-	Insecure bool `yaml:"insecure" doc:"answer under any host name; only behind a proxy that asks for a login"`
+	Insecure bool `yaml:"insecure" doc:"answer other machines under any host name; only behind a proxy that asks for a login"`
 }
 
 // LogConfig says how much is logged, and how.
@@ -136,13 +137,12 @@ type BillingConfig struct {
 
 // DefaultConfig is what holds where nothing is set.
 //
-// Shards 16: see schemas.DefaultShards. Listen on loopback: nothing is open to a network unasked. Grace 1h: gateways
+// Shards: see defaultShards. Listen on loopback: nothing is open to a network unasked. Grace 1h: gateways
 // spool for up to half an hour, and finance expects drafts on the morning of the 1st. OnError allow: a cache that is
 // away must not take an API down; a limit that protects more than money is set to deny.
 func DefaultConfig() Config {
 	return Config{
 		Data:       "./tollgate-data",
-		Shards:     16,
 		Log:        LogConfig{Level: "info", Format: "text"},
 		HTTP:       HTTPConfig{Listen: "127.0.0.1:8080"},
 		ClickHouse: ClickHouseConfig{Database: "tollgate", User: "default"},
@@ -151,6 +151,15 @@ func DefaultConfig() Config {
 		Quota:      QuotaConfig{OnError: "allow"},
 		Billing:    BillingConfig{Grace: time.Hour, Cron: "@every 10m"},
 	}
+}
+
+// defaultShards is P where none is set: 16 (schemas.DefaultShards) so that many aggregators can share the work; 4 on an
+// embedded broker, where one process does all of it, and every minute of every shard costs a head.
+func defaultShards(c Config) int {
+	if len(c.Kafka.Brokers) == 0 {
+		return 4
+	}
+	return schemas.DefaultShards
 }
 
 // Origins says for each setting ("kafka.brokers") where its value came from.
@@ -168,6 +177,9 @@ func LoadConfig(path string, environment []string) (Config, Origins, error) {
 		problems = append(problems, loadYAML(&config, path, text, origins)...)
 	}
 	problems = append(problems, loadEnvironment(&config, environment, origins)...)
+	if config.Shards == 0 {
+		config.Shards = defaultShards(config)
+	}
 	problems = append(problems, config.Validate())
 	return config, origins, errors.Join(problems...)
 }

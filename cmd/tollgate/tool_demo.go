@@ -81,10 +81,6 @@ func (c *demoClock) wait(ctx context.Context, until time.Time) error {
 	}
 }
 
-// demoShards is fewer than the default: one process on one machine has no use for more, and each minute of each shard
-// costs a head.
-const demoShards = 4
-
 // demoCron is when the demo's closer looks for due periods, on the demo's clock: each night at two.
 const demoCron = "0 2 * * *"
 
@@ -161,8 +157,9 @@ func (d *demonstration) prepareConfig() error {
 	if err := os.WriteFile(marker, nil, 0o600); err != nil {
 		return fmt.Errorf("make the demo's folder: %w", err)
 	}
-	config.Data, config.Shards, config.Billing.Cron = d.command.Folder, demoShards, demoCron
+	config.Data, config.Billing.Cron = d.command.Folder, demoCron
 	config.Kafka.Brokers, config.Redis.Addresses = nil, nil
+	config.Shards = defaultShards(*config)
 	config.Collector.Sources = nil
 	if len(config.ClickHouse.Addresses) > 0 {
 		config.ClickHouse.Database = "tollgate_demo_" + d.started.UTC().Format("20060102_150405")
