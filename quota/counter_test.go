@@ -276,20 +276,24 @@ func TestAway(t *testing.T) {
 // usage is what ClickHouse would answer.
 type usage struct {
 	quantity schemas.Decimal
+	certain  []SourcePosition
 	passed   []SourcePosition
 	moving   int
 	between  func()
 }
 
-func (u *usage) Passed(_ context.Context, p []SourcePosition) error { u.passed = p; return nil }
-
-func (u *usage) UpTo(_ context.Context, q UsageOf, _ []SourcePosition) (schemas.Decimal, error) {
+func (u *usage) Certain(_ context.Context, q UsageOf) (schemas.Decimal, []SourcePosition, error) {
 	if q.Meter != "calls" || q.Where != nil {
-		return schemas.Decimal{}, nil
+		return schemas.Decimal{}, nil, ErrNotKept
 	}
+	return u.quantity, u.certain, nil
+}
+
+func (u *usage) UpTo(_ context.Context, _ UsageOf, p []SourcePosition) (schemas.Decimal, error) {
+	u.passed = p
 	if u.moving > 0 {
 		u.moving--
-		return schemas.Decimal{}, ErrMoving
+		return u.quantity.Sub(schemas.NewDecimal(1, 0)), nil
 	}
 	if u.between != nil {
 		u.between()
@@ -327,6 +331,58 @@ func TestReconcileAdds(t *testing.T) {
 			t.Errorf("reconciled to %s, want 5", got)
 		}
 	})
+}
+
+// TestMissing: a counter is corrected to a bound and not beyond it.
+func TestMissing(t *testing.T) {
+	f := func(counted, least, most int64, want string) {
+		t.Helper()
+		n := func(n int64) schemas.Decimal { return schemas.NewDecimal(n, 0) }
+		got := "contradiction"
+		if by, ok := missing(n(counted), n(least), n(most)); ok {
+			got = by.String()
+		}
+		if got != want {
+			t.Errorf("counted %d, usage %d to %d: adds %s, want %s", counted, least, most, got, want)
+		}
+	}
+	f(5, 5, 5, "0")
+	f(4, 5, 5, "1")  // Redis lost one
+	f(6, 5, 5, "-1") // a repeat
+	f(5, 5, 9, "0")  // traffic between the readings, both ends included
+	f(9, 5, 9, "0")
+	f(4, 5, 9, "1")
+	f(10, 5, 9, "-1")
+	f(0, 9, 5, "contradiction") // voided between the readings
+}
+
+// TestReconcileWaiting: what waits in a collector's memory from before the positions of what is certain is found
+// missing and added, and is not counted again when its Tally reaches Redis at last.
+func TestReconcileWaiting(t *testing.T) {
+	server := miniredis.RunT(t)
+	c := counter(t, open(t, server.Addr(), "waiting"), agreement(t), clock(noon))
+	server.SetError("LOADING Redis is loading the dataset in memory")
+	if err := count(t, c, 0, event("c1", noon), event("c1", noon)); !errors.Is(err, ErrDeferred) {
+		t.Fatal(err)
+	}
+	server.SetError("")
+	if c.queued == 0 {
+		t.Fatal("nothing waits")
+	}
+	truth := &usage{quantity: schemas.NewDecimal(2, 0), certain: []SourcePosition{{stream.TopicAccessEvents, 0,
+		schemas.Position{Generation: 1, Offset: 2}}}}
+	if _, err := c.Reconcile(t.Context(), truth, Account{"c1", nil, time.UnixMilli(noon)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := used(t, c, "day", "c1", "", noon); got != "2" {
+		t.Errorf("reconciled to %s, want 2", got)
+	}
+	if err := count(t, c, 2, event("c1", noon)); err != nil {
+		t.Fatal(err)
+	}
+	if got := used(t, c, "day", "c1", "", noon); got != "3" || c.queued != 0 {
+		t.Errorf("counted %s, want 3; %d additions wait", got, c.queued)
+	}
 }
 
 // TestLost: a Redis that has lost counters is noticed, and counting goes on.

@@ -366,11 +366,26 @@ type reading struct {
 	fences     map[string]string // "topic/partition" → "generation:offset"
 }
 
+// readingScript raises fences that are behind and reads a counter with what it then includes, in one step.
 var readingScript = redis.NewScript(`
+for i = 1, #ARGV, 3 do
+  local g, o = string.match(redis.call('HGET', KEYS[1], ARGV[i]) or '', '^(%d+):(%d+)$')
+  g, o = tonumber(g or '-1'), tonumber(o or '-1')
+  local generation, offset = tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2])
+  if g < generation or g == generation and o < offset then
+    redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1] .. ':' .. ARGV[i + 2])
+  end
+end
 return {redis.call('HMGET', KEYS[2], 'w', 'p', 'r'), redis.call('HGETALL', KEYS[1])}`)
 
-func (s *Store) reading(ctx context.Context, bucket int, key string) (reading, error) {
-	answer, err := readingScript.Run(ctx, s.client, []string{s.key(bucket, "fence"), s.key(bucket, key)}).Slice()
+// reading reads a counter of a bucket whose fences include the positions to raise them to.
+func (s *Store) reading(ctx context.Context, bucket int, key string, raise []SourcePosition) (reading, error) {
+	var args []any
+	for _, p := range raise {
+		args = append(args, p.Topic+"/"+strconv.Itoa(int(p.Partition)), p.Position.Generation, p.Position.Offset)
+	}
+	keys := []string{s.key(bucket, "fence"), s.key(bucket, key)}
+	answer, err := readingScript.Run(ctx, s.client, keys, args...).Slice()
 	if err != nil {
 		return reading{}, fmt.Errorf("read counter %s with its fences: %w", key, err)
 	}
