@@ -46,7 +46,7 @@ services-stop: ## end what `make services` started
 
 test-services: services ## run the integration tests on the real servers
 	set -a; eval "$$(deploy/services/services.sh env $(SERVICES))"; set +a; \
-	$(GO) test -race -timeout 20m -count=1 -run 'Integration' ./schemas/stream/... ./collector ./aggregator ./quota ./billing ./anomaly ./cmd/tollgate
+	$(GO) test -race -timeout 20m -count=1 -p 1 -run 'Integration' ./schemas/stream/... ./collector ./aggregator ./quota ./billing ./anomaly ./cmd/tollgate
 
 run: build ## run every role in one process on ./tollgate-data
 	./bin/tollgate all

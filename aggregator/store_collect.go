@@ -17,9 +17,10 @@ const kept = `
 
 // superseded are the months of a level with heads that were not in force any more at a time.
 const superseded = `
-SELECT DISTINCT toYYYYMM(bucket) FROM heads
+SELECT toYYYYMM(bucket) AS month FROM heads
 WHERE level = '%[1]s' AND revision < %[3]d AND (bucket, shard, revision) NOT IN (` + kept + `
-) AND (bucket, shard, revision) NOT IN (SELECT bucket, shard, revision FROM cuts WHERE level = '%[1]s')`
+) AND (bucket, shard, revision) NOT IN (SELECT bucket, shard, revision FROM cuts WHERE level = '%[1]s')
+GROUP BY month`
 
 // Rows and heads of superseded revisions go by a lightweight delete of one partition: it writes a mask beside
 // the rows, and merges drop them when they come by; rewriting partitions would read every row that stays.

@@ -155,7 +155,8 @@ func (s *BruteSettings) judge(e *entity, t *tally) (finding, bool) {
 	case e.key.kind == kindCredential:
 		f.sentence += fmt.Sprintf(" from %s addresses", thousands(float64(from)))
 	case tried > 1:
-		f.sentence += fmt.Sprintf(" with %s credentials", thousands(float64(tried)))
+		// The number of credentials is an estimate over two days: it must not seem to be more than the failures.
+		f.sentence += fmt.Sprintf(", with about %s credentials", thousands(min(float64(tried), n)))
 	}
 	f.evidence = append(f.evidence, evidence(w.name, n, 0, "failure"), evidence("threshold", limits[best], 0, "failure"))
 	if tried > 0 {

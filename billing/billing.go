@@ -43,6 +43,10 @@ type Options struct {
 	// of imported history; `tollgate invoice issue` does that on request.
 	CatchUp int
 
+	// Begin is when the first agreement was made: a closer closes no period that ended before it, since nobody agreed to
+	// be billed for it then; Issue does on request. Default nil: no such bound. The zero time closes nothing.
+	Begin func(ctx context.Context) (time.Time, error)
+
 	Log     *slog.Logger          // default slog.Default()
 	Metrics prometheus.Registerer // nil = none
 }

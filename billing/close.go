@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/robfig/cron/v3"
@@ -107,13 +108,26 @@ func (b *Billing) Close(ctx context.Context) ([]Run, error) {
 	return runs, errors.Join(failures...)
 }
 
+// due are the periods that a closer looks at: those of the agreement that have ended since it was made.
+func (b *Billing) due(ctx context.Context, a *Agreement) ([]schemas.Period, error) {
+	due, err := Due(GroupsOf(a), b.o.Now(), b.o.Grace, b.o.CatchUp)
+	if err != nil || b.o.Begin == nil {
+		return due, err
+	}
+	begin, err := b.o.Begin(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("find when the first agreement was made: %w", err)
+	}
+	return slices.DeleteFunc(due, func(p schemas.Period) bool { return begin.IsZero() || p.To.Before(begin) }), nil
+}
+
 // DuePeriods lists the periods that have ended and are not closed yet, oldest first.
 func (b *Billing) DuePeriods(ctx context.Context) ([]schemas.Period, error) {
 	a, err := b.latest(ctx)
 	if err != nil {
 		return nil, err
 	}
-	due, err := Due(GroupsOf(a), b.o.Now(), b.o.Grace, b.o.CatchUp)
+	due, err := b.due(ctx, a)
 	if err != nil {
 		return nil, err
 	}

@@ -135,7 +135,7 @@ func (c *checker) right(o *origin, a *schemas.AccessEvent, out *schemas.UsageEve
 		return nil
 	}
 	if !o.amend {
-		return &Fault{ReasonNoAmendRight, fmt.Sprintf("the event is revision %d of another", a.Revision),
+		return &Fault{ReasonNoAmendRight, "the event " + correction(a.Revision) + " another",
 			"send corrections with a key or on a topic that has the right to amend"}
 	}
 	if strings.TrimSpace(a.Reason) == "" {
@@ -196,4 +196,12 @@ func valid(s string) string {
 		return s
 	}
 	return strings.ToValidUTF8(s, "\uFFFD")
+}
+
+// correction says what a revision does to the event whose key it has.
+func correction(revision uint16) string {
+	if revision == schemas.RevisionVoid {
+		return "voids"
+	}
+	return "amends"
 }

@@ -60,10 +60,29 @@ func (g *Gate) Handler() http.Handler {
 			problem(w, status, err.Error())
 			return
 		}
+		if err := g.knows(q); err != nil {
+			problem(w, http.StatusBadRequest, err.Error())
+			return
+		}
 		d := g.Check(r.Context(), q)
 		d.headers(w.Header())
 		answer(w, http.StatusOK, "application/json", d)
 	})
+}
+
+// knows says which meter of a question is in no catalog: to answer "allowed" would only mean that nothing was looked at.
+func (g *Gate) knows(q Question) error {
+	s, now := g.o.Agreement(), g.o.Now()
+	for _, name := range q.Meters {
+		if _, ok := s.Meter(name, now); !ok {
+			var names []string
+			for _, m := range s.Meters(now) {
+				names = append(names, m.Name)
+			}
+			return fmt.Errorf("meter %q is not in the catalog; it has %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 // readQuestion reads and checks the body of a check.

@@ -32,6 +32,8 @@ type Config struct {
 	Quota      QuotaConfig      `yaml:"quota"`
 	Billing    BillingConfig    `yaml:"billing"`
 	Console    ConsoleConfig    `yaml:"console"`
+
+	shardsByDefault bool // no number was set: the one that the data has is taken
 }
 
 // ConsoleConfig says who may look at the pages.
@@ -178,7 +180,7 @@ func LoadConfig(path string, environment []string) (Config, Origins, error) {
 	}
 	problems = append(problems, loadEnvironment(&config, environment, origins)...)
 	if config.Shards == 0 {
-		config.Shards = defaultShards(config)
+		config.Shards, config.shardsByDefault = defaultShards(config), true
 	}
 	problems = append(problems, config.Validate())
 	return config, origins, errors.Join(problems...)
@@ -231,6 +233,14 @@ func hasPrefix(names map[string]bool, prefix string) bool {
 }
 
 func nearestHint(name string, names map[string]bool) string {
+	if best := nearest(name, names); best != "" {
+		return fmt.Sprintf("; did you mean %q?", best)
+	}
+	return "; `tollgate config` lists all settings"
+}
+
+// nearest is the known name that is at most three letters away, "" where there is none.
+func nearest(name string, names map[string]bool) string {
 	best, distance := "", 4
 	for candidate := range names {
 		d := editDistance(name, candidate)
@@ -238,10 +248,7 @@ func nearestHint(name string, names map[string]bool) string {
 			best, distance = candidate, d
 		}
 	}
-	if best == "" {
-		return "; `tollgate config` lists all settings"
-	}
-	return fmt.Sprintf("; did you mean %q?", best)
+	return best
 }
 
 func editDistance(a, b string) int {
@@ -270,7 +277,9 @@ func loadEnvironment(config *Config, environment []string, origins Origins) (pro
 			set[name] = value
 		}
 	}
+	known := map[string]bool{"TOLLGATE_CONFIG": true, "TOLLGATE_CACHE": true}
 	walkConfig(config, func(s setting) {
+		known[s.variable()] = true
 		text, ok := set[s.variable()]
 		if !ok {
 			return
@@ -281,6 +290,12 @@ func loadEnvironment(config *Config, environment []string, origins Origins) (pro
 		}
 		origins[s.name] = s.variable()
 	})
+	for name := range set { // others may be secrets that a catalog names; one that is nearly a setting is a slip
+		near := nearest(name, known)
+		if !known[name] && near != "" && !strings.HasPrefix(name, "TOLLGATE_TEST_") {
+			problems = append(problems, fmt.Errorf("%s is no setting; did you mean %s?", name, near))
+		}
+	}
 	return problems
 }
 
@@ -358,6 +373,9 @@ func walkConfig(config *Config, visit func(setting)) {
 	walk = func(v reflect.Value, prefix string) {
 		for i := range v.NumField() {
 			field := v.Type().Field(i)
+			if !field.IsExported() {
+				continue
+			}
 			name := prefix + field.Tag.Get("yaml")
 			if field.Type.Kind() == reflect.Struct {
 				walk(v.Field(i), name+".")

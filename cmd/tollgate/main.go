@@ -24,7 +24,7 @@ var version = "development"
 
 // commands is the command line.
 type commands struct {
-	Config  string `help:"YAML file of settings." type:"path" placeholder:"FILE" env:"TOLLGATE_CONFIG"`
+	Config  string `help:"YAML file of settings." placeholder:"FILE" env:"TOLLGATE_CONFIG"`
 	Data    string `help:"Folder of embedded parts; joins the program that runs on it." placeholder:"DIR"`
 	Verbose bool   `short:"v" help:"Log what happens, also in tools."`
 

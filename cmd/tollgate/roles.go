@@ -128,9 +128,64 @@ func (r *roles) connect(ctx context.Context, a *app, set role) (err error) {
 	r.billing, err = billing.New(billing.Options{
 		Usage: r.reader, Agreements: agreements{r.catalog}, Series: documentSeries{r.claims},
 		Ready: &readiness{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources), now: r.p.clock},
-		Store: billing.NewStore(r.p.store.Conn()), Now: r.p.clock, Grace: a.config.Billing.Grace,
+		Store: billing.NewStore(r.p.store.Conn()), Now: r.p.clock, Grace: a.config.Billing.Grace, Begin: r.agreedSince,
 		Log: r.log, Metrics: r.p.registry})
-	return err
+	if err != nil {
+		return err
+	}
+	return claimsIntact(ctx, r.p, r.claims, r.catalog)
+}
+
+// agreedSince is when the first catalog was applied; the zero time where none ever was.
+func (r *roles) agreedSince(ctx context.Context) (time.Time, error) {
+	versions, err := r.catalog.Versions(ctx)
+	if err != nil || len(versions) == 0 {
+		return time.Time{}, err
+	}
+	return versions[0].Applied, nil
+}
+
+// claimsIntact refuses to work with a topic of claims that ends before what the tables say was drawn from it: numbers
+// would be given twice, and issued invoices overwritten.
+func claimsIntact(ctx context.Context, p *parts, claims *stream.Claims, agreed *catalog.Store) error {
+	all, err := claims.Read(ctx)
+	if err != nil {
+		return err
+	}
+	drawn, end := map[string]uint64{}, int64(-1)
+	for _, claim := range all {
+		end = claim.Offset
+		if claim.Valid {
+			drawn[claim.Series]++
+		}
+	}
+	lost := func(what string, n any) error {
+		return fmt.Errorf("BUG: topic %s ends at offset %d, but %s %v was drawn from it: the topic was deleted, recreated "+
+			"or restored to an earlier state; bring it back. Nothing is issued or changed until then", stream.TopicClaims,
+			end, what, n)
+	}
+	versions, err := agreed.Versions(ctx)
+	if err != nil {
+		return err
+	}
+	if seq := versions.Last().Seq; len(versions) > 0 && seq > drawn[catalog.SeriesCatalog] {
+		return lost("catalog version", seq)
+	}
+	_, highest, err := agreed.Settled(ctx, 0)
+	if err != nil {
+		return err
+	}
+	if highest > drawn[catalog.SeriesChanges] {
+		return lost("change", highest)
+	}
+	issued, err := billing.NewStore(p.store.Conn()).Done(ctx, end)
+	if err != nil {
+		return err
+	}
+	for claim := range issued {
+		return lost("the claim of issued invoices at offset", claim)
+	}
+	return nil
 }
 
 // topicsOf are the topics that collectors read: the configured ones, or access-events alone.
@@ -209,7 +264,7 @@ func (r *roles) startCollector(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	c, err := collector.New(collector.Options{Topics: r.sources, Shards: a.config.Shards, Agreement: r.follower.Current,
+	c, err := collector.New(collector.Options{Topics: r.sources, Shards: r.p.config.Shards, Agreement: r.follower.Current,
 		Hasher: r.hasher, Publisher: r.producer, NewTally: func() collector.Tally { return counter.NewTally() },
 		Log: r.log, Metrics: r.p.registry})
 	if err != nil {
@@ -245,8 +300,10 @@ func (r *roles) startAnomaly(ctx context.Context, _ *app) error {
 	for _, hook := range snapshot.Catalog().Webhooks {
 		sender, err := notify.NewWebhook(notify.WebhookOptions{URL: hook.URL, Secret: os.Getenv(hook.SecretEnv),
 			Events: hook.Events})
-		if err != nil {
-			return fmt.Errorf("webhook of the catalog, secret from %s: %w", hook.SecretEnv, err)
+		if err != nil { // one receiver that is not set up keeps nothing else from working
+			r.log.Error("a webhook of the catalog is not served; set its secret, as in export NAME=whsec_$(openssl rand "+
+				"-base64 32), and start again", "url", hook.URL, "secret_env", hook.SecretEnv, "error", err)
+			continue
 		}
 		senders = append(senders, sender)
 	}
@@ -280,6 +337,10 @@ func (r *roles) startAnomaly(ctx context.Context, _ *app) error {
 // startConsole mounts the pages beside the other doors. It has no login: it answers loopback names only, unless the
 // settings say that a proxy in front of it asks for one.
 func (r *roles) startConsole(_ context.Context, a *app) error {
+	if err := console.MayListen(a.config.HTTP.Listen, a.config.Console.Insecure); err != nil {
+		r.log.Warn("the console is not served", "why", err)
+		return nil
+	}
 	r.mux.Handle("/", console.New(console.Options{Usage: r.reader, Invoices: billing.NewStore(r.p.store.Conn()),
 		Alerts: anomaly.NewStore(r.p.store), Rejected: r.reader, Insecure: a.config.Console.Insecure, Version: version,
 		Log: r.log, Now: r.p.clock, Metrics: r.p.registry}))
@@ -319,12 +380,17 @@ func (r *roles) mountIngest(a *app) error {
 	return nil
 }
 
-// listen opens the HTTP door of this process and serves until the roles stop.
-func (r *roles) listen(address string) (string, error) {
+// listen opens the HTTP door of this process: before anything else starts, so that a taken port is told at once.
+func listen(address string) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return "", fmt.Errorf("listen on %s: %w; choose another with http.listen or TOLLGATE_HTTP_LISTEN", address, err)
+		return nil, fmt.Errorf("http.listen: %w; choose another address with TOLLGATE_HTTP_LISTEN", err)
 	}
+	return listener, nil
+}
+
+// serve answers at the HTTP door until the roles stop.
+func (r *roles) serve(listener net.Listener) (string, error) {
 	r.p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	r.mux.Handle("GET /metrics", promhttp.HandlerFor(r.p.registry, promhttp.HandlerOpts{}))
 	r.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
@@ -375,15 +441,34 @@ func (r *roles) ready(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
+// liveTail is how far back minutes are live, and freshWithin how soon these are recomputed: while traffic goes on, some
+// minute of the tail is always dirty, so there a wait for "nothing is dirty" would have no end.
+const (
+	liveTail    = 3 * time.Minute
+	freshWithin = 6 * time.Second
+)
+
 // settle waits until everything that stands in the source topics now is in usage, and tells what it waits for.
 func (r *roles) settle(ctx context.Context, w io.Writer) error {
 	follow := passage{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources)}
-	whole := schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(), To: time.UnixMilli(schemas.MaxTime).UTC()}
-	told := time.Now()
+	edge := r.p.clock().UTC().Add(-liveTail).Truncate(time.Minute)
+	old := schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(), To: edge}
+	live := schemas.Period{From: edge, To: time.UnixMilli(schemas.MaxTime).UTC()}
+	told, arrived := time.Now(), time.Time{}
 	for {
 		asked := time.Now()
-		waiting, err := follow.advance(ctx, whole)
-		if err != nil || waiting == "" {
+		waiting, err := follow.advance(ctx, old)
+		if err == nil && waiting == "" {
+			if arrived.IsZero() {
+				arrived = time.Now()
+			}
+			var dirty int
+			if dirty, err = r.reader.Dirty(ctx, live); err == nil && (dirty == 0 || time.Since(arrived) > freshWithin) {
+				return nil
+			}
+			waiting = fmt.Sprintf("%d buckets of the last minutes are to be recomputed", dirty)
+		}
+		if err != nil {
 			return err
 		}
 		if time.Since(told) > 5*time.Second {
@@ -412,11 +497,30 @@ func (r *roles) failure() error {
 
 // ensureTopics makes our topics where they are missing; one that has other partitions is an error.
 func ensureTopics(ctx context.Context, p *parts) error {
+	if err := p.adoptShards(ctx); err != nil {
+		return err
+	}
 	options := stream.TopicOptions{Shards: p.config.Shards}
 	if len(p.config.Kafka.Brokers) > 0 {
 		options.Replicas = p.config.Kafka.Replicas
 	}
 	return p.kafka.EnsureTopics(ctx, stream.Topics(options))
+}
+
+// adoptShards takes the number of shards that the data has, where the settings name none: it is fixed for the life of
+// the data. A number that is set and differs is an error of ensureTopics.
+func (p *parts) adoptShards(ctx context.Context) error {
+	if !p.config.shardsByDefault {
+		return nil
+	}
+	topics, err := p.kafka.DescribeTopics(ctx, stream.TopicUsageEvents)
+	if err != nil {
+		return err
+	}
+	if topics[0].Exists {
+		p.config.Shards = topics[0].Partitions
+	}
+	return nil
 }
 
 func openClaims(ctx context.Context, p *parts) (*stream.Claims, error) {
@@ -430,20 +534,24 @@ func openClaims(ctx context.Context, p *parts) (*stream.Claims, error) {
 
 // runRoles is the body of the commands that run roles until they are interrupted.
 func (a *app) runRoles(set role) error {
-	p, err := a.open(needAll)
+	listener, err := listen(a.config.HTTP.Listen)
 	if err != nil {
 		return err
 	}
+	p, err := a.open(needAll)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	if p.joined {
-		return errors.Join(fmt.Errorf("data folder %s is run by process %d (%s) already", a.config.Data, p.running.PID,
-			p.running.Command), p.Close())
+		return errors.Join(fmt.Errorf("data folder %s is run by process %d (%s) already; stop it, or name another folder "+
+			"with --data", a.config.Data, p.running.PID, p.running.Command), p.Close(), listener.Close())
 	}
 	defer a.close(p)
 	r, err := a.startRoles(p, set)
 	if err != nil {
-		return err
+		return errors.Join(err, listener.Close())
 	}
-	address, err := r.listen(a.config.HTTP.Listen)
+	address, err := r.serve(listener)
 	if err != nil {
 		return errors.Join(err, r.stop())
 	}

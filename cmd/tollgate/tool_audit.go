@@ -71,16 +71,25 @@ func newAudited(report *aggregator.Audit) audited {
 
 // Run compares offsets, receipts, events, heads and usage; it fails where anything does not balance.
 func (c auditCommand) Run(a *app) error {
-	p, err := a.open(needClickHouse | needKafka)
+	p, err := a.open(needAll)
 	if err != nil {
 		return err
 	}
 	defer a.close(p)
-	options, err := auditOptions(a.ctx, p.kafka, topicNames(topicsOf(a.config.Collector)))
+	r, err := a.startRoles(p, rolesOfTool)
 	if err != nil {
 		return err
 	}
-	report, err := aggregator.NewReader(p.store).Audit(a.ctx, options)
+	defer r.stop()
+	// First what is committed, then a wait until the tables have it: compared are equal positions.
+	options, err := auditOptions(a.ctx, p.kafka, topicNames(r.sources))
+	if err != nil {
+		return err
+	}
+	if err := r.settle(a.ctx, a.err); err != nil {
+		return err
+	}
+	report, err := r.reader.Audit(a.ctx, options)
 	if err != nil {
 		return err
 	}

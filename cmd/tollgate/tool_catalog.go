@@ -187,5 +187,6 @@ func openCatalogStore(a *app, p *parts) (*catalog.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return catalog.NewStore(p.store, numbers{claims}, p.clock), nil
+	store := catalog.NewStore(p.store, numbers{claims}, p.clock)
+	return store, claimsIntact(a.ctx, p, claims, store)
 }

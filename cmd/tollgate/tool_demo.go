@@ -159,7 +159,7 @@ func (d *demonstration) prepareConfig() error {
 	}
 	config.Data, config.Billing.Cron = d.command.Folder, demoCron
 	config.Kafka.Brokers, config.Redis.Addresses = nil, nil
-	config.Shards = defaultShards(*config)
+	config.Shards, config.shardsByDefault = defaultShards(*config), false
 	config.Collector.Sources = nil
 	if len(config.ClickHouse.Addresses) > 0 {
 		config.ClickHouse.Database = "tollgate_demo_" + d.started.UTC().Format("20060102_150405")
@@ -175,10 +175,13 @@ func (d *demonstration) start() (err error) {
 	if d.r, err = d.a.startRolesWith(d.p, rolesAll, d.clock.wait); err != nil {
 		return err
 	}
-	d.address, err = d.r.listen(d.a.config.HTTP.Listen)
+	listener, err := listen(d.a.config.HTTP.Listen)
 	if err != nil { // somebody else's port is no reason not to show the demo
-		d.address, err = d.r.listen("127.0.0.1:0")
+		if listener, err = listen("127.0.0.1:0"); err != nil {
+			return err
+		}
 	}
+	d.address, err = d.r.serve(listener)
 	return err
 }
 
@@ -271,6 +274,8 @@ func (d *demonstration) play() error {
 	return nil
 }
 
+// send writes an hour's records to one partition: played a thousand times faster than life, partitions would be read hours
+// of the story apart, and detection would call most events late.
 func (d *demonstration) send(records []demo.Record) ([]stream.Position, error) {
 	batch := make([]stream.Record, len(records))
 	for i, r := range records {
@@ -278,7 +283,7 @@ func (d *demonstration) send(records []demo.Record) ([]stream.Position, error) {
 		if r.Amend {
 			headers = append(headers, stream.Header{Key: collector.HeaderAmend, Value: []byte("true")})
 		}
-		batch[i] = stream.Record{Topic: stream.TopicAccessEvents, Partition: i % d.partitions(), Value: r.Value, Headers: headers}
+		batch[i] = stream.Record{Topic: stream.TopicAccessEvents, Partition: 0, Value: r.Value, Headers: headers}
 	}
 	positions, err := d.r.producer.Produce(d.a.ctx, batch)
 	if err != nil {
@@ -286,8 +291,6 @@ func (d *demonstration) send(records []demo.Record) ([]stream.Position, error) {
 	}
 	return positions, nil
 }
-
-func (d *demonstration) partitions() int { return stream.DefaultAccessPartitions }
 
 // awaitCollector waits until the collector has committed what was sent at positions.
 func (d *demonstration) awaitCollector(positions []stream.Position) error {

@@ -149,7 +149,7 @@ var doctorGroups = []struct {
 	group  string
 	topics []string // none = the topics of sources
 }{{groupCollector, nil}, {groupAggregator, []string{stream.TopicUsageEvents, stream.TopicRejectedEvents}},
-	{groupAnomaly, []string{stream.TopicUsageEvents}}}
+	{groupAnomaly + "-positions", []string{stream.TopicUsageEvents}}}
 
 func examineKafka(ctx context.Context, a *app, p *parts) (findings []finding, err error) {
 	embedded := p.embeds(needKafka) != 0

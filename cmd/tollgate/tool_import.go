@@ -124,7 +124,9 @@ func (c *importCommand) print(a *app, r *roles, result *imported) error {
 	t := &table{columns: []string{"what", "number"}, items: result}
 	t.add("files", fmt.Sprint(result.Files))
 	t.add("events read", fmt.Sprint(result.Read))
-	if result.Waited {
+	if !result.Waited {
+		fmt.Fprintln(a.err, "not waited for: usage follows as the running program gets to it; --wait tells what became of it")
+	} else {
 		t.add("published", fmt.Sprint(result.Published))
 		t.add("new", fmt.Sprint(result.New))
 		t.add("duplicates", fmt.Sprint(result.Duplicates))
@@ -220,8 +222,14 @@ func (c *importCommand) file(ctx context.Context, a *app, name string, batches c
 	if err != nil {
 		return err
 	}
-	cut := cutter{headers: c.headers(), fileID: id}
-	for piece, err := range decode.ReadFile(text, c.Format) {
+	format := c.Format
+	if format == "" {
+		if format, err = foundFormat(text); err != nil {
+			return err
+		}
+	}
+	cut := cutter{headers: c.headers(format), fileID: id}
+	for piece, err := range decode.ReadFile(text, format) {
 		if err != nil && !errors.Is(err, decode.ErrTooLong) {
 			return err
 		}
@@ -249,7 +257,35 @@ func send(ctx context.Context, batches chan<- []stream.Record, batch []stream.Re
 	}
 }
 
-func (c *importCommand) headers() []stream.Header {
+// formatLines is how many of a file's first lines are tried for its format; a log seldom begins with so many torn ones.
+const formatLines = 100
+
+// foundFormat finds out what a file is by the first of its lines that some format knows, so that every line that does not
+// fit is rejected by itself.
+func foundFormat(text *bufio.Reader) (string, error) {
+	head, err := text.Peek(decode.MaxRecordBytes)
+	if err != nil && err != io.EOF && len(head) == 0 {
+		return "", err
+	}
+	tried := 0
+	for piece, err := range decode.ReadFile(bytes.NewReader(head), "") {
+		if err != nil {
+			break
+		}
+		if format := decode.Detect(piece.Value, nil); format != "" {
+			return format, nil
+		}
+		if tried++; tried == formatLines {
+			break
+		}
+	}
+	if tried == 0 && len(head) == 0 {
+		return decode.Native, nil // an empty file has no event in any format
+	}
+	return "", errors.New("its format is not recognised; name it with --format (`tollgate formats list`)")
+}
+
+func (c *importCommand) headers(format string) []stream.Header {
 	mode := schemas.History
 	if c.Live {
 		mode = schemas.Live
@@ -257,8 +293,8 @@ func (c *importCommand) headers() []stream.Header {
 	headers := []stream.Header{{Key: stream.HeaderMode, Value: []byte(mode.String())},
 		{Key: stream.HeaderSource, Value: []byte(c.Source)},
 		{Key: collector.HeaderCustomer, Value: []byte(c.Customer)}}
-	if c.Format != "" {
-		headers = append(headers, stream.Header{Key: stream.HeaderFormat, Value: []byte(c.Format)})
+	if format != "" {
+		headers = append(headers, stream.Header{Key: stream.HeaderFormat, Value: []byte(format)})
 	}
 	if c.Amend {
 		headers = append(headers, stream.Header{Key: collector.HeaderAmend, Value: []byte("true")})

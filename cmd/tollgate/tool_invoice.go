@@ -69,9 +69,18 @@ func printInvoices(a *app, invoices []schemas.Invoice, output string) error {
 	for i := range invoices {
 		one := &invoices[i]
 		t.add(one.Number, string(one.Status), one.Customer.ID, instant(one.From), instant(one.To), one.Currency,
-			money(one, one.Net), money(one, one.Tax), money(one, one.Total))
+			amount(one, one.Net), amount(one, one.Tax), amount(one, one.Total))
 	}
 	return t.print(a.out, output)
+}
+
+// amount is a number with the digits of the invoice's currency, for a table that has the currency in a column.
+func amount(invoice *schemas.Invoice, amount schemas.Decimal) string {
+	places, err := schemas.MinorUnits(invoice.Currency)
+	if err != nil {
+		return amount.String()
+	}
+	return amount.Fixed(places)
 }
 
 // money is an amount with the digits of the invoice's currency.

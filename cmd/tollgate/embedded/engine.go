@@ -17,10 +17,11 @@ type Engine struct {
 }
 
 // ErrNoEngine is the error when no ClickHouse can be had; its text names every way to give one.
-var ErrNoEngine = errors.New("no ClickHouse engine: " +
-	"(1) give the address of a ClickHouse server in the configuration, or (2) put `clickhouse` on PATH, or " +
-	"(3) put libchdb.so of chdb " + chdbVersion + " into the cache folder, or " +
-	"(4) put `npm` on PATH, with which it is fetched")
+var ErrNoEngine = errors.New("no ClickHouse engine is here. Any one of these gives it:\n" +
+	"  1. set TOLLGATE_CLICKHOUSE_ADDRESSES=host:9000 (clickhouse.addresses) to use a server of yours\n" +
+	"  2. put `clickhouse` on PATH\n" +
+	"  3. put libchdb.so of chdb " + chdbVersion + " into the cache folder, $TOLLGATE_CACHE\n" +
+	"  4. put `npm` on PATH, with which it is fetched")
 
 // StartEngine starts ClickHouse on o.Dir: `clickhouse` on PATH, else the cached library, else the library
 // fetched through npm. With none of them it returns ErrNoEngine. ctx ends the search and the download, not
