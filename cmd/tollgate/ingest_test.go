@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,10 +13,8 @@ import (
 	"testing"
 	"time"
 
-	kafka "github.com/segmentio/kafka-go"
 	"gopkg.in/yaml.v3"
 
-	"tollgate/cmd/tollgate/embedded/embeddedtest"
 	"tollgate/schemas"
 	"tollgate/schemas/stream"
 )
@@ -134,7 +131,8 @@ type answered struct {
 // post sends a body with the ingest key; headers come in pairs, an empty value takes one away.
 func (g *gateway) post(path, body string, headers ...string) answered {
 	g.t.Helper()
-	request, err := http.NewRequestWithContext(g.t.Context(), http.MethodPost, "http://"+g.address+path, strings.NewReader(body))
+	request, err := http.NewRequestWithContext(g.t.Context(), http.MethodPost, "http://"+g.address+path,
+		strings.NewReader(body))
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -250,62 +248,6 @@ func (g *gateway) wantUsage(customer, calls string) {
 	if sum := total(got); sum.String() != calls {
 		g.t.Errorf("%q has %s calls in usage, want %s", customer, sum, calls)
 	}
-}
-
-// brokers is where Kafka answers.
-func (g *gateway) brokers() string {
-	if address := os.Getenv(embeddedtest.EnvKafka); address != "" {
-		return address
-	}
-	return g.runs().Kafka
-}
-
-// runs is what `tollgate all` says of itself to tools.
-func (g *gateway) runs() (r running) {
-	g.t.Helper()
-	text, err := os.ReadFile(filepath.Join(g.data, "running.json"))
-	if err == nil {
-		err = json.Unmarshal(text, &r)
-	}
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	return r
-}
-
-// highWatermarks are the ends of a topic's partitions.
-func (g *gateway) highWatermarks(topic string) (ends []int64) {
-	g.t.Helper()
-	for _, partition := range g.partitions(topic) {
-		conn, err := kafka.DialLeader(g.t.Context(), "tcp", g.brokers(), topic, partition)
-		if err != nil {
-			g.t.Fatalf("watermark of %s/%d: %v", topic, partition, err)
-		}
-		end, err := conn.ReadLastOffset()
-		if err = errors.Join(err, conn.Close()); err != nil {
-			g.t.Fatalf("watermark of %s/%d: %v", topic, partition, err)
-		}
-		ends = append(ends, end)
-	}
-	return ends
-}
-
-func (g *gateway) partitions(topic string) (list []int) {
-	g.t.Helper()
-	conn, err := kafka.DialContext(g.t.Context(), "tcp", g.brokers())
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer conn.Close()
-	partitions, err := conn.ReadPartitions(topic)
-	if err != nil {
-		g.t.Fatalf("partitions of %s: %v", topic, err)
-	}
-	for _, p := range partitions {
-		list = append(list, p.ID)
-	}
-	slices.Sort(list)
-	return list
 }
 
 // TestIntegrationIngest: what a gateway posts is answered as documented and counted once, and the gate denies what a

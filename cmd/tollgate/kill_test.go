@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -15,8 +16,11 @@ import (
 	"testing"
 	"time"
 
+	kafka "github.com/segmentio/kafka-go"
+
 	"tollgate/cmd/tollgate/embedded/embeddedtest"
 	"tollgate/schemas"
+	"tollgate/schemas/stream"
 )
 
 // patience is how long a test waits for what must come: a machine busy with other tests is slow, not broken.
@@ -142,22 +146,23 @@ type madeLog struct {
 	calls  map[string]map[string]int // month → client address → calls
 }
 
-// makeLog writes a combined log of about lines requests, spread over the two months that begin at from, by clients
-// addresses, some of which call far more than others.
-func makeLog(t *testing.T, rnd *rand.Rand, from time.Time, lines, clients int) madeLog {
+// makeLog writes a combined log of so many lines, spread over two months of one year, by clients addresses, some of
+// which call far more than others.
+func makeLog(t *testing.T, rnd *rand.Rand, lines, clients int) madeLog {
 	t.Helper()
-	made := madeLog{path: filepath.Join(t.TempDir(), "access.log"), broken: map[int64]bool{}, calls: map[string]map[string]int{}}
+	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	made := madeLog{path: filepath.Join(t.TempDir(), "access.log"), broken: map[int64]bool{},
+		calls: map[string]map[string]int{}}
 	zones := []*time.Location{time.UTC, time.FixedZone("", -5*3600), time.FixedZone("", 5*3600+1800)}
-	wrong := []string{"", "\x16\x03\x01 not a request", "10.0.0.1 - - [99/Foo/2026:00:00:00 +0000] \"GET / HTTP/1.1\" 200 1",
+	wrong := []string{"\x16\x03\x01 not a request", "10.0.0.1 - - [99/Foo/2026:00:00:00 +0000] \"GET / HTTP/1.1\" 200 1",
 		"10.0.0.1 - - [", "rotated by cron"}
 	span := from.AddDate(0, 2, 0).Sub(from)
 	var b bytes.Buffer
 	for i := range lines {
 		made.lines++
 		if i > 0 && rnd.IntN(lines/8) == 0 {
-			text := wrong[1+rnd.IntN(len(wrong)-1)]
 			made.broken[int64(made.lines)] = true
-			fmt.Fprintln(&b, text)
+			fmt.Fprintln(&b, wrong[rnd.IntN(len(wrong))])
 			continue
 		}
 		at := from.Add(time.Duration(float64(span) * float64(i) / float64(lines)))
@@ -178,23 +183,19 @@ func makeLog(t *testing.T, rnd *rand.Rand, from time.Time, lines, clients int) m
 }
 
 // TestIntegrationKilledAtRandomMoments kills `tollgate all` ten times with kill -9: six times while a log is imported,
-// four times while its months are closed by the closer and a tool at once. In the end every call of the log is counted
-// and billed once.
+// four times while two tools close its two months at once, drawing from one series of numbers. In the end every call of
+// the log is counted and billed once.
 func TestIntegrationKilledAtRandomMoments(t *testing.T) {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
 	h := newHouseApart(t)
-	now := time.Now().UTC()
-	from := time.Date(now.Year(), now.Month()-2, 1, 0, 0, 0, 0, time.UTC) // months that the closer looks at
-	log := makeLog(t, rnd, from, 60_000, 300)
+	log := makeLog(t, rnd, 60_000, 300)
 
-	importing := killing{rnd: rnd, times: 6, within: 2 * time.Second,
-		environment: []string{"TOLLGATE_BILLING_GRACE=9000h"}, // no month may close before all of the log has come
-		tool:        []string{"import", "--format", "combined", "--source", "log", "--customer", "ip", "--wait", log.path}}
-	all, tools := h.killWhile(importing)
+	load := []string{"import", "--format", "combined", "--source", "log", "--customer", "ip", "--wait", log.path}
+	all, tools := h.killWhile(killing{rnd: rnd, times: 6, within: 2 * time.Second, tools: [][]string{load}})
 	var last imported
-	h.json(&last, importing.tool...)
+	h.json(&last, load...)
 	if last.Read != int64(log.lines) || last.Rejected != int64(len(log.broken)) || last.New+last.Duplicates != last.Published {
 		t.Errorf("last import: %+v, the log has %d lines, %d of them broken", last, log.lines, len(log.broken))
 	}
@@ -202,48 +203,79 @@ func TestIntegrationKilledAtRandomMoments(t *testing.T) {
 	h.compareRejected(log)
 	all.kill()
 
+	closing := killing{rnd: rnd, times: 2, within: 2 * time.Second}
 	months := slices.Sorted(maps.Keys(log.calls))
-	_, closers := h.killWhile(killing{rnd: rnd, times: 4, within: time.Second,
-		environment: []string{"TOLLGATE_BILLING_CRON=@every 1s"}, tool: []string{"invoice", "issue", "--period", months[0]}})
+	for _, month := range months {
+		closing.tools = append(closing.tools, []string{"invoice", "issue", "--period", month})
+	}
+	all, some := h.killWhile(closing) // mostly before the claim, while usage is read and priced
+	tools = append(tools, some...)
+	all.kill()
+	// From the claim on, where documents are written: so short that a moment drawn from the whole would hardly meet it.
+	closing.within, closing.begun = 100*time.Millisecond, stream.TopicClaims
+	_, some = h.killWhile(closing)
+	tools = append(tools, some...)
 	for _, month := range months {
 		h.do(0, "invoice", "issue", "--period", month)
 	}
 	h.compareUsage(log)
 	h.compareInvoices(log)
 	h.do(0, "audit")
-	h.awaitTools(append(tools, closers...))
-}
-
-// killWhile runs a tool beside `tollgate all`, which it kills so many times, at any moment up to within after it was
-// ready, and starts again with the tool; half of the times the tool goes with it. It returns the `tollgate all` that
-// was not killed and the tools, of which some may still run.
-func (h *house) killWhile(o killing) (all *program, tools []*program) {
-	h.t.Helper()
-	for n := range o.times {
-		all = h.launch(o.environment, "all")
-		all.ready(h)
-		beside := h.launch(o.environment, o.tool...)
-		tools = append(tools, beside)
-		moment := time.Duration(o.rnd.Int64N(int64(o.within)))
-		time.Sleep(moment) // the random moment itself
-		h.t.Logf("kill %d of `all` beside `%s`, %s after it was ready; the tool runs: %t", n+1, o.tool[0], moment, beside.running())
-		all.kill()
-		if o.rnd.IntN(2) == 0 {
-			beside.kill()
-		}
-	}
-	all = h.launch(o.environment, "all")
-	all.ready(h)
-	return all, tools
+	h.awaitTools(tools)
 }
 
 // killing says what killWhile does.
 type killing struct {
-	rnd         *rand.Rand
-	times       int
-	within      time.Duration
-	environment []string
-	tool        []string
+	rnd    *rand.Rand
+	times  int
+	within time.Duration // the moment is drawn from this, beginning when all is ready and the tools were started,
+	begun  string        // or when a record comes to this topic
+	tools  [][]string    // command lines
+}
+
+// killWhile runs tools beside `tollgate all`, which it kills so many times, and starts again with the tools; each of
+// them goes with it half of the times. It returns the `tollgate all` that was not killed, and the tools, of which some
+// may still run.
+func (h *house) killWhile(o killing) (all *program, tools []*program) {
+	h.t.Helper()
+	for n := range o.times {
+		all = h.launch(nil, "all")
+		all.ready(h)
+		records := int64(0)
+		if o.begun != "" {
+			records = h.records(o.begun)
+		}
+		var beside []*program
+		for _, arguments := range o.tools {
+			beside = append(beside, h.launch(nil, arguments...))
+		}
+		still := func() bool { return slices.ContainsFunc(beside, (*program).running) }
+		for o.begun != "" && still() && h.records(o.begun) == records {
+			time.Sleep(time.Millisecond) // a topic signals nobody without a group
+		}
+		moment := time.Duration(o.rnd.Int64N(int64(o.within)))
+		time.Sleep(moment) // the random moment itself
+		h.t.Logf("kill %d beside %q after %s; it was still at work: %t", n+1, o.tools[0][0], moment, still())
+		all.kill()
+		for _, p := range beside {
+			if o.rnd.IntN(2) == 0 {
+				p.kill()
+			}
+		}
+		tools = append(tools, beside...)
+	}
+	all = h.launch(nil, "all")
+	all.ready(h)
+	return all, tools
+}
+
+// records is how many records a topic has had.
+func (h *house) records(topic string) (sum int64) {
+	h.t.Helper()
+	for _, end := range h.highWatermarks(topic) {
+		sum += end
+	}
+	return sum
 }
 
 // awaitTools waits for tools whose `tollgate all` was killed: each was killed too, or did its work, or says why not.
@@ -361,4 +393,60 @@ func (h *house) compareInvoices(log madeLog) {
 	if len(got) > 0 {
 		h.t.Errorf("invoices of months without a call: %v", got)
 	}
+}
+
+// brokers is where Kafka answers.
+func (h *house) brokers() string {
+	if address := os.Getenv(embeddedtest.EnvKafka); address != "" {
+		return address
+	}
+	return h.runs().Kafka
+}
+
+// runs is what `tollgate all` says of itself to tools.
+func (h *house) runs() (r running) {
+	h.t.Helper()
+	text, err := os.ReadFile(filepath.Join(h.data, "running.json"))
+	if err == nil {
+		err = json.Unmarshal(text, &r)
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return r
+}
+
+// highWatermarks are the ends of a topic's partitions.
+func (h *house) highWatermarks(topic string) (ends []int64) {
+	h.t.Helper()
+	for _, partition := range h.partitions(topic) {
+		conn, err := kafka.DialLeader(h.t.Context(), "tcp", h.brokers(), topic, partition)
+		if err != nil {
+			h.t.Fatalf("watermark of %s/%d: %v", topic, partition, err)
+		}
+		end, err := conn.ReadLastOffset()
+		if err = errors.Join(err, conn.Close()); err != nil {
+			h.t.Fatalf("watermark of %s/%d: %v", topic, partition, err)
+		}
+		ends = append(ends, end)
+	}
+	return ends
+}
+
+func (h *house) partitions(topic string) (list []int) {
+	h.t.Helper()
+	conn, err := kafka.DialContext(h.t.Context(), "tcp", h.brokers())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer conn.Close()
+	partitions, err := conn.ReadPartitions(topic)
+	if err != nil {
+		h.t.Fatalf("partitions of %s: %v", topic, err)
+	}
+	for _, p := range partitions {
+		list = append(list, p.ID)
+	}
+	slices.Sort(list)
+	return list
 }
