@@ -277,6 +277,7 @@ func (r *roles) startCollector(ctx context.Context, a *app) error {
 	}
 	r.run(ctx, "quota notices", notifier.Run)
 	r.run(ctx, "collector", func(ctx context.Context) error { return c.Run(ctx, r.p.kafka, r.group(groupCollector)) })
+	r.run(ctx, "reconciliation", func(ctx context.Context) error { return r.reconcile(ctx, counter) })
 	return r.mountIngest(a)
 }
 
