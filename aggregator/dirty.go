@@ -233,6 +233,16 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 	return live
 }
 
+// oldMinutes tells whether minutes that ended before edge (seconds) wait to be recomputed, those that lost events apart.
+func (l *ledger) oldMinutes(edge int64) bool {
+	for b, d := range l.dirty {
+		if b.Level == schemas.Minute && b.end() <= edge && d.left.IsZero() {
+			return true
+		}
+	}
+	return false
+}
+
 // ready tells whether recomputing a bucket can help: something of it is acknowledged, and it did not lose
 // events just now.
 func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {

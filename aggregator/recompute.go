@@ -26,6 +26,7 @@ type recomputer struct {
 	changed *sync.Cond // something was covered, marked or settled
 	forced  int        // how many wait for everything to be recomputed now
 	known   uint64     // the newest catalog whose outdated minutes are in the ledger
+	coarse  time.Time  // when hours and days were last looked at
 	rest    time.Time  // until then live buckets wait, so that they take their share of a core only
 	settled map[int]settlement
 	noted   time.Time // when settled positions were last stored
@@ -34,7 +35,7 @@ type recomputer struct {
 func newRecomputer(s *store, log *slog.Logger, pace Pace, timeline func() catalog.Timeline,
 	now func() time.Time) *recomputer {
 	r := &recomputer{store: s, log: log, catalog: timeline, now: now, ledger: newLedger(pace),
-		settled: map[int]settlement{}}
+		settled: map[int]settlement{}, coarse: time.Now()}
 	r.changed = sync.NewCond(&r.mu)
 	return r
 }
@@ -143,6 +144,9 @@ func (r *recomputer) round(ctx context.Context) error {
 		return err
 	}
 	for _, level := range []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day} {
+		if level == schemas.Hour && r.minutesFirst() {
+			break
+		}
 		jobs, bounds, live := r.plan(level)
 		began := time.Now()
 		for i := range jobs {
@@ -158,6 +162,24 @@ func (r *recomputer) round(ctx context.Context) error {
 		}
 	}
 	return r.noteSettled(ctx)
+}
+
+// coarseWithin bounds how long hours and days wait for old minutes.
+//
+// Default 15 s. Not less: the hours of a back-fill cost as much as its minutes, and would be computed again after the
+// next of its flushes; readers combine them from minutes until then. Not more: so long do reads of old periods cost more.
+const coarseWithin = 15 * time.Second
+
+// minutesFirst tells whether hours and days should wait, because more old minutes are about to be recomputed.
+func (r *recomputer) minutesFirst() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	edge := r.now().Add(-r.ledger.pace.LiveWindow).Unix()
+	if r.forced == 0 && time.Since(r.coarse) < coarseWithin && r.ledger.oldMinutes(edge) {
+		return true
+	}
+	r.coarse = time.Now()
+	return false
 }
 
 // plan asks the ledger what is due. Bounds are taken with it, before any event is read.
