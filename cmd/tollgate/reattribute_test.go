@@ -222,7 +222,11 @@ func (h *house) lateDelivery(e schemas.UsageEvent) {
 		h.t.Fatal(err)
 	}
 	defer producer.Close()
-	records, err := recordsAgain([]schemas.UsageEvent{e}, schemas.DefaultShards, func() uint64 { return 1 })
+	config, _, err := LoadConfig("", os.Environ())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	records, err := recordsAgain([]schemas.UsageEvent{e}, config.Shards, func() uint64 { return 1 })
 	if err == nil {
 		_, err = producer.Produce(h.t.Context(), records)
 	}
