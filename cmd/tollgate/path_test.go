@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	kafka "github.com/segmentio/kafka-go"
 
 	"tollgate/cmd/tollgate/embedded/embeddedtest"
@@ -46,12 +48,22 @@ func newHouse(t *testing.T) *house {
 		t.Setenv("TOLLGATE_HASH_KEY", "test-0123456789abcdef0123456789abcdef")
 	}
 	if address := os.Getenv(embeddedtest.EnvRedis); address != "" {
+		emptyRedis(t, address)
 		t.Setenv("TOLLGATE_REDIS_ADDRESSES", address)
 	}
 	address, database := embeddedtest.Engine(t) // one engine for all tests, a database for each
 	t.Setenv("TOLLGATE_CLICKHOUSE_ADDRESSES", address)
 	t.Setenv("TOLLGATE_CLICKHOUSE_DATABASE", database)
 	return h
+}
+
+// emptyRedis makes a shared cache as if it were new: counters of another test's customers are none of this one's.
+func emptyRedis(t *testing.T, address string) {
+	t.Helper()
+	client := redis.NewClient(&redis.Options{Addr: address})
+	if err := errors.Join(client.FlushDB(t.Context()).Err(), client.Close()); err != nil {
+		t.Fatalf("empty Redis: %v", err)
+	}
 }
 
 // deleteTopics makes a shared broker as if it were new. Only the loopback brokers of tests are named to these tests.
