@@ -9,9 +9,10 @@ import (
 
 // attribute says which product, credential and customer the event belongs to, as of its own time (law 9).
 //
-// A credential that is not known, was not yet or no longer valid at that time, or is blocked, gives customer ”: the
-// event is kept, never billed, and abuse detection sees whose it pretended to be. The credential of such an event is
-// its public id where it is known (blocked), else its keyed hash or name.
+// A credential that is not known, or was not yet or no longer valid at that time, gives customer ”: the event is kept,
+// never billed, and abuse detection sees whose it pretended to be. The credential of such an event is its keyed hash or
+// name. Blocking is the gate's: a block has no date, so if it took the customer from events, a replay of what passed
+// before it would take that off the bill.
 func (c *checker) attribute(o *origin, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
 	out.Change = c.agreement.Change()
 	out.Product, out.Route, out.Version = c.agreement.Route(a)
@@ -33,9 +34,7 @@ func (c *checker) attribute(o *origin, a *schemas.AccessEvent, out *schemas.Usag
 			if out.Subject == "" {
 				out.Subject = found.Subject
 			}
-			if !found.Blocked {
-				out.Customer = found.Customer
-			}
+			out.Customer = found.Customer
 		}
 	}
 	switch o.customer {

@@ -52,7 +52,7 @@ func TestCheck(t *testing.T) {
 	f(any, event(`"credential":{"name":"bob"}`), " bob gw 1")          // expired the day before
 	f(any, `{"source":"gw","id":"1","time":"2026-02-28T11:59:59.999Z","credential":{"name":"bob"}}`, "c2 k2 gw 1")
 	f(any, `{"source":"gw","id":"1","time":"2026-02-28T12:00:00Z","credential":{"name":"bob"}}`, " bob gw 1")
-	f(any, event(`"credential":{"name":"mallory"}`), " k3 gw 1") // blocked
+	f(any, event(`"credential":{"name":"mallory"}`), "c1 k3 gw 1") // blocked at the gate; what passed is owed
 	f(any, event(`"credential":{"name":"only-b"}`), " only-b gw 1")
 	f(any, `{"source":"gw-b","id":"1","time":"2026-03-01T11:00:00Z","credential":{"name":"only-b"}}`, "c2 k4 gw-b 1")
 	f(any, event(`"method":"GET"`), "  gw 1")

@@ -284,7 +284,7 @@ func TestNoEngine(t *testing.T) {
 	t.Setenv("PATH", path)
 	t.Setenv("TOLLGATE_CACHE", t.TempDir())
 	_, err := embedded.StartEngine(context.Background(), quiet(t.TempDir()))
-	for _, way := range []string{"configuration", "clickhouse", "libchdb.so", "npm"} {
+	for _, way := range []string{"TOLLGATE_CLICKHOUSE_ADDRESSES", "clickhouse", "libchdb.so", "npm"} {
 		if !errors.Is(err, embedded.ErrNoEngine) || !strings.Contains(err.Error(), way) {
 			t.Errorf("%v: does not name %s", err, way)
 		}
