@@ -100,6 +100,10 @@ type Claims struct {
 	p     *Producer
 	topic string
 
+	// patience bounds the wait for an answer to one fetch: a tool must end, with what is wrong, where Kafka has gone,
+	// while a fetcher by itself tries for ever. Default answerTimeout.
+	patience time.Duration
+
 	mu      sync.Mutex
 	f       *fetcher
 	chain   *Chain
@@ -129,7 +133,7 @@ func (c *Client) NewClaims(ctx context.Context, topic string) (*Claims, error) {
 		return nil, err
 	}
 	f := &fetcher{c: c, topic: topic, topicID: info[0].ID, wait: 100 * time.Millisecond, maxBytes: 1 << 20}
-	return &Claims{c: c, p: p, topic: topic, f: f, chain: new(Chain)}, nil
+	return &Claims{c: c, p: p, topic: topic, patience: answerTimeout, f: f, chain: new(Chain)}, nil
 }
 
 // Close ends the door's connections.
@@ -183,7 +187,7 @@ func (s *Claims) Read(ctx context.Context) ([]ClaimRecord, error) {
 		return nil, fmt.Errorf("read claims: %w", err)
 	}
 	for s.f.next < w.High {
-		b, err := s.f.fetch(ctx)
+		b, err := s.fetch(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("read claims: %w", err)
 		}
@@ -192,6 +196,14 @@ func (s *Claims) Read(ctx context.Context) ([]ClaimRecord, error) {
 		}
 	}
 	return s.records[:len(s.records):len(s.records)], nil
+}
+
+// fetch returns what follows, or what was wrong all the time of patience.
+func (s *Claims) fetch(ctx context.Context) (Batch, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.patience,
+		fmt.Errorf("Kafka has not answered a fetch of topic %s within %v", s.topic, s.patience))
+	defer cancel()
+	return s.f.fetch(ctx)
 }
 
 // add takes a batch as a whole or, on an error, not at all, so that the next Read meets it again.

@@ -2,10 +2,16 @@ package stream
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func TestChain(t *testing.T) {
@@ -159,5 +165,29 @@ func TestIntegrationClaimsPassGarbageAndStopAtNewerForms(t *testing.T) {
 		if _, err := d.Read(limit(t)); err == nil {
 			t.Fatal("a newer form was read")
 		}
+	}
+}
+
+// A broker that answers everything but fetches must not hold a reader of claims for ever.
+func TestClaimsGiveUpWhereNobodyAnswers(t *testing.T) {
+	cluster := fake(t)
+	c := client(t, cluster.ListenAddrs())
+	d := claims(t, c, topic(t, c, 1, map[string]string{"retention.ms": "-1"}))
+	if _, err := d.Append(limit(t), Claim{Series: "a", Previous: -1, Plan: json.RawMessage("1")}); err != nil {
+		t.Fatal(err)
+	}
+	var answers atomic.Bool
+	cluster.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		return nil, errors.New("closed"), !answers.Load()
+	})
+	d.patience = 200 * time.Millisecond
+	if _, err := d.Read(limit(t)); err == nil || !strings.Contains(err.Error(), "has not answered") {
+		t.Fatalf("read without an answer: %v", err)
+	}
+	answers.Store(true)
+	d.patience = answerTimeout
+	if all, err := d.Read(limit(t)); err != nil || len(all) != 1 || !all[0].Valid {
+		t.Fatalf("read once it answers again: %+v, %v", all, err)
 	}
 }
