@@ -44,9 +44,10 @@ services: ## fetch and start redis-server and Apache Kafka on loopback, under .c
 services-stop: ## end what `make services` started
 	deploy/services/services.sh stop $(SERVICES)
 
-test-services: services ## run the integration tests on the real servers
+test-services: services ## run the tests that need Kafka or Redis on the real servers, one package after the other
 	set -a; eval "$$(deploy/services/services.sh env $(SERVICES))"; set +a; \
-	$(GO) test -race -timeout 20m -count=1 -p 1 -run 'Integration' ./schemas/stream/... ./collector ./aggregator ./quota ./billing ./anomaly ./cmd/tollgate
+	$(GO) test -race -timeout 10m -count=1 -p 1 ./collector ./quota && \
+	$(GO) test -race -timeout 20m -count=1 -p 1 -run Integration ./schemas/stream ./cmd/tollgate
 
 run: build ## run every role in one process on ./tollgate-data
 	./bin/tollgate all
