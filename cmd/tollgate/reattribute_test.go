@@ -249,9 +249,9 @@ func (p *takes) Produce(_ context.Context, records []stream.Record) ([]stream.Po
 	return nil, nil
 }
 
-// TestIntegrationReattributionCrash: what a crash or a broker that is away interrupts is done by who goes on,
+// TestReattributionCrash: what a crash or a broker that is away interrupts is done by who goes on,
 // and a round that has been finished is not begun again.
-func TestIntegrationReattributionCrash(t *testing.T) {
+func TestReattributionCrash(t *testing.T) {
 	h := newHouse(t)
 	march := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	h.do(0, "customer", "import", h.file("customers.csv", "id,name\nacme,Acme\n"))

@@ -142,9 +142,9 @@ func (c *counters) empty() {
 	}
 }
 
-// TestIntegrationReconciliation: counters equal usage again after Redis was emptied, with and without traffic
+// TestReconciliation: counters equal usage again after Redis was emptied, with and without traffic
 // before, meanwhile and after; what came as history is counted by none.
-func TestIntegrationReconciliation(t *testing.T) {
+func TestReconciliation(t *testing.T) {
 	h := newHouse(t)
 	h.do(0, "catalog", "apply", h.file("catalog.yaml", limitedCatalog))
 	h.do(0, "customer", "import", h.file("customers.csv", "id,name\nacme,Acme\nother,Other\n"))
