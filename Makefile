@@ -12,7 +12,7 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 build: ## compile bin/tollgate
-	@mkdir -p bin
+	@mkdir -p bin; echo "compiling bin/tollgate (the first time takes some minutes)"
 	$(GO) build -trimpath -o bin/tollgate ./cmd/tollgate
 
 demo: build ## play a month of traffic on embedded parts, close it, report, keep serving (DEMO_ARGS=--exit ends after the report)
