@@ -2,11 +2,19 @@
 SHELL := bash
 GO ?= go
 SERVICES := .cache/services
+# What has tests that use Kafka or Redis (cmd/tollgate/services_test.go holds this list).
+INTEGRATED := ./aggregator ./anomaly ./billing ./cmd/tollgate ./collector ./quota ./schemas/stream
 DEMO_ARGS ?=
+BENCH_ARGS ?=
 FUZZTIME ?= 20s
+AUDIT_EVENTS ?= 10000000
+EXPLORED := ./aggregator ./billing ./cmd/tollgate
+SEEDS ?= 50
+MODEL ?= 2000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench fuzz services services-stop test-services run clean vuln proto
+.PHONY: help build demo test check crashmatrix explore soak bench bench-audit bench-path mutate fuzz services services-stop test-services run clean vuln proto
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -18,8 +26,12 @@ build: ## compile bin/tollgate
 demo: build ## play a month of traffic on embedded parts, close it, report, keep serving (DEMO_ARGS=--exit ends after the report)
 	./bin/tollgate demo $(DEMO_ARGS)
 
-test: ## run every test with the race detector, on embedded parts
-	$(GO) test -race -timeout 20m ./...
+test: ## run every test with the race detector, on embedded parts; what is explored is explored in full without it
+	$(GO) test -race -timeout 40m ./...
+	$(GO) test -timeout 20m -run '^TestExplore' $(EXPLORED)
+
+explore: ## walk every order of the steps of the counting core and of a close, deeper than `make test` does
+	TOLLGATE_EXPLORE=deep $(GO) test -v -count=1 -timeout 2h -run '^TestExplore' $(EXPLORED) | grep -v '^      '
 
 check: ## gofmt, go vet and staticcheck
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$unformatted" || { echo "gofmt -w $$unformatted"; exit 1; }
@@ -29,8 +41,22 @@ check: ## gofmt, go vet and staticcheck
 vuln: ## govulncheck, where its database can be reached
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@latest ./...
 
+crashmatrix: ## play every cell of the crash matrix and keep the table in docs/crashmatrix.md (CRASHMATRIX=part of a name plays some)
+	CRASHMATRIX="$${CRASHMATRIX:-all}" CRASHMATRIX_TABLE=$${CRASHMATRIX_TABLE:-$(CURDIR)/docs/crashmatrix.md} \
+	$(GO) test -count=1 -timeout 3h -v -run '^TestIntegrationCrashMatrix$$' ./cmd/tollgate
+
 bench: ## run every benchmark once, three seconds each
 	$(GO) test -run '^$$' -bench . -benchtime 3s -benchmem ./...
+
+bench-path: build ## measure the whole path: catch-up, steady traffic, cost of exactness, a reference worker (BENCH_ARGS=…)
+	$(GO) build -trimpath -o bin/benchpath ./cmd/tollgate/benchpath
+	./bin/benchpath $(BENCH_ARGS)
+
+mutate: ## remove each safety rule in turn and show that a test turns red for it
+	$(GO) run ./cmd/tollgate/mutate
+
+bench-audit: ## audit AUDIT_EVENTS events with planted faults: found within a minute on two idle cores
+	TOLLGATE_AUDIT_EVENTS=$(AUDIT_EVENTS) $(GO) test -v -count=1 -timeout 60m -run TestAuditOfMany ./aggregator
 
 fuzz: ## run every fuzz test for FUZZTIME
 	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \
@@ -38,16 +64,21 @@ fuzz: ## run every fuzz test for FUZZTIME
 	    echo "== $$name $$(dirname $$file)"; $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
 	  done; done
 
+soak: ## play seeded histories from SEED on: SEEDS on the real engine, MODEL on the model of its tables
+	TOLLGATE_SOAK_SEED=$(SEED) TOLLGATE_SOAK_ENGINE=$(SEEDS) TOLLGATE_SOAK_MODEL=$(MODEL) \
+	  $(GO) test -count=1 -timeout 3h -run 'TestModelHistories|TestModelAgrees' ./aggregator
+
 services: ## fetch and start redis-server and Apache Kafka on loopback, under .cache/services
 	deploy/services/services.sh start $(SERVICES)
 
 services-stop: ## end what `make services` started
 	deploy/services/services.sh stop $(SERVICES)
 
+# The whole program runs here without the race detector, which costs minutes: `make test` has it on the same tests.
 test-services: services ## run the tests that need Kafka or Redis on the real servers, one package after the other
 	set -a; eval "$$(deploy/services/services.sh env $(SERVICES))"; set +a; \
-	$(GO) test -race -timeout 10m -count=1 -p 1 ./collector ./quota && \
-	$(GO) test -race -timeout 20m -count=1 -p 1 -run Integration ./schemas/stream ./cmd/tollgate
+	CI=true $(GO) test -race -timeout 20m -count=1 -p 1 -run '^TestIntegration' $(filter-out ./cmd/tollgate,$(INTEGRATED)) && \
+	CI=true $(GO) test -timeout 40m -count=1 -run '^TestIntegration' $(filter ./cmd/tollgate,$(INTEGRATED))
 
 run: build ## run every role in one process on ./tollgate-data
 	./bin/tollgate all

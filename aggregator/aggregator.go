@@ -11,7 +11,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tollgate/schemas"
+	"tollgate/schemas/auditlog"
 	"tollgate/schemas/catalog"
+	"tollgate/schemas/seam"
 	"tollgate/schemas/stream"
 )
 
@@ -38,11 +40,15 @@ type Options struct {
 	UsageTopic, RejectedTopic string
 	// Log receives what a person should know. Default: nothing.
 	Log *slog.Logger
+	// OnSources is told, after each flush, of its live events and conflicts by source. Default nil.
+	OnSources func(counts map[string]*SourceCount)
 	// Metrics registers the role's metrics. Default: nowhere.
 	Metrics prometheus.Registerer
 	// Now is the clock that tells live buckets from old ones. Default time.Now; the demo has a clock of its
 	// own.
 	Now func() time.Time
+	// Seam is where tests stand around the steps of the role; see package seam. Default nil: nobody stands there.
+	Seam seam.Seam
 }
 
 // Validate says everything that is wrong with o at once.
@@ -70,7 +76,8 @@ func (o Options) Validate() error {
 // shards it owns.
 type Aggregator struct {
 	options    Options
-	store      *store
+	store      tables
+	metrics    *metrics
 	sink       *sink
 	recomputer *recomputer
 	lanes      lanes
@@ -101,13 +108,19 @@ func New(o Options) (*Aggregator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("aggregator metrics: %w", err)
 	}
-	return assemble(o, &store{db: o.DB, metrics: m}), nil
+	return assemble(o, &store{db: o.DB, metrics: m}, m), nil
 }
 
-func assemble(o Options, s *store) *Aggregator {
-	a := &Aggregator{options: o, store: s}
-	a.recomputer = newRecomputer(s, o.Log, o.Pace, o.Catalog, o.Now)
-	a.sink = newSink(s, o.Log, a.recomputer.with)
+func assemble(o Options, s tables, m *metrics) *Aggregator {
+	a := &Aggregator{options: o, store: s, metrics: m}
+	a.recomputer = newRecomputer(s, m, o)
+	a.sink = newSink(s, m, o.Log, a.recomputer.with)
+	a.sink.seam = o.Seam
+	if o.DB != nil {
+		a.sink.audit = auditlog.NewStore(o.DB).Append
+		a.sink.watch = &lookout{recent: newRecent(recentKeys), store: &store{db: o.DB, metrics: m}, metrics: m,
+			tell: o.OnSources}
+	}
 	return a
 }
 
@@ -164,36 +177,51 @@ func (a *Aggregator) own(ctx context.Context, at place, committed int64, f feed)
 		if err := a.recomputer.own(ctx, at.partition, bound); err != nil {
 			return fmt.Errorf("take over shard %d: %w", at.partition, err)
 		}
-		a.store.metrics.owned.Inc()
-		defer a.store.metrics.owned.Dec()
+		a.metrics.owned.Inc()
+		defer a.metrics.owned.Dec()
 		defer a.recomputer.disown(at.partition)
 	}
 	a.lanes.add(l)
 	defer a.lanes.remove(l, a.sink)
-	return a.read(ctx, l, f)
+	return a.read(ctx, l, f, committed)
 }
 
-// read hands what is fetched to the sink, which waits where ClickHouse is behind.
-func (a *Aggregator) read(ctx context.Context, l *lane, f feed) error {
+// read hands what is fetched to the sink, which waits where ClickHouse is behind. committed is what the group had.
+func (a *Aggregator) read(ctx context.Context, l *lane, f feed, committed int64) error {
 	var records []record
-	for {
-		b, err := f.Fetch(ctx)
+	for begun := false; ; begun = true {
+		var b stream.Batch
+		err := a.options.Seam.Do(ctx, seam.Fetch, func(ctx context.Context) (err error) {
+			b, err = f.Fetch(ctx)
+			return err
+		})
 		if err != nil {
 			return err
+		}
+		if !begun && b.Base != committed && b.Base > 0 {
+			// What lies before is stored or given up: said at once, since nothing more may come for long, and a close
+			// waits for it.
+			err := a.options.Seam.Do(ctx, seam.Commit, func(ctx context.Context) error { return f.Commit(ctx, b.Base) })
+			if err != nil {
+				return err
+			}
 		}
 		if b.Next > b.Base {
 			records = records[:0]
 			for i := range b.Records {
-				records = append(records, record{b.Records[i].Offset, b.Records[i].Value})
+				records = append(records, record{b.Records[i].Offset, b.Records[i].Value, b.Records[i].Time})
 			}
-			if err := a.sink.take(ctx, l, records, b.Next); err != nil {
+			err := a.options.Seam.Do(ctx, seam.Decode, func(ctx context.Context) error {
+				return a.sink.take(ctx, l, records, b.Next)
+			})
+			if err != nil {
 				return err
 			}
 		}
 		if l.usage {
 			a.recomputer.with(func(g *ledger) {
 				if s := g.shards[l.partition]; s != nil {
-					s.caughtUp = b.Next >= b.HighWatermark
+					s.read(b.Next >= b.HighWatermark, time.Now())
 				}
 			})
 		}
@@ -263,8 +291,10 @@ func (a *Aggregator) settle(ctx context.Context, topic string, partition int, ne
 func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partition int, next int64) (bool,
 	error) {
 	known, err := a.store.positionsOf(ctx, topic)
-	if err != nil || known[partition].Offset < next-1 || topic != a.options.UsageTopic {
-		return err == nil && known[partition].Offset >= next-1, err
+	at, stored := known[partition] // the first record has offset 0, as what is not there seems to have
+	stored = stored && at.Offset >= next-1
+	if err != nil || !stored || topic != a.options.UsageTopic {
+		return err == nil && stored, err
 	}
 	from, err := a.store.settled(ctx, partition)
 	if err != nil {

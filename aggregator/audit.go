@@ -31,7 +31,19 @@ type Audit struct {
 
 	AttributedAgain uint64 // deliveries of stored events because their credential changed, which answer for no source
 
-	Faults []Fault // at most 100; none in a store that balances
+	Slotted uint64 // busy live minutes that are kept by ten seconds
+	Moving  uint64 // buckets that were written to whenever they were looked at: they could not be compared
+
+	Records []UnequalRecord // at most 100
+	Faults  []Fault         // at most 100; none in a store that balances
+}
+
+// UnequalRecord is a record of usage-events whose receipt and marks do not count the same deliveries: rows of one of
+// these tables were lost.
+type UnequalRecord struct {
+	Shard           int
+	At              schemas.Position
+	Counted, Marked uint64
 }
 
 // SourceCoverage is how far a source partition is answered for by complete flushes.
@@ -42,42 +54,44 @@ type SourceCoverage struct {
 	First      int64 // the least offset answered for
 	Next       int64 // the offset after the greatest
 	Missing    int64 // offsets between them that nobody answers for: read, and neither published nor rejected
+	Gap        int64 // the least of them
 	Committed  int64 // what the collector has committed, where the caller says it; -1 = not said
-}
-
-// Fault is a bucket that does not balance.
-type Fault struct {
-	Level  schemas.Level
-	Bucket time.Time
-	Shard  int
-	What   string
 }
 
 // Balanced tells whether everything adds up. Dirty buckets are no fault: they have not been computed yet.
 func (a *Audit) Balanced() bool { return len(a.Problems()) == 0 }
 
-// Problems says in sentences what does not add up.
-func (a *Audit) Problems() (out []string) {
+// Problems lists what does not add up.
+func (a *Audit) Problems() (out []schemas.AuditProblem) {
 	if a.Inconsistent > 0 {
-		out = append(out, fmt.Sprintf("BUG: the receipts of %d flushes contradict one another",
-			a.Inconsistent))
+		out = append(out, schemas.AuditProblem{Kind: "receipts_contradict", Where: "table receipts",
+			Expected: "one count for each part of a flush", Found: fmt.Sprintf("%d flushes with several", a.Inconsistent),
+			Repair: "BUG: keep the data and report it"})
 	}
 	for _, s := range a.Sources {
+		where := fmt.Sprintf("%s/%d of generation %d", s.Topic, s.Partition, s.Generation)
 		if s.Missing > 0 {
-			out = append(out,
-				fmt.Sprintf("%s/%d: %d offsets between %d and %d were neither published nor rejected",
-					s.Topic, s.Partition, s.Missing, s.First, s.Next))
+			out = append(out, schemas.AuditProblem{Kind: "offsets_missing", Where: where,
+				Expected: fmt.Sprintf("every offset from %d to %d published or rejected", s.First, s.Next),
+				Found:    fmt.Sprintf("%d offsets that are neither, beginning at %d", s.Missing, s.Gap),
+				Repair:   "send or import the events of that stretch again: what is there already is a duplicate"})
 		}
 		if s.Committed > s.Next {
-			out = append(out,
-				fmt.Sprintf("%s/%d: the collector committed %d, but receipts end at %d; "+
-					"the aggregator is behind, or records are lost",
-					s.Topic, s.Partition, s.Committed, s.Next))
+			out = append(out, schemas.AuditProblem{Kind: "offsets_unanswered", Where: where,
+				Expected: fmt.Sprintf("receipts up to %d, which the collector committed", s.Committed),
+				Found:    fmt.Sprintf("receipts up to %d", s.Next),
+				Repair: "start the aggregator and audit again when it has caught up; if it has, records of usage-events " +
+					"were lost: import or send the events of that stretch again"})
 		}
 	}
+	for _, r := range a.Records {
+		out = append(out, schemas.AuditProblem{Kind: "record_unequal", Where: fmt.Sprintf("%s/%d offset %d of generation %d",
+			topicUsage, r.Shard, r.At.Offset, r.At.Generation),
+			Expected: fmt.Sprintf("marks of the %d deliveries that its receipt counts", r.Counted),
+			Found:    fmt.Sprintf("marks of %d", r.Marked), Repair: replayFrom(r.Shard, []schemas.Position{r.At})})
+	}
 	for _, f := range a.Faults {
-		out = append(out, fmt.Sprintf("%s %s of shard %d: %s", f.Level, f.Bucket.Format(time.RFC3339),
-			f.Shard, f.What))
+		out = append(out, f.problem())
 	}
 	return out
 }
@@ -98,10 +112,15 @@ type AuditOptions struct {
 	// Committed are the offsets that collectors have committed, by topic and partition; a source partition
 	// whose receipts end before is reported. Default none: only gaps between receipts are.
 	Committed map[string][]int64
+	// Passed waits until every record that stood in usage-events when it was called is stored and marked. It
+	// tells what was on its way while tables were read from what is wrong. Default: nothing is written meanwhile.
+	Passed func(ctx context.Context) error
 }
 
-// Audit compares receipts with one another, and every bucket's events, marks, heads and usage rows. It reads
-// every event once; the buckets that do not balance are listed.
+// Audit compares receipts with one another and with marks, and every bucket's events, marks, heads and usage rows:
+// minutes are metered again from their events, hours and days combined again from their parts. It reads every table
+// once, stretch by stretch, so that it needs no more memory than a recomputation; buckets that do not balance are
+// looked at again once whatever was on its way has arrived, and then listed.
 func (r *Reader) Audit(ctx context.Context, o AuditOptions) (*Audit, error) {
 	if o.Period == (schemas.Period{}) {
 		o.Period = schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(),
@@ -109,6 +128,13 @@ func (r *Reader) Audit(ctx context.Context, o AuditOptions) (*Audit, error) {
 	}
 	a := &Audit{}
 	fail := func(err error) (*Audit, error) { return nil, fmt.Errorf("audit: %w", err) }
+	stored, err := r.store.positionsOf(ctx, topicUsage)
+	if err != nil {
+		return fail(err)
+	}
+	if err := r.store.records(ctx, stored, a); err != nil {
+		return fail(err)
+	}
 	for _, read := range []func(context.Context, *Audit) error{r.store.flushes, r.store.sources,
 		r.store.rejectedTotal} {
 		if err := read(ctx, a); err != nil {
@@ -122,32 +148,8 @@ func (r *Reader) Audit(ctx context.Context, o AuditOptions) (*Audit, error) {
 			s.Committed = c[s.Partition]
 		}
 	}
-	months, err := r.store.months(ctx, o.Period)
-	if err != nil {
+	if err := r.auditBuckets(ctx, o, a); err != nil {
 		return fail(err)
 	}
-	for _, month := range months {
-		if err := r.store.buckets(ctx, month, a); err != nil {
-			return fail(err)
-		}
-	}
 	return a, nil
-}
-
-// Conflict is an id that a source gave to several events of different times: all of them count, and it may be
-// tampering, since some gateways let the client choose the id.
-type Conflict struct {
-	Source, ID  string
-	Events      uint64
-	First, Last time.Time
-}
-
-// Conflicts lists, for a period, the ids that a source used for different times, at most limit. Deliveries of
-// one key with other content do not both count: the highest rank does, and merges forget the other.
-func (r *Reader) Conflicts(ctx context.Context, p schemas.Period, limit int) ([]Conflict, error) {
-	out, err := r.store.conflicts(ctx, p, limit)
-	if err != nil {
-		return nil, fmt.Errorf("conflicts in %s: %w", p, err)
-	}
-	return out, nil
 }

@@ -39,3 +39,14 @@ func (a *Aggregator) Collect(ctx context.Context) error {
 	}
 	return nil
 }
+
+// expiry says which revisions may go.
+type expiry struct {
+	before time.Time // superseded, or left without a head, before it
+	limit  uint64    // revisions below it are so old that none of their heads can still come
+}
+
+// expire is the expiry of revisions that were superseded before a time. The limit is as long before it as a
+// head may be written after the oldest revision whose rows it has (headDeadline): the rows of heads written
+// since are not below it.
+func expire(before time.Time) expiry { return expiry{before, newRevision(before.Add(-headWithin), 0)} }

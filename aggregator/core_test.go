@@ -7,11 +7,13 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
+	"tollgate/schemas/seam"
 	"tollgate/schemas/wire"
 )
 
@@ -304,4 +306,55 @@ func TestConflicts(t *testing.T) {
 		got[0].Last.Sub(got[0].First) != 90*time.Second {
 		t.Errorf("%+v, %v", got, err)
 	}
+}
+
+// TestSettleElsewhere: the only record of a topic that nobody has read yet is awaited.
+func TestSettleElsewhere(t *testing.T) {
+	db := openDB(t)
+	b := newBench(t, db, meters(mixed...), []*shardLog{newShardLog(0)})
+	if done, err := b.settledElsewhere(t.Context(), topicUsage, 0, 1); done || err != nil {
+		t.Errorf("nothing is stored of a record, and it is settled: %t, %v", done, err)
+	}
+	if done, err := b.settledElsewhere(t.Context(), topicRejected, 0, 1); done || err != nil {
+		t.Errorf("nothing is stored of a rejected record, and it is settled: %t, %v", done, err)
+	}
+}
+
+// TestCommitAgain: a commit that failed is made good where nothing more comes, and so is one that a crash took.
+func TestCommitAgain(t *testing.T) {
+	db := openDB(t)
+	logs := []*shardLog{newShardLog(0)}
+	b := newBench(t, db, meters(mixed...), logs)
+	var failed atomic.Bool
+	b.sink.seam = func(ctx context.Context, step seam.Step, work func(context.Context) error) error {
+		if step == seam.Commit && !failed.Swap(true) {
+			return errors.New("no coordinator")
+		}
+		return work(ctx)
+	}
+	stop := b.start(t, 10)
+	feedPool(t, pool{randomOf(t, 7), 1, 30, 50}, logs, 10)
+	b.settleAll(t)
+	committed := func() int64 {
+		logs[0].mu.Lock()
+		defer logs[0].mu.Unlock()
+		return logs[0].committed
+	}
+	await := func() {
+		t.Helper()
+		for deadline := time.Now().Add(time.Minute); committed() < logs[0].high(); {
+			if time.Now().After(deadline) {
+				t.Fatalf("committed %d of %d", committed(), logs[0].high())
+			}
+			time.Sleep(10 * time.Millisecond) // commits signal nobody
+		}
+	}
+	await()
+	if !failed.Load() {
+		t.Error("no commit failed")
+	}
+	_ = stop()
+	logs[0].committed = -1 // as if the crash had come before the commit
+	newBench(t, db, meters(mixed...), logs).start(t, 10)
+	await()
 }

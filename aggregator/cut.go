@@ -40,6 +40,20 @@ func (r *Reader) Dirty(ctx context.Context, p schemas.Period) (int, error) {
 	return int(n), nil
 }
 
+// Pending counts those of the dirty minutes of a period that wait to be recomputed by their owner: 0 where nothing more
+// will change by itself. Dirty counts buckets whose head was lost too, which nobody recomputes before Repair.
+func (r *Reader) Pending(ctx context.Context, p schemas.Period) (int, error) {
+	timeline, err := r.versions(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("buckets of %s to recompute: %w", p, err)
+	}
+	n, err := r.store.pendingIn(ctx, p, wantedCatalog(timeline))
+	if err != nil {
+		return 0, fmt.Errorf("buckets of %s to recompute: %w", p, err)
+	}
+	return int(n), nil
+}
+
 // wantedCatalog is the SQL of the catalog that is wanted for a minute: the highest version that holds in it.
 func wantedCatalog(t catalog.Timeline) string {
 	if len(t) == 0 {

@@ -14,6 +14,11 @@ type Pace struct {
 	// Default 1s. Not less: every recomputation rereads what is new in the minute. Not more: freshness is 5 s
 	// at the 99th percentile, of which one second goes to filling an insert.
 	Live time.Duration
+	// Lagging is how long a live bucket waits whose shard has had records waiting in Kafka for that long.
+	//
+	// Default 5s. Not less: its usage is late whatever we do, and every recomputation takes from the time to
+	// catch up. Not more: somebody watches it catch up.
+	Lagging time.Duration
 	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are
 	// seldom further behind, and what is older may wait a moment to be recomputed with its neighbours.
 	LiveWindow time.Duration
@@ -39,6 +44,7 @@ func (p Pace) withDefaults() Pace {
 		}
 	}
 	set(&p.Live, time.Second)
+	set(&p.Lagging, 5*time.Second)
 	set(&p.LiveWindow, 5*time.Minute)
 	set(&p.Quiet, 700*time.Millisecond)
 	set(&p.Old, 15*time.Minute)
@@ -62,8 +68,20 @@ type dirt struct {
 // shardState is what the ledger knows of one shard.
 type shardState struct {
 	bound    schemas.Position // every mark up to it is acknowledged, so every event too
+	catalog  uint64           // minutes that versions up to it meter otherwise were found: they are dirty
 	marked   time.Time        // when the last mark came
 	caughtUp bool             // nothing is waiting in Kafka
+	behind   time.Time        // since when something does; zero while caughtUp
+}
+
+// read takes note of whether a fetch reached the end of the shard's partition.
+func (s *shardState) read(caughtUp bool, now time.Time) {
+	if caughtUp {
+		s.behind = time.Time{}
+	} else if s.behind.IsZero() {
+		s.behind = now
+	}
+	s.caughtUp = caughtUp
 }
 
 // ledger knows what is dirty in the shards that this process owns, and decides what to recompute. It is pure:
@@ -87,6 +105,24 @@ func newLedger(pace Pace) *ledger {
 // own begins a shard whose marks up to bound are all acknowledged.
 func (l *ledger) own(shard int, bound schemas.Position, now time.Time) {
 	l.shards[shard] = &shardState{bound: bound, marked: now}
+}
+
+// know takes note that every minute of a shard that versions up to catalog meter otherwise is dirty now.
+func (l *ledger) know(shard int, catalog uint64) {
+	if s := l.shards[shard]; s != nil {
+		s.catalog = max(s.catalog, catalog)
+	}
+}
+
+// behind are the shards in which minutes that a version up to catalog meters otherwise are still to be found.
+func (l *ledger) behind(catalog uint64) map[int]*shardState {
+	out := map[int]*shardState{}
+	for shard, s := range l.shards {
+		if s.catalog < catalog {
+			out[shard] = s
+		}
+	}
+	return out
 }
 
 // disown forgets a shard: its next owner reads what is dirty from the tables.
@@ -145,7 +181,7 @@ func (l *ledger) cover(h Head, planned time.Time) {
 	case h.Covers.Compare(d.last) >= 0 && h.Catalog >= d.catalog:
 		first = d.first
 		delete(l.dirty, h.Bucket)
-	case h.Covers.Compare(d.first) >= 0:
+	case h.Covers.Compare(d.first) >= 0 && h.Catalog >= d.catalog:
 		first = d.first
 		d.first = schemas.Position{Generation: h.Covers.Generation, Offset: h.Covers.Offset + 1}
 		d.since = planned
@@ -218,7 +254,7 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 			continue
 		}
 		if b.end() > l.liveFrom {
-			if all || now.Sub(d.since) >= l.patience(level) {
+			if all || now.Sub(d.since) >= l.patience(b, now) {
 				live = append(live, b)
 			}
 			continue
@@ -243,17 +279,21 @@ func (l *ledger) oldMinutes(edge int64) bool {
 	return false
 }
 
-// ready tells whether recomputing a bucket can help: something of it is acknowledged, and it did not lose
-// events just now.
+// ready tells whether recomputing a bucket can help: something of it is acknowledged, its owner knows the catalog
+// that it waits for, of which another may have heard first, and it did not lose events just now.
 func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
 	s := l.shards[b.Shard]
-	return s != nil && d.first.Compare(s.bound) <= 0 && (d.left.IsZero() || now.Sub(d.left) >= l.pace.Old)
+	return s != nil && d.first.Compare(s.bound) <= 0 && d.catalog <= s.catalog && (d.left.IsZero() || now.Sub(d.left) >= l.pace.Old)
 }
 
-// patience is how long a live bucket of a level waits.
-func (l *ledger) patience(level schemas.Level) time.Duration {
+// patience is how long a live bucket waits.
+func (l *ledger) patience(b Bucket, now time.Time) time.Duration {
+	s := l.shards[b.Shard]
+	if b.Level == schemas.Minute && !s.behind.IsZero() && now.Sub(s.behind) >= l.pace.Lagging {
+		return max(l.pace.Live, l.pace.Lagging)
+	}
 	return [...]time.Duration{schemas.Minute: l.pace.Live, schemas.Hour: l.pace.Hour,
-		schemas.Day: l.pace.Day}[level]
+		schemas.Day: l.pace.Day}[b.Level]
 }
 
 // quiet tells whether a shard has caught up and nothing has come for a while.
@@ -297,6 +337,7 @@ type job struct {
 	agreed   Agreed  // the meters, for minutes
 	from, to int64   // seconds, [from, to) spans the buckets
 	shards   []int
+	apart    bool // a live minute that is recomputed by slots lies between them: they are named one by one
 }
 
 // jobs cuts due buckets into statements. agreed says which meters hold in a minute.
@@ -316,7 +357,23 @@ func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed, now time.T
 			out[i].patches = append(out[i].patches, patches[b])
 		}
 	}
-	return append(out, l.cut(whole, agreed, maxJobBuckets)...)
+	rest := l.cut(whole, agreed, maxJobBuckets)
+	for i := range rest {
+		rest[i].apart = l.spansSlots(&rest[i])
+	}
+	return append(out, rest...)
+}
+
+// spansSlots tells whether a minute that was recomputed by slots lies in the range of a job, which would reread
+// it whole beside its neighbours.
+func (l *ledger) spansSlots(j *job) bool {
+	for b, m := range l.live {
+		if m.patched && j.level == schemas.Minute && b.Start >= j.from && b.end() <= j.to &&
+			slices.Contains(j.shards, b.Shard) {
+			return true
+		}
+	}
+	return false
 }
 
 // cut cuts buckets into statements of at most limit buckets.

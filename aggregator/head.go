@@ -134,11 +134,34 @@ func newRevision(now time.Time, chance uint64) uint64 {
 // revisionTime is when a revision was begun, to the millisecond.
 func revisionTime(revision uint64) time.Time { return time.UnixMilli(int64(revision >> revisionBits)) }
 
+// headDeadline is until when rows of a revision may still get their head: orphans are collected an hour
+// later. A head that goes on with slots of earlier revisions has until an hour after the oldest of them:
+// those may be collected as well, when whoever planned the head was asleep meanwhile.
+func headDeadline(revision uint64, patches []patch) time.Time {
+	oldest := revision
+	for _, p := range patches {
+		for s, known := range p.known {
+			if p.mask&(1<<s) == 0 {
+				oldest = min(oldest, known)
+			}
+		}
+	}
+	return revisionTime(oldest).Add(headWithin)
+}
+
+// headWithin is how long after a revision was begun its head may be written. Default 1h. Not less: a
+// recomputation of a million events on a busy server takes minutes. Not more: so long are orphans kept beyond
+// Options.Keep.
+const headWithin = time.Hour
+
+// headBefore is what a recomputation has to know of the head that was in force before it.
+type headBefore struct{ keys, revision uint64 }
+
 // vanishedKeys compares what a recomputation found with the heads read before it: events are never removed
 // from a bucket and voided keys are keys, so fewer keys than before mean that stored events were lost.
-func vanishedKeys(before map[Bucket]uint64, found map[Bucket]uint64) (lost []Bucket) {
+func vanishedKeys(before map[Bucket]headBefore, found map[Bucket]uint64) (lost []Bucket) {
 	for b, had := range before {
-		if found[b] < had {
+		if found[b] < had.keys {
 			lost = append(lost, b)
 		}
 	}

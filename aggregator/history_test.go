@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,6 +15,7 @@ import (
 
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
+	"tollgate/schemas/seam"
 	"tollgate/schemas/wire"
 )
 
@@ -304,25 +306,44 @@ func audited(t testing.TB, r *Reader, deliveries int) {
 	}
 	if !a.Balanced() || a.Deliveries != uint64(deliveries) || a.Delivered != a.Deliveries ||
 		a.Duplicates != a.Deliveries-a.Keys {
-		t.Fatalf("audit of %d deliveries: %+v\n%s", deliveries, a, strings.Join(a.Problems(), "\n"))
+		t.Fatalf("audit of %d deliveries: %+v\n%v", deliveries, a, a.Problems())
 	}
 }
 
-// crashing runs an owner that stops for good between two steps chosen by chance.
+// errCrash is what a dead owner's steps answer.
+var errCrash = errors.New("crash")
+
+// crashing runs an owner that stops for good before or after a step chosen by chance.
 func crashing(t testing.TB, db *DB, logs []*shardLog, rnd *rand.Rand, live bool) {
 	b := newBench(t, db, meters(mixed...), logs)
 	if live {
 		b.busy()
 	}
 	var left atomic.Int64
-	left.Store(int64(rnd.IntN(12)))
-	crash := func(step string) error {
-		if left.Add(-1) < 0 {
+	left.Store(int64(rnd.IntN(24)))
+	dead := func() bool {
+		if left.Add(-1) >= 0 {
+			return false
+		}
+		b.kill()
+		return true
+	}
+	crash := func(ctx context.Context, step seam.Step, work func(context.Context) error) error {
+		if step == seam.Fetch || step == seam.Decode {
+			return work(ctx) // they change nothing that outlives the owner
+		}
+		if dead() {
+			return errCrash
+		}
+		if err := work(ctx); err != nil {
+			return err
+		}
+		if dead() {
 			return errCrash
 		}
 		return nil
 	}
-	b.sink.crash, b.recomputer.crash = crash, crash
+	b.sink.seam, b.recomputer.seam = crash, crash
 	stop := b.start(t, 1+rnd.IntN(3))
 	b.recomputer.with(func(*ledger) { b.recomputer.forced++ })
 	deadline := time.Now().Add(5 * time.Second)

@@ -13,9 +13,9 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// TestThroughKafka carries usage and rejected events through a broker, with two aggregators that share the
+// TestIntegrationThroughKafka carries usage and rejected events through a broker, with two aggregators that share the
 // shards; the second joins while the first works, and the first leaves.
-func TestThroughKafka(t *testing.T) {
+func TestIntegrationThroughKafka(t *testing.T) {
 	db := openDB(t)
 	addr, prefix := embeddedtest.Broker(t)
 	client, err := stream.Open(t.Context(), stream.Options{Brokers: []string{addr}})
@@ -108,6 +108,22 @@ func TestThroughKafka(t *testing.T) {
 	for range 20 {
 		produce()
 	}
+	shares := func(a *Aggregator) (n int) {
+		for shard := range shards {
+			if a.lanes.get(usage, shard) != nil {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(time.Minute); shares(first) == 0 || shares(second) == 0; {
+		if time.Now().After(deadline) {
+			t.Fatalf("a minute after the second came, the first has %d shards and the second %d", shares(first),
+				shares(second))
+		}
+		time.Sleep(10 * time.Millisecond) // a rebalance signals nobody here
+	}
+	produce()
 	stopFirst()
 	produce()
 	settled(second)

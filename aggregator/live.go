@@ -27,6 +27,7 @@ type liveMinute struct {
 	stats     [slotsPerMinute]slotStats
 	patched   bool             // the last head has rows of several revisions
 	head      schemas.Position // what it covers
+	revision  uint64           // of the last head that was made of slots
 }
 
 // slotStats are what a head promises of the rows of one slot; those of slots add up to those of the minute.
@@ -35,6 +36,16 @@ type slotStats struct{ keys, keysDigest, rows, usageDigest uint64 }
 func (s slotStats) plus(o slotStats) slotStats {
 	return slotStats{s.keys + o.keys, s.keysDigest + o.keysDigest, s.rows + o.rows,
 		s.usageDigest + o.usageDigest}
+}
+
+// hear takes an acknowledged mark into account.
+func (l *ledger) hear(s stain, now time.Time) {
+	if l.shards[s.shard] == nil {
+		return
+	}
+	b := Bucket{schemas.Minute, s.minute, s.shard}
+	l.stain(b, dirt{first: s.at, last: s.at, since: now, rows: int64(s.rows)})
+	l.note(b, s.at, s.tally)
 }
 
 // note remembers what a record brought into a live minute.
@@ -61,6 +72,17 @@ type patch struct {
 	mask  uint8
 	known slots
 	stats [slotsPerMinute]slotStats // of the known slots
+	from  uint64                    // revision of the head that the known slots are of
+}
+
+// continuing is the patch as it may be carried out over the head in force, whose revision is given. Over
+// another head than its own all slots are recomputed: the other, a zombie's or one of the whole minute, may
+// have seen events of the known slots before their mark, and usage would go back.
+func (p patch) continuing(inForce uint64) patch {
+	if p.mask != 0 && p.mask != allSlots && p.from != inForce {
+		return patch{mask: allSlots}
+	}
+	return p
 }
 
 // base is what the slots that are not recomputed bring into the head.
@@ -80,7 +102,7 @@ func (l *ledger) patchOf(b Bucket, d dirt, now time.Time) patch {
 	if b.Level != schemas.Minute || m == nil || m.rows < l.busy || b.end() <= l.liveFrom {
 		return patch{}
 	}
-	p := patch{known: m.revisions, stats: m.stats}
+	p := patch{known: m.revisions, stats: m.stats, from: m.revision}
 	for s := range slotsPerMinute {
 		r := m.revisions[s]
 		if r == 0 || now.Sub(revisionTime(r)) > slotsFor || m.last[s].Compare(m.covered[s]) > 0 {
@@ -111,7 +133,7 @@ func (l *ledger) patched(h Head, p patch, fresh [slotsPerMinute]slotStats, bound
 	if m == nil {
 		return
 	}
-	m.head, m.patched = h.Covers, p.mask != 0
+	m.head, m.patched, m.revision = h.Covers, p.mask != 0, h.Revision
 	m.revisions = p.parts(h.Revision)
 	for s := range slotsPerMinute {
 		if p.mask&(1<<s) != 0 {

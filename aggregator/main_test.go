@@ -125,7 +125,9 @@ func meters(list ...catalog.Meter) func() catalog.Timeline {
 // bench is an aggregator over shardLogs on the real engine.
 type bench struct {
 	*Aggregator
-	logs []*shardLog
+	store *store // the Aggregator's, with SQL
+	logs  []*shardLog
+	kill  context.CancelFunc // of the owner that was started last; returns at once
 }
 
 func newBench(t testing.TB, db *DB, timeline func() catalog.Timeline, logs []*shardLog) *bench {
@@ -140,12 +142,14 @@ func newBench(t testing.TB, db *DB, timeline func() catalog.Timeline, logs []*sh
 	}
 	o := Options{DB: db, UsageTopic: topicUsage, Catalog: timeline, Log: log, Now: time.Now,
 		Keep: 24 * time.Hour}
-	return &bench{assemble(o, &store{db: db, metrics: m}), logs}
+	s := &store{db: db, metrics: m}
+	return &bench{Aggregator: assemble(o, s, m), store: s, logs: logs}
 }
 
 // start runs the aggregator as owner of all logs until stop.
 func (b *bench) start(t testing.TB, batch int) (stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
+	b.kill = cancel
 	done := make(chan error, 1)
 	go func() {
 		done <- b.work(ctx, func(ctx context.Context) error {

@@ -20,6 +20,8 @@ type metrics struct {
 	vanished         prometheus.Counter
 	owned            prometheus.Gauge
 	collected        prometheus.Counter
+	conflicts        *prometheus.CounterVec
+	lookups          *prometheus.CounterVec
 }
 
 // newMetrics registers the metrics; registry nil keeps them to ourselves.
@@ -40,7 +42,11 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	vanished := counter("buckets_vanished_total",
 		"BUG: buckets with fewer events than their head; they keep that head.")
 	collected := counter("revisions_collected_total", "Statements that removed superseded revisions.")
-	m := &metrics{events: events, inserts: inserts, retries: retries.WithLabelValues(),
+	conflicts := counter("conflicts_total", "Events that came with the id of another, by kind: another time, or another "+
+		"content of the same time.", "kind")
+	lookups := counter("conflict_lookups_total", "Late events whose id was looked up, by outcome: done, failed, or "+
+		"skipped because too many came at once.", "outcome")
+	m := &metrics{conflicts: conflicts, lookups: lookups, events: events, inserts: inserts, retries: retries.WithLabelValues(),
 		recomputed: recomputed,
 		vanished:   vanished.WithLabelValues(), collected: collected.WithLabelValues(),
 		flushRows:    histogram("flush_rows", "Rows of one flush.", prometheus.ExponentialBuckets(10, 4, 8)),
@@ -60,7 +66,7 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var problems []error
-	for _, c := range []prometheus.Collector{events, inserts, retries, recomputed, vanished, collected,
+	for _, c := range []prometheus.Collector{events, inserts, retries, recomputed, vanished, collected, conflicts, lookups,
 		m.flushRows, m.flushSeconds,
 		m.freshness, m.recomputeSeconds, m.dirty, m.owned} {
 		problems = append(problems, registry.Register(c))

@@ -70,7 +70,7 @@ func TestVanishedKeys(t *testing.T) {
 	b := func(start int64) Bucket { return Bucket{schemas.Minute, start, 0} }
 	f := func(had, found int, want bool) {
 		t.Helper()
-		got := vanishedKeys(map[Bucket]uint64{b(0): uint64(had)}, map[Bucket]uint64{b(0): uint64(found),
+		got := vanishedKeys(map[Bucket]headBefore{b(0): {keys: uint64(had)}}, map[Bucket]uint64{b(0): uint64(found),
 			b(60): 1})
 		if (len(got) == 1) != want {
 			t.Errorf("%d keys after %d: vanished %v", found, had, got)
@@ -80,7 +80,7 @@ func TestVanishedKeys(t *testing.T) {
 	f(3, 4, false)
 	f(3, 2, true)
 	f(1, 0, true)
-	if got := vanishedKeys(map[Bucket]uint64{b(0): 1}, nil); len(got) != 1 {
+	if got := vanishedKeys(map[Bucket]headBefore{b(0): {keys: 1}}, nil); len(got) != 1 {
 		t.Error("a bucket without any row has not vanished")
 	}
 }
@@ -142,7 +142,13 @@ func TestLedgerDue(t *testing.T) {
 	f("a live bucket waits 1 s", due(999*time.Millisecond))
 	f("and is due then", due(time.Second), live)
 	f("an old one waits up to 15 min", due(15*time.Minute), old, live)
-	l.shards[0].caughtUp = true
+	l.shards[0].read(false, now)
+	f("a live one of a shard that falls behind waits 1 s too", due(time.Second), live)
+	l.shards[0].read(false, now.Add(time.Second))
+	f("and 5 s when that goes on", l.due(schemas.Minute, now.Add(5*time.Second), now, false), live)
+	l.shards[0].behind = now.Add(-time.Minute)
+	f("from then on", due(4999*time.Millisecond))
+	l.shards[0].read(true, now)
 	f("or until its shard is quiet", due(700*time.Millisecond), old)
 	f("everything when it is asked for", l.due(schemas.Minute, now, now, true), old, live)
 	f("an hour is held by its minutes", l.due(schemas.Hour, now.Add(time.Hour), now, true))

@@ -17,6 +17,7 @@ import (
 // Aggregator in the same process.
 type Reader struct {
 	store *store
+	usage usageTables
 
 	mu       sync.Mutex
 	timeline catalog.Timeline
@@ -70,7 +71,7 @@ func (r *Reader) Usage(ctx context.Context, q schemas.UsageQuery, yield func(sch
 		if err != nil {
 			return fail(err)
 		}
-		ok, err := r.store.readUsage(ctx, p, list, yield)
+		ok, err := r.usage.readUsage(ctx, p, list, yield)
 		switch {
 		case err != nil:
 			return fail(err)
@@ -264,7 +265,7 @@ func (r *Reader) choose(ctx context.Context, stretches []schemas.Stretch, cut sc
 	for _, level := range []schemas.Level{schemas.Day, schemas.Hour} {
 		wanted := indexSpans(want[level])
 		for _, ask := range bounds(want[level]) {
-			err := r.store.summaries(ctx, level, ask, cut, func(s summary) {
+			err := r.usage.summaries(ctx, level, ask, cut, func(s summary) {
 				if !wanted.has(s.head.Start, s.head.Shard) {
 					return
 				}
@@ -281,7 +282,7 @@ func (r *Reader) choose(ctx context.Context, stretches []schemas.Stretch, cut sc
 	}
 	wanted := indexSpans(want[schemas.Minute])
 	for _, ask := range bounds(want[schemas.Minute]) {
-		err := r.store.minuteHeads(ctx, ask, cut, func(h Head) {
+		err := r.usage.minuteHeads(ctx, ask, cut, func(h Head) {
 			if wanted.has(h.Start, h.Shard) {
 				out = append(out, h)
 			}

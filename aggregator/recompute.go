@@ -4,37 +4,42 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
+	"tollgate/schemas/seam"
 )
 
 // recomputer keeps usage up to date: one goroutine that asks the ledger what is due and runs it, statement by
 // statement. Everything about time and chance that decisions need is taken here and handed in.
 type recomputer struct {
-	store   *store
+	store   tables
+	metrics *metrics
 	log     *slog.Logger
 	catalog func() catalog.Timeline
 	now     func() time.Time
-	crash   func(step string) error // tests stop the owner between two steps; nil otherwise
+	clock   func() time.Time // of the host: it names revisions
+	chance  func() uint64
+	seam    seam.Seam
 
 	mu      sync.Mutex
 	ledger  *ledger
 	changed *sync.Cond // something was covered, marked or settled
 	forced  int        // how many wait for everything to be recomputed now
-	known   uint64     // the newest catalog whose outdated minutes are in the ledger
 	coarse  time.Time  // when hours and days were last looked at
 	rest    time.Time  // until then live buckets wait, so that they take their share of a core only
 	settled map[int]settlement
 	noted   time.Time // when settled positions were last stored
 }
 
-func newRecomputer(s *store, log *slog.Logger, pace Pace, timeline func() catalog.Timeline,
-	now func() time.Time) *recomputer {
-	r := &recomputer{store: s, log: log, catalog: timeline, now: now, ledger: newLedger(pace),
+func newRecomputer(s tables, m *metrics, o Options) *recomputer {
+	r := &recomputer{store: s, metrics: m, log: o.Log, catalog: o.Catalog, now: o.Now, clock: time.Now,
+		chance: rand.Uint64, seam: o.Seam, ledger: newLedger(o.Pace),
 		settled: map[int]settlement{}, coarse: time.Now()}
 	r.changed = sync.NewCond(&r.mu)
 	return r
@@ -85,6 +90,7 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 		for b, d := range found {
 			l.stain(b, d)
 		}
+		l.know(shard, timeline.Last().Seq)
 		r.settled[shard] = from
 	})
 	return nil
@@ -126,17 +132,12 @@ func (r *recomputer) run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, errCrash):
-			return err
 		case err != nil:
 			r.log.Error("not recomputed, tried again", "error", err)
 			wait = time.Now().Add(time.Second)
 		}
 	}
 }
-
-// errCrash is what tests stop an owner with.
-var errCrash = errors.New("crash")
 
 // round recomputes what is due, finest level first, and stores how far each shard is settled.
 func (r *recomputer) round(ctx context.Context) error {
@@ -212,7 +213,7 @@ func (r *recomputer) measure() {
 		count[b.Level]++
 	}
 	for _, level := range []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day} {
-		r.store.metrics.dirty.WithLabelValues(level.String()).Set(float64(count[level]))
+		r.metrics.dirty.WithLabelValues(level.String()).Set(float64(count[level]))
 	}
 }
 
@@ -222,6 +223,9 @@ func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schem
 	before, err := r.store.headsBefore(ctx, j)
 	if err != nil {
 		return err
+	}
+	for i, b := range j.buckets[:len(j.patches)] {
+		j.patches[i] = j.patches[i].continuing(before[b].revision)
 	}
 	parts, all := []job{*j}, true
 	switch {
@@ -244,30 +248,30 @@ func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schem
 	r.log.Debug("recomputed", "level", j.level, "buckets", len(j.buckets), "statements", len(parts),
 		"as_range", all,
 		"took", time.Since(began))
-	r.store.metrics.recomputeSeconds.WithLabelValues(j.level.String()).Observe(time.Since(began).Seconds())
+	r.metrics.recomputeSeconds.WithLabelValues(j.level.String()).Observe(time.Since(began).Seconds())
 	return nil
 }
 
 // cut decides how a job names its minutes: as a range, where at most as many clean buckets as dirty ones lie
-// in it and are recomputed along, else one by one.
-func cut(j *job, before map[Bucket]uint64) (parts []job, all bool) {
+// in it and are recomputed along and none of them is recomputed by slots, else one by one.
+func cut(j *job, before map[Bucket]headBefore) (parts []job, all bool) {
 	clean := len(before)
 	for _, b := range j.buckets {
 		if _, ok := before[b]; ok {
 			clean--
 		}
 	}
-	if clean <= len(j.buckets) {
+	if clean <= len(j.buckets) && !j.apart {
 		return []job{*j}, true
 	}
 	return j.split(), false
 }
 
-func only(before map[Bucket]uint64, buckets []Bucket) map[Bucket]uint64 {
-	out := map[Bucket]uint64{}
+func only(before map[Bucket]headBefore, buckets []Bucket) map[Bucket]headBefore {
+	out := map[Bucket]headBefore{}
 	for _, b := range buckets {
-		if keys, ok := before[b]; ok {
-			out[b] = keys
+		if h, ok := before[b]; ok {
+			out[b] = h
 		}
 	}
 	return out
@@ -276,19 +280,16 @@ func only(before map[Bucket]uint64, buckets []Bucket) map[Bucket]uint64 {
 // write stores rows under a revision of its own, then the heads that make them visible. A crash in between
 // leaves an orphan that is collected, and the bucket dirty.
 func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int]schemas.Position,
-	before map[Bucket]uint64) error {
+	before map[Bucket]headBefore) error {
 	planned := time.Now()
-	revision := newRevision(planned, rand.Uint64())
-	pick := rand.Uint64()
-	if err := r.step("rows"); err != nil {
-		return err
-	}
-	var err error
-	if j.level == schemas.Minute {
-		err = r.store.recomputeMinutes(ctx, j, all, revision)
-	} else {
-		err = r.store.combine(ctx, j, revision, pick)
-	}
+	revision := newRevision(r.clock(), r.chance())
+	pick := r.chance()
+	err := r.seam.Do(ctx, seam.Recompute, func(ctx context.Context) error {
+		if j.level == schemas.Minute {
+			return r.store.recomputeMinutes(ctx, j, all, revision)
+		}
+		return r.store.combine(ctx, j, revision, pick)
+	})
 	if err != nil {
 		return err
 	}
@@ -300,17 +301,15 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 	if err != nil {
 		return err
 	}
-	if err := r.step("heads"); err != nil {
-		return err
-	}
-	switch {
-	case j.patches != nil:
-		err = r.store.writePatchedHeads(ctx, j, revision, bounds, lost)
-	case j.level == schemas.Minute:
-		err = r.store.writeHeads(ctx, j, all, revision, bounds, lost)
-	default:
-		err = r.store.writeCombinedHeads(ctx, j, revision, pick, lost)
-	}
+	err = r.seam.Do(ctx, seam.InsertHead, func(ctx context.Context) error {
+		switch {
+		case j.patches != nil:
+			return r.store.writePatchedHeads(ctx, j, revision, bounds, lost)
+		case j.level == schemas.Minute:
+			return r.store.writeHeads(ctx, j, all, revision, bounds, lost)
+		}
+		return r.store.writeCombinedHeads(ctx, j, revision, pick, claim{bounds, r.followed(j.shards), lost})
+	})
 	if err != nil {
 		return err
 	}
@@ -334,7 +333,7 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64,
 		for _, h := range heads {
 			if d, ok := l.dirty[h.Bucket]; ok && h.Level == schemas.Minute &&
 				h.end() > now.Add(-l.pace.LiveWindow).Unix() {
-				r.store.metrics.freshness.Observe(now.Sub(d.since).Seconds())
+				r.metrics.freshness.Observe(now.Sub(d.since).Seconds())
 			}
 			l.cover(h, planned)
 			if p, ok := patches[h.Bucket]; ok {
@@ -342,13 +341,13 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64,
 			}
 		}
 	})
-	r.store.metrics.recomputed.WithLabelValues(j.level.String()).Add(float64(len(heads)))
+	r.metrics.recomputed.WithLabelValues(j.level.String()).Add(float64(len(heads)))
 	return nil
 }
 
 // lost finds the buckets whose events vanished, lists and reports them: they keep their head, the shard goes
 // on.
-func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64,
+func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]headBefore,
 	stats map[Bucket][slotsPerMinute]slotStats,
 	revision uint64) ([]Bucket, error) {
 	found := make(map[Bucket]uint64, len(stats))
@@ -366,11 +365,11 @@ func (r *recomputer) lost(ctx context.Context, j *job, before map[Bucket]uint64,
 		if i >= maxPairs {
 			return nil, errVanished
 		}
-		r.store.metrics.vanished.Inc()
+		r.metrics.vanished.Inc()
 		r.log.Error("BUG: events vanished; the bucket keeps its head", "level", b.Level, "bucket",
 			time.Unix(b.Start, 0).UTC(),
-			"shard", b.Shard, "keys", before[b], "found", found[b])
-		if err := r.store.noteVanished(ctx, b, before[b], found[b], revision); err != nil {
+			"shard", b.Shard, "keys", before[b].keys, "found", found[b])
+		if err := r.store.noteVanished(ctx, b, before[b].keys, found[b], revision); err != nil {
 			return nil, err
 		}
 	}
@@ -386,22 +385,20 @@ var errVanished = errors.New("BUG: events vanished from more buckets than one st
 // followCatalog stains the minutes that a new catalog version meters otherwise.
 func (r *recomputer) followCatalog(ctx context.Context) error {
 	timeline := r.catalog()
+	newest := timeline.Last().Seq
 	r.mu.Lock()
-	known, shards := r.known, make([]int, 0, len(r.ledger.shards))
-	for shard := range r.ledger.shards {
-		shards = append(shards, shard)
+	behind := r.ledger.behind(newest)
+	least := newest
+	for _, s := range behind {
+		least = min(least, s.catalog)
 	}
 	r.mu.Unlock()
-	newest := timeline.Last().Seq
-	if newest <= known {
-		return nil
-	}
 	now := time.Now()
 	for _, v := range timeline {
-		if v.Seq <= known {
+		if v.Seq <= least {
 			continue
 		}
-		err := r.outdated(ctx, v, shards, now, func(b Bucket, d dirt) {
+		err := r.outdated(ctx, v, slices.Sorted(maps.Keys(behind)), now, func(b Bucket, d dirt) {
 			r.with(func(l *ledger) {
 				if l.shards[b.Shard] != nil {
 					l.stain(b, d)
@@ -412,9 +409,13 @@ func (r *recomputer) followCatalog(ctx context.Context) error {
 			return err
 		}
 	}
-	r.mu.Lock()
-	r.known = newest
-	r.mu.Unlock()
+	r.with(func(l *ledger) {
+		for shard, s := range behind {
+			if l.shards[shard] == s { // else it was given away meanwhile, and perhaps taken over again
+				l.know(shard, newest)
+			}
+		}
+	})
 	return nil
 }
 
@@ -431,7 +432,7 @@ func (r *recomputer) noteSettled(ctx context.Context) error {
 	r.mu.Lock()
 	for shard := range r.ledger.shards {
 		p, ok := r.ledger.settledAt(shard)
-		if now := (settlement{p, r.known}); ok && now != r.settled[shard] {
+		if now := (settlement{p, r.ledger.shards[shard].catalog}); ok && now != r.settled[shard] {
 			at[shard] = now
 		}
 	}
@@ -447,9 +448,18 @@ func (r *recomputer) noteSettled(ctx context.Context) error {
 	return nil
 }
 
-func (r *recomputer) step(name string) error {
-	if r.crash == nil {
-		return nil
+// followed is the newest catalog whose outdated minutes were found in every one of shards, so that they are dirty until
+// they know it; 0 where one is no longer ours.
+func (r *recomputer) followed(shards []int) uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := ^uint64(0)
+	for _, shard := range shards {
+		s := r.ledger.shards[shard]
+		if s == nil {
+			return 0
+		}
+		out = min(out, s.catalog)
 	}
-	return r.crash(name)
+	return out
 }

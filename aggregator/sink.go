@@ -5,12 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"tollgate/schemas"
+	"tollgate/schemas/auditlog"
+	"tollgate/schemas/seam"
 	"tollgate/schemas/wire"
 )
 
@@ -68,6 +72,8 @@ type flush struct {
 	stains   []stain
 	receipts *receiptColumns
 	rejected *rejectedColumns
+	audited  []auditlog.Entry // corrections that it brings
+	conflict conflictFlush
 	reach    map[*lane]int64 // the offset after the last record of the lane
 	rows     int
 	bytes    int
@@ -105,23 +111,31 @@ func (f *flush) columns(month int, history bool, spare func() *eventColumns) *ev
 
 // sink gathers the records of all lanes and writes them: events, then marks and receipts, then the commit.
 type sink struct {
-	store  *store
-	log    *slog.Logger
-	ledger func(change func(*ledger)) // runs change with the ledger held
-	crash  func(step string) error    // tests stop the owner between two steps; nil otherwise
+	store   sinkTables
+	metrics *metrics
+	log     *slog.Logger
+	ledger  func(change func(*ledger)) // runs change with the ledger held
+	seam    seam.Seam
+	audit   func(ctx context.Context, entries ...auditlog.Entry) error // nil: corrections are not kept
+	watch   *lookout                                                   // nil: conflicts are not looked for
 
 	mu    sync.Mutex
 	open  *flush
 	room  *sync.Cond // the open flush was taken
 	spare []*eventColumns
 	full  chan struct{} // the open flush is full, or somebody waits for it
+
+	behind map[*lane]bool // what they have reached is not committed
+	tried  time.Time      // when that was last tried
+
 	event wire.UsageEvent
 	count map[int64]tally // of the record that is being read
 }
 
-func newSink(s *store, log *slog.Logger, ledger func(func(*ledger))) *sink {
-	k := &sink{store: s, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1),
-		count: map[int64]tally{}}
+func newSink(s sinkTables, m *metrics, log *slog.Logger, ledger func(func(*ledger))) *sink {
+	k := &sink{store: s, metrics: m, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1),
+		behind: map[*lane]bool{},
+		count:  map[int64]tally{}}
 	k.room = sync.NewCond(&k.mu)
 	return k
 }
@@ -130,6 +144,7 @@ func newSink(s *store, log *slog.Logger, ledger func(func(*ledger))) *sink {
 type record struct {
 	offset int64
 	value  []byte
+	at     time.Time // when Kafka got it
 }
 
 // take copies the records of a fetch into the open flush and waits first where that is full. next is the
@@ -154,7 +169,7 @@ func (k *sink) take(ctx context.Context, l *lane, records []record, next int64) 
 		at.offset = r.offset
 		var err error
 		if l.usage {
-			err = k.takeUsage(at, r.value)
+			err = k.takeUsage(at, r.value, r.at)
 		} else {
 			err = k.takeRejected(at, r.value)
 		}
@@ -190,7 +205,7 @@ func (k *sink) kick() {
 	}
 }
 
-func (k *sink) takeUsage(at place, value []byte) error {
+func (k *sink) takeUsage(at place, value []byte, written time.Time) error {
 	b, err := readHead(value)
 	if err != nil {
 		return err
@@ -206,6 +221,12 @@ func (k *sink) takeUsage(at place, value []byte) error {
 		n := k.count[minute]
 		k.count[minute] = tally{n.rows + 1, n.slots | 1<<slotOf(e.Time)}
 		f.rows++
+		if entry, ok := corrected(e, written); ok && k.audit != nil {
+			f.audited = append(f.audited, entry)
+		}
+		if k.watch != nil {
+			k.watch.see(&f.conflict, e, at.partition, b.history, written)
+		}
 		return f.columns(monthOf(minute), b.history, k.spareColumns).append(e, at.partition)
 	})
 	if err != nil {
@@ -221,7 +242,7 @@ func (k *sink) takeUsage(at place, value []byte) error {
 	if b.history {
 		mode = schemas.History
 	}
-	k.store.metrics.events.WithLabelValues(mode.String()).Add(float64(f.rows - before))
+	k.metrics.events.WithLabelValues(mode.String()).Add(float64(f.rows - before))
 	return nil
 }
 
@@ -253,8 +274,8 @@ func (k *sink) spareColumns() *eventColumns {
 	return newEventColumns()
 }
 
-// run writes flushes until ctx ends. An error other than ctx's is a bug or a crash of a test: ClickHouse
-// being away is waited for, while lanes stop reading.
+// run writes flushes until ctx ends. An error other than ctx's is a bug: ClickHouse being away is waited for,
+// while lanes stop reading.
 func (k *sink) run(ctx context.Context) error {
 	tick := time.NewTicker(maxFlushAge / 10)
 	defer tick.Stop()
@@ -269,6 +290,7 @@ func (k *sink) run(ctx context.Context) error {
 		}
 		f := k.swap(now)
 		if f == nil {
+			k.commitAgain(ctx)
 			continue
 		}
 		if err := k.write(ctx, f); err != nil {
@@ -293,8 +315,10 @@ func (k *sink) swap(now bool) *flush {
 // write stores a flush in the order that loses nothing: events, marks and receipts, commits.
 func (k *sink) write(ctx context.Context, f *flush) error {
 	began := time.Now()
-	if err := k.step("events"); err != nil {
-		return err
+	if k.watch != nil {
+		if err := k.watch.look(ctx, &f.conflict); err != nil && ctx.Err() == nil {
+			k.log.Warn("late events are stored without a search for conflicts", "events", len(f.conflict.late), "error", err)
+		}
 	}
 	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {
 		return err
@@ -304,27 +328,25 @@ func (k *sink) write(ctx context.Context, f *flush) error {
 		l.progress.store(next)
 	}
 	k.mu.Unlock()
-	if err := k.step("marks"); err != nil {
-		return err
-	}
 	// One outstanding insert of marks, sent again until it is acknowledged: marks of a shard appear in order.
-	if err := k.again(ctx, func() error { return k.store.insertMarks(ctx, &f.marks) }); err != nil {
+	if err := k.again(ctx, func() error { return k.writeMarks(ctx, f) }); err != nil {
 		return err
 	}
-	if err := k.step("receipts"); err != nil {
-		return err
-	}
-	if err := k.again(ctx, func() error { return k.store.insertReceipts(ctx, f.receipts) }); err != nil {
+	if err := k.again(ctx, func() error {
+		return k.seam.Do(ctx, seam.InsertReceipts, func(ctx context.Context) error {
+			return k.store.insertReceipts(ctx, f.receipts)
+		})
+	}); err != nil {
 		return err
 	}
 	k.marked(f)
-	if err := k.step("commit"); err != nil {
-		return err
-	}
 	k.commit(ctx, f)
+	if k.watch != nil && k.watch.tell != nil && len(f.conflict.live) > 0 {
+		k.watch.tell(f.conflict.live)
+	}
 	k.recycle(f)
-	k.store.metrics.flushRows.Observe(float64(f.rows))
-	k.store.metrics.flushSeconds.Observe(time.Since(began).Seconds())
+	k.metrics.flushRows.Observe(float64(f.rows))
+	k.metrics.flushSeconds.Observe(time.Since(began).Seconds())
 	return nil
 }
 
@@ -335,11 +357,7 @@ func (k *sink) marked(f *flush) {
 	now := time.Now()
 	k.ledger(func(g *ledger) {
 		for _, s := range f.stains {
-			if g.shards[s.shard] != nil {
-				b := Bucket{schemas.Minute, s.minute, s.shard}
-				g.stain(b, dirt{first: s.at, last: s.at, since: now, rows: int64(s.rows)})
-				g.note(b, s.at, s.tally)
-			}
+			g.hear(s, now)
 		}
 		for l, next := range f.reach {
 			if !l.progress.mayMark(next) {
@@ -347,7 +365,9 @@ func (k *sink) marked(f *flush) {
 					next))
 			}
 			l.progress.mark(next)
-			if l.usage {
+			// Not for a lane that is gone: its partition may be ours again, and the new lane has yet to hear of
+			// these marks. Until then it must not believe that all up to here is in its ledger.
+			if l.usage && !l.gone {
 				g.reach(l.partition, schemas.Position{Generation: l.generation, Offset: next - 1}, now)
 			}
 		}
@@ -357,33 +377,85 @@ func (k *sink) marked(f *flush) {
 func (k *sink) writeEvents(ctx context.Context, f *flush) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxLiveInserts)
+	insert := func(do func(context.Context) error) {
+		group.Go(func() error { return k.seam.Do(ctx, seam.InsertEvents, do) })
+	}
 	for _, c := range f.live {
-		group.Go(func() error { return k.store.insertEvents(ctx, c) })
+		insert(func(ctx context.Context) error { return k.store.insertEvents(ctx, c) })
 	}
 	for _, c := range f.history {
-		group.Go(func() error { return k.store.insertEvents(ctx, c) })
+		insert(func(ctx context.Context) error { return k.store.insertEvents(ctx, c) })
 	}
-	group.Go(func() error { return k.store.insertRejected(ctx, f.rejected) })
+	insert(func(ctx context.Context) error { return k.store.insertRejected(ctx, f.rejected) })
+	if len(f.conflict.met) > 0 {
+		group.Go(func() error { return k.watch.store.insertMet(ctx, f.conflict.met) })
+	}
+	if len(f.audited) > 0 {
+		group.Go(func() error { return k.audit(ctx, f.audited...) })
+	}
 	return group.Wait()
+}
+
+// writeMarks stores marks, those of at most maxJobMonths months in one insert, one insert after the other. A
+// crash between two leaves marks of some months without those of others up to the same offset. That is
+// harmless: a bucket lies within one month, so its own marks still appear in order, and all events up to
+// there were stored before.
+func (k *sink) writeMarks(ctx context.Context, f *flush) error {
+	for _, part := range f.marks.byMonths() {
+		err := k.seam.Do(ctx, seam.InsertMarks, func(ctx context.Context) error {
+			return k.store.insertMarks(ctx, part)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// commitEvery is how long commits that failed wait, where no flush makes them good. Default 1s: a broker that is away
+// need not be asked more often.
+const commitEvery = time.Second
+
+// commitAgain makes commits good that failed: on a shard where nothing more comes no flush would, and a close waits for
+// its offset.
+func (k *sink) commitAgain(ctx context.Context) {
+	k.mu.Lock()
+	wait := len(k.behind) == 0 || time.Since(k.tried) < commitEvery
+	k.mu.Unlock()
+	if !wait {
+		k.commit(ctx, &flush{})
+	}
 }
 
 // commit tells Kafka. A refusal means that the partition is no longer ours; any other failure is made good by
 // the next flush, or costs the next owner a replay that changes nothing.
 func (k *sink) commit(ctx context.Context, f *flush) {
 	var group errgroup.Group
+	k.mu.Lock()
+	k.tried = time.Now()
 	for l := range f.reach {
+		k.behind[l] = true
+	}
+	due := slices.Collect(maps.Keys(k.behind))
+	k.mu.Unlock()
+	for _, l := range due {
 		k.mu.Lock()
 		next, gone := l.progress.mayCommit(), l.gone
+		if gone {
+			delete(k.behind, l)
+		}
 		k.mu.Unlock()
 		if gone {
 			continue
 		}
 		group.Go(func() error {
-			if err := l.commit(ctx, next); err != nil {
+			err := k.seam.Do(ctx, seam.Commit, func(ctx context.Context) error { return l.commit(ctx, next) })
+			if err != nil {
 				return fmt.Errorf("commit %s/%d up to %d: %w", l.topic, l.partition, next, err)
 			}
 			k.mu.Lock()
 			l.committed = max(l.committed, next)
+			delete(k.behind, l)
 			k.mu.Unlock()
 			return nil
 		})
@@ -417,7 +489,7 @@ func (k *sink) again(ctx context.Context, do func() error) error {
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
-		k.store.metrics.retries.Inc()
+		k.metrics.retries.Inc()
 		k.log.Error("not stored, sent again", "error", err, "after", wait)
 		select {
 		case <-ctx.Done():
@@ -425,13 +497,6 @@ func (k *sink) again(ctx context.Context, do func() error) error {
 		case <-time.After(wait):
 		}
 	}
-}
-
-func (k *sink) step(name string) error {
-	if k.crash == nil {
-		return nil
-	}
-	return k.crash(name)
 }
 
 // markedUpTo is the offset of a lane before which everything is stored, marked and committed or refused.

@@ -39,14 +39,12 @@ DELETE FROM heads IN PARTITION %[4]d WHERE level = '%[1]s' AND revision < %[3]d 
 ) AND (bucket, shard, revision) NOT IN (SELECT bucket, shard, revision FROM cuts WHERE level = '%[1]s')`
 )
 
-// A head never has rows of a slot that are more than half an hour older than itself (slotsFor), so the rows
-// of heads written later than that time are younger than the limit.
-//
 // collectOld removes revisions that were superseded, or begun and left without a head, before a time: all
-// that were begun an hour before it (a head is never younger than that), are not those in force at that time
-// and in no cut. Rows go before their heads, so that what was begun is found again.
+// below the limit of its expiry that are not those in force at that time and in no cut. Rows go before their
+// heads, so that what was begun is found again.
 func (s *store) collectOld(ctx context.Context, level schemas.Level, before time.Time) error {
-	ms, limit := before.UnixMilli(), newRevision(before.Add(-time.Hour), 0)
+	e := expire(before)
+	ms, limit := e.before.UnixMilli(), e.limit
 	var months []uint32
 	err := s.query(ctx, "look for superseded revisions", fmt.Sprintf(superseded, level, ms, limit),
 		func(rows driver.Rows) error {

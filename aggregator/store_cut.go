@@ -147,7 +147,10 @@ func (s *store) cut(ctx context.Context, p schemas.Period, pick uint64) (schemas
 
 // dirtyCount compares marks with heads in force in a stretch of time; the wanted catalog is a function of the
 // minute.
-const dirtyCount = `
+const dirtyCount = dirtyBuckets + `
+WHERE h.bucket = toDateTime(0, 'UTC') OR m.last > (h.v.1, h.v.2) OR h.v.3 < %[3]s`
+
+const dirtyBuckets = `
 SELECT count() FROM (
     SELECT minute, shard, max((generation, offset)) AS last FROM marks
     WHERE minute >= toDateTime(%[1]d, 'UTC') AND minute < toDateTime(%[2]d, 'UTC') GROUP BY minute, shard
@@ -156,8 +159,24 @@ SELECT count() FROM (
         FROM heads
     WHERE level = 'minute' AND bucket >= toDateTime(%[1]d, 'UTC') AND bucket < toDateTime(%[2]d, 'UTC')
         GROUP BY bucket, shard
-) AS h ON m.minute = h.bucket AND m.shard = h.shard
-WHERE h.bucket = toDateTime(0, 'UTC') OR m.last > (h.v.1, h.v.2) OR h.v.3 < %[3]s`
+) AS h ON m.minute = h.bucket AND m.shard = h.shard`
+
+// pendingCount counts those of dirtyCount that their owner has not settled: heads that were lost are not among them.
+const pendingCount = dirtyBuckets + `
+WHERE (h.bucket = toDateTime(0, 'UTC') OR m.last > (h.v.1, h.v.2)) AND m.last > %[4]s
+   OR h.bucket != toDateTime(0, 'UTC') AND m.last <= (h.v.1, h.v.2) AND h.v.3 < %[3]s`
+
+// pendingIn counts the dirty minutes of a period that wait for their owner.
+func (s *store) pendingIn(ctx context.Context, p schemas.Period, wanted string) (n uint64, err error) {
+	settled, err := s.settledShards(ctx)
+	if err != nil {
+		return 0, err
+	}
+	sql := fmt.Sprintf(pendingCount, p.From.Unix(), p.To.Unix(), wanted,
+		positionSQL("m.shard", settled))
+	err = s.query(ctx, "count buckets to recompute", sql, func(rows driver.Rows) error { return rows.Scan(&n) })
+	return n, err
+}
 
 // dirtyIn counts the dirty minutes of a period.
 func (s *store) dirtyIn(ctx context.Context, p schemas.Period, wanted string) (n uint64, err error) {

@@ -108,19 +108,6 @@ func (s *store) insertEvents(ctx context.Context, c *eventColumns) error {
 	return s.insert(ctx, "events", in)
 }
 
-// insertMarks stores marks, those of at most maxJobMonths months in one insert, one insert after the other. A
-// crash between two leaves marks of some months without those of others up to the same offset. That is
-// harmless: a bucket lies within one month, so its own marks still appear in order, and all events up to
-// there were stored before.
-func (s *store) insertMarks(ctx context.Context, c *markColumns) error {
-	for _, part := range c.byMonths() {
-		if err := s.insertMarksOf(ctx, part); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // byMonths splits rows so that no part falls into more than maxJobMonths months: all of them together,
 // mostly.
 func (c *markColumns) byMonths() []*markColumns {
@@ -148,7 +135,8 @@ func (c *markColumns) byMonths() []*markColumns {
 	return parts
 }
 
-func (s *store) insertMarksOf(ctx context.Context, c *markColumns) error {
+// insertMarks stores marks of at most maxJobMonths months.
+func (s *store) insertMarks(ctx context.Context, c *markColumns) error {
 	return s.insert(ctx, "marks", proto.Input{{Name: "minute", Data: &c.minute}, {Name: "shard",
 		Data: &c.shard},
 		{Name: "generation", Data: &c.generation}, {Name: "offset", Data: &c.offset}, {Name: "rows",

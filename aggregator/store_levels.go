@@ -3,10 +3,12 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
+	"tollgate/schemas"
 	"tollgate/schemas/catalog"
 )
 
@@ -34,29 +36,40 @@ FROM usage_%[1]s WHERE %[2]s AND ` + picked + `%[3]d)`
 // kinds are the meters that usage rows have, by the map they are in.
 type kinds struct{ events, sums, greatest, hashes, latest []string }
 
-// combineParts combines the rows of a list. Every meter is named, because combining whole maps costs six
-// times as much.
+// combineParts combines the rows of a list.
 const combineParts = `
 INSERT INTO usage_%[1]s (` + usageColumns + `)
-SELECT %[2]s(bucket) AS up, shard, toUInt64(%[3]d), toUInt8(255), customer, product, route, version, method,
-    status_class, subject, credential,
-       attributes, %[4]s, sum(keys), sum(keys_digest)
-FROM usage_%[5]s WHERE %[6]s AND ` + picked + `%[7]d)
-GROUP BY up, shard, customer, product, route, version, method, status_class, subject, credential, attributes`
+SELECT %[2]s
+FROM usage_%[3]s WHERE %[4]s AND ` + picked + `%[5]d)
+` + byDimensions
+
+// byDimensions groups rows of parts for the rows of coarse buckets.
+const byDimensions = `GROUP BY up, shard, customer, product, route, version, method, status_class, subject, credential,
+    attributes`
+
+// combinedColumns are the usage columns of a coarse level over the rows of its parts. Every meter is named,
+// because combining whole maps costs six times as much.
+func (k kinds) combinedColumns(level schemas.Level, revision uint64) []string {
+	return slices.Concat([]string{startOf(level) + "(bucket) AS up", "shard", fmt.Sprintf("toUInt64(%d)", revision),
+		fmt.Sprintf("toUInt8(%d)", wholeSlot), "customer", "product", "route", "version", "method", "status_class",
+		"subject", "credential", "attributes"}, k.combined(), []string{"sum(keys)", "sum(keys_digest)"})
+}
 
 // headCombined writes the heads of coarse buckets whose rows are there, younger than an hour, and hold as
-// many keys as the heads of their parts promised.
+// many keys as the heads of their parts promised. They cover what their parts do, but claim no more than their
+// owner knows to be in all of them.
 const headCombined = `
 INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows,
     usage_digest, parts, written)
-SELECT '%[1]s', u.bucket, u.shard, p.reach.1, p.reach.2, p.newest, %[2]d, u.k, u.kd, u.n, u.ud, [(255,
-    %[2]d)], now64(3)
+SELECT '%[1]s', u.bucket, u.shard, if(p.reach > p.bound, p.bound, p.reach).1 AS generation,
+    if(p.reach > p.bound, p.bound, p.reach).2 AS covers, least(p.newest, %[9]d), %[2]d, u.k, u.kd, u.n, u.ud,
+    [(255, %[2]d)], now64(3)
 FROM (
     SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud
     FROM usage_%[1]s WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
 ) AS u INNER JOIN (
     SELECT %[4]s(bucket) AS up, shard, max((generation, covers)) AS reach, max(catalog) AS newest,
-        sum(keys) AS k
+        sum(keys) AS k, [%[10]s][indexOf([%[8]s], shard)] AS bound
     FROM picks WHERE pick = %[5]d GROUP BY up, shard
 ) AS p ON u.bucket = p.up AND u.shard = p.shard
 WHERE u.k = p.k AND toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
@@ -78,8 +91,8 @@ func (s *store) combine(ctx context.Context, j *job, revision uint64, pick uint6
 		return err
 	}
 	s.metrics.inserts.WithLabelValues("usage_" + j.level.String()).Inc()
-	return s.exec(ctx, "combine", fmt.Sprintf(combineParts, j.level, startOf(j.level), revision, k.combined(),
-		parts, scope, pick))
+	return s.exec(ctx, "combine", fmt.Sprintf(combineParts, j.level,
+		strings.Join(k.combinedColumns(j.level, revision), ", "), parts, scope, pick))
 }
 
 // partScope says which minutes (hours) a job's hours (days) consist of.
@@ -96,7 +109,7 @@ func (j *job) partScope() string {
 }
 
 // combined are the five maps of usage rows, combined meter by meter.
-func (k kinds) combined() string {
+func (k kinds) combined() []string {
 	each := func(column, combine string, meters []string) string {
 		var pairs []string
 		for _, m := range meters {
@@ -123,17 +136,21 @@ func (k kinds) combined() string {
 		}
 		return filtered([]string{pairs}, keep)
 	}
-	return strings.Join([]string{of(each("events", "sum", k.events), "v > 0"), mapped([]string{each("sums",
-		"sum", k.sums)}),
+	return []string{of(each("events", "sum", k.events), "v > 0"), mapped([]string{each("sums", "sum", k.sums)}),
 		guarded("greatest", k.greatest), of(each("hashes", "groupUniqArrayArray", k.hashes), "notEmpty(v)"),
-		guarded("latest", k.latest)}, ", ")
+		guarded("latest", k.latest)}
 }
 
-// writeCombinedHeads makes coarse buckets visible, but for those in lost.
-func (s *store) writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, lost []Bucket) error {
+// writeCombinedHeads makes coarse buckets visible, as far as the claim goes.
+func (s *store) writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, c claim) error {
+	var bounds []string
+	for _, shard := range j.shards {
+		b := c.bounds[shard]
+		bounds = append(bounds, fmt.Sprintf("(toInt64(%d), toInt64(%d))", b.Generation, b.Offset))
+	}
 	return s.exec(ctx, "write heads", fmt.Sprintf(headCombined, j.level, revision, j.scope("bucket", true),
-		startOf(j.level),
-		pick, headDeadline(revision), except(lost)))
+		startOf(j.level), pick, headDeadline(revision, nil).UnixMilli(), except(c.lost), numbers(j.shards),
+		c.catalog, strings.Join(bounds, ", ")))
 }
 
 const insertVanished = `INSERT INTO vanished (level, bucket, shard, keys, found, revision, seen)

@@ -23,7 +23,8 @@ func NewReader(db *DB) *Reader {
 	if err != nil {
 		panic("BUG: " + err.Error()) // metrics that are not registered cannot clash
 	}
-	return &Reader{store: &store{db: db, metrics: m}}
+	s := &store{db: db, metrics: m}
+	return &Reader{store: s, usage: s}
 }
 
 // versions reads the catalog versions through the door of their owner.

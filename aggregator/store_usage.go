@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
@@ -64,22 +63,24 @@ func (j *job) split() []job {
 	return out
 }
 
-// headsBefore are the keys of the heads in force of every bucket in the range of a job.
+// headsBefore are keys and revision of the heads in force of every bucket in the range of a job.
 const headsBefore = `
-SELECT toUnixTimestamp(bucket), shard, argMax(keys, (generation, covers, catalog, revision)) FROM heads
-WHERE level = '%s' AND %s GROUP BY bucket, shard`
+SELECT toUnixTimestamp(bucket), shard, v.1, v.2 FROM (
+    SELECT bucket, shard, argMax((keys, revision), (generation, covers, catalog, revision)) AS v FROM heads
+    WHERE level = '%s' AND %s GROUP BY bucket, shard
+)`
 
-// headsBefore answers how many keys each bucket in the range had; it is read before the events, so that a
+// headsBefore answers what each bucket in the range had; it is read before the events, so that a
 // head that saw more events than we do cannot raise a false alarm.
-func (s *store) headsBefore(ctx context.Context, j *job) (map[Bucket]uint64, error) {
-	out := map[Bucket]uint64{}
+func (s *store) headsBefore(ctx context.Context, j *job) (map[Bucket]headBefore, error) {
+	out := map[Bucket]headBefore{}
 	sql := fmt.Sprintf(headsBefore, j.level, j.scope("bucket", true))
 	err := s.query(ctx, "read heads", sql, func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
-		var keys uint64
-		err := rows.Scan(&start, &shard, &keys)
-		out[Bucket{j.level, int64(start), int(shard)}] = keys
+		var h headBefore
+		err := rows.Scan(&start, &shard, &h.keys, &h.revision)
+		out[Bucket{j.level, int64(start), int(shard)}] = h
 		return err
 	})
 	return out, err
@@ -127,34 +128,50 @@ func (s *store) recomputeMinutes(ctx context.Context, j *job, all bool, revision
 	return s.exec(ctx, "recompute minutes", minuteStatement(j, all, revision))
 }
 
-// minuteStatement groups the events of buckets by customer and the dimensions of all meters; where meters
-// keep dimensions that do not include one another, each family of them is then grouped by its own.
+// minuteStatement stores the usage of a job's minutes.
 func minuteStatement(j *job, all bool, revision uint64) string {
-	meters, slot := j.agreed.Meters, ""
-	if j.patches != nil {
+	a := asked{meters: j.agreed.Meters, scope: j.eventScope(all), bySlot: j.patches != nil, revision: revision}
+	return fmt.Sprintf("INSERT INTO usage_minute (%s)\n%s", usageColumns, a.minuteRows(nil))
+}
+
+// asked says which usage rows of minutes a statement makes of events.
+type asked struct {
+	meters   []catalog.Meter
+	scope    string // SQL: which events
+	bySlot   bool   // a row for each ten seconds
+	revision uint64
+}
+
+// minuteRows groups the events of buckets by customer and the dimensions of all meters; where meters keep
+// dimensions that do not include one another, each family of them is then grouped by its own. names gives its
+// columns names, where they are read and not inserted.
+func (a asked) minuteRows(names func(columns []string) []string) string {
+	slot := ""
+	if a.bySlot {
 		slot = ", slot"
 	}
-	groups := families(meters)
+	groups := families(a.meters)
 	dimensions := union(groups)
 	inner := []string{"minute", "shard", "customer" + slot}
 	for i, d := range dimensions {
 		inner = append(inner, fmt.Sprintf("%s AS d%d", mustDimension(d).SQL, i))
 	}
 	keys := len(inner)
-	for i, m := range meters {
+	for i, m := range a.meters {
 		inner = append(inner, firstAggregates(i, m)...)
 	}
 	inner = append(inner, "count() AS n_keys", "sum(cityHash64(source, id, time, rank)) AS n_digest")
 	var b strings.Builder
-	columns := outerColumns(meters, groups, dimensions, revision)
-	if j.patches != nil {
+	columns := outerColumns(a.meters, groups, dimensions, a.revision)
+	if a.bySlot {
 		columns[slotColumn] = "slot"
 	}
-	fmt.Fprintf(&b,
-		"INSERT INTO usage_minute (%s)\nSELECT %s\nFROM (\n  SELECT %s\n"+
-			"  FROM (SELECT *, rank < %s AS counts "+
-			"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s", usageColumns,
-		strings.Join(columns, ",\n  "), strings.Join(inner, ",\n    "), voidRank, j.eventScope(all), slot)
+	if names != nil {
+		columns = names(columns)
+	}
+	fmt.Fprintf(&b, "SELECT %s\nFROM (\n  SELECT %s\n  FROM (SELECT *, rank < %s AS counts "+
+		"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s",
+		strings.Join(columns, ",\n  "), strings.Join(inner, ",\n    "), voidRank, a.scope, slot)
 	for i := range keys - 3 {
 		fmt.Fprintf(&b, ", d%d", i)
 	}
@@ -365,7 +382,8 @@ func (s *store) writeHeads(ctx context.Context, j *job, all bool, revision uint6
 	bounds map[int]schemas.Position, lost []Bucket) error {
 	return s.exec(ctx, "write heads", fmt.Sprintf(headMinutes, j.agreed.Seq, revision, j.scope("bucket",
 		true),
-		j.scope("minute", all), upTo(j.shards, bounds), headDeadline(revision), except(lost)))
+		j.scope("minute", all), upTo(j.shards, bounds), headDeadline(revision, nil).UnixMilli(),
+		except(lost)))
 }
 
 // upTo keeps the marks up to the bound of each shard.
@@ -378,10 +396,6 @@ func upTo(shards []int, bounds map[int]schemas.Position) string {
 	}
 	return strings.Join(out, " OR ")
 }
-
-// headDeadline is until when, in milliseconds, a revision may still get its head: orphans are collected
-// later.
-func headDeadline(revision uint64) int64 { return revisionTime(revision).Add(time.Hour).UnixMilli() }
 
 // headPatched writes the heads of minutes of which some slots were recomputed: their rows must be there and
 // younger than an hour; what the other slots bring, rows of the head before, comes with the statement.
@@ -421,7 +435,8 @@ func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64,
 	}
 	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision, j.scope("bucket",
 		true), j.scope("minute", false),
-		upTo(j.shards, bounds), headDeadline(revision), except(lost), strings.Join(values, ",")))
+		upTo(j.shards, bounds), headDeadline(revision, j.patches).UnixMilli(), except(lost),
+		strings.Join(values, ",")))
 }
 
 // except leaves buckets out of a statement that writes heads.

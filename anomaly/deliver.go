@@ -4,8 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"tollgate/anomaly/notify"
@@ -13,8 +15,8 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// topicTarget is the target of the alerts topic in table alert_deliveries.
-const topicTarget = "topic"
+// TopicTarget is the target of the alerts topic in table alert_deliveries.
+const TopicTarget = "topic"
 
 const (
 	// sweepEvery is how often revisions that did not reach a target are looked for: after a restart at once.
@@ -31,15 +33,20 @@ func messageID(a *schemas.Alert) string {
 // messageOf is the payload of Standard Webhooks: type, timestamp, data.
 func messageOf(a *schemas.Alert) (notify.Message, error) {
 	kind := messageType(a.Status)
-	body, err := json.Marshal(struct {
-		Type      string         `json:"type"`
-		Timestamp time.Time      `json:"timestamp"`
-		Data      *schemas.Alert `json:"data"`
-	}{kind, a.Updated, a})
+	body, err := payload(kind, a.Updated, a)
 	if err != nil {
 		return notify.Message{}, fmt.Errorf("write message of alert %s: %w", a.ID, err)
 	}
 	return notify.Message{ID: messageID(a), Type: kind, Time: a.Updated, Body: body}, nil
+}
+
+// payload is what a message of ours looks like, whatever it tells.
+func payload(kind string, at time.Time, data any) ([]byte, error) {
+	return json.Marshal(struct {
+		Type      string    `json:"type"`
+		Timestamp time.Time `json:"timestamp"`
+		Data      any       `json:"data"`
+	}{kind, at, data})
 }
 
 // lingering is a context that ends lastSave after ctx: what is being said at a stop is said to its end and
@@ -62,7 +69,7 @@ func (s *Service) publish(ctx context.Context, alerts []schemas.Alert) bool {
 		}
 		records[i] = stream.Record{Topic: s.options.AlertsTopic, Partition: stream.AnyPartition,
 			Key: []byte(alerts[i].DedupeKey), Value: value}
-		noted[i] = Delivery{alerts[i].ID, alerts[i].Revision, topicTarget, notify.Delivered, s.options.Now()}
+		noted[i] = Delivery{alerts[i].ID, alerts[i].Revision, TopicTarget, notify.Delivered, s.options.Now()}
 	}
 	ctx, cancel := lingering(ctx)
 	defer cancel()
@@ -86,7 +93,7 @@ func (s *Service) note(ctx context.Context, deliveries []Delivery) bool {
 }
 
 // enqueue gives revisions to one target.
-func (s *Service) enqueue(q *notify.Queue, alerts []schemas.Alert) {
+func (s *Service) enqueue(q *working, alerts []schemas.Alert) {
 	for i := range alerts {
 		m, err := messageOf(&alerts[i])
 		if err != nil {
@@ -113,16 +120,59 @@ func (s *Service) done(target string) func(context.Context, notify.Message, stri
 	}
 }
 
-// tell sweeps whenever there is something new, and every sweepEvery.
+// working is the queue of one target while somebody works it.
+type working struct {
+	*notify.Queue
+	sender notify.Sender
+	stop   func() // ends the work and waits for it
+}
+
+// tell keeps a queue at work for every target in force, and sweeps whenever there is something new, and every
+// sweepEvery.
 func (s *Service) tell(ctx context.Context) {
 	for ctx.Err() == nil {
+		s.employ(ctx, s.notifiers())
 		s.sweep(ctx)
 		select {
 		case <-ctx.Done():
 		case <-s.said:
+		case <-s.retarget[0]:
 		case <-time.After(sweepEvery):
 		}
 	}
+	s.employ(ctx, nil)
+}
+
+// employ ends the queues of senders that are not in force any more, then begins those that are new: two queues
+// of one name would tell twice.
+func (s *Service) employ(ctx context.Context, senders []notify.Sender) {
+	s.sweeping.Lock()
+	defer s.sweeping.Unlock()
+	var kept []*working
+	for _, q := range s.queues {
+		if slices.Contains(senders, q.sender) {
+			kept = append(kept, q)
+		} else {
+			q.stop()
+		}
+	}
+	for _, sender := range senders {
+		if slices.ContainsFunc(kept, func(q *working) bool { return q.sender == sender }) {
+			continue
+		}
+		q := notify.NewQueue(sender, notify.QueueOptions{Now: s.options.Now, Log: s.options.Log, Metrics: s.notify,
+			Done: s.done(sender.Name())})
+		kept = append(kept, &working{q, sender, begin(ctx, q)})
+	}
+	s.queues = kept
+}
+
+// begin runs q until the returned function is called, which waits for its end.
+func begin(ctx context.Context, q *notify.Queue) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { q.Run(ctx) })
+	return func() { cancel(); running.Wait() }
 }
 
 // sweep tells every target of the revisions in the table that it has not got: new ones, those of a process
@@ -141,7 +191,7 @@ func (s *Service) sweep(ctx context.Context) {
 		s.enqueue(q, pending)
 	}
 	for ctx.Err() == nil {
-		pending, err := s.store.Pending(ctx, topicTarget, allStatuses, time.UnixMilli(schemas.MinTime), sweepAtMost)
+		pending, err := s.store.Pending(ctx, TopicTarget, allStatuses, time.UnixMilli(schemas.MinTime), sweepAtMost)
 		if err != nil {
 			s.sweepFailed(ctx, err)
 			return
@@ -155,7 +205,7 @@ func (s *Service) sweep(ctx context.Context) {
 var allStatuses = []schemas.AlertStatus{schemas.AlertOpened, schemas.AlertUpdated, schemas.AlertResolved}
 
 // wanted are the statuses of alerts that a target asked for.
-func wanted(q *notify.Queue) (out []schemas.AlertStatus) {
+func wanted(q *working) (out []schemas.AlertStatus) {
 	for _, s := range allStatuses {
 		if q.Wants(messageType(s)) {
 			out = append(out, s)

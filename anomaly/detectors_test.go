@@ -159,7 +159,7 @@ func TestSettings(t *testing.T) {
 	_, err = ParseSettings(map[string]map[string]string{"spike": {"calls": "x", "factr": "3", "warm_up": "90s"}, "brute": {},
 		"brute_force": {"statuses": "401, 99", "login_routes": "/login", "share": "1.1"}, "alerts": {"ignore": "10.0.0.0/33"}})
 	for _, want := range []string{`"x" is not a number`, `"factr" is not one of calls, deviations, factor`, `"90s" is not a duration of whole minutes`,
-		`"brute" is not one of alerts, brute_force, path_scan, spike`, `"99" is not an HTTP status`, `"/login" is not a method and a path`,
+		`"brute" is not one of alerts, brute_force, conflicts, path_scan, spike`, `"99" is not an HTTP status`, `"/login" is not a method and a path`,
 		`"1.1" is not a share`, `"10.0.0.0/33" is neither`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("errors do not say %s:\n%v", want, err)
@@ -257,22 +257,44 @@ func TestRing(t *testing.T) {
 
 func TestWatermark(t *testing.T) {
 	w := newWatermark()
+	second := func(n int) time.Time { return time.Unix(int64(n), 0) }
 	f := func(want int64, ok bool) {
 		t.Helper()
 		if got, is := w.now(); is != ok || ok && got != want {
 			t.Errorf("now %d %v, want %d %v", got, is, want, ok)
 		}
 	}
+	read := func(partition int32, newest int64, began, now int) {
+		w.progress(partition).newest = newest
+		w.fetched(partition, second(began), second(now), false)
+	}
 	f(0, false)
-	w.progress(0).newest = 100
 	w.progress(1)
+	read(0, 100, 1, 2)
 	f(0, false) // nothing is known of partition 1
-	w.progress(1).newest = 50
+	read(1, 50, 2, 3)
 	f(50, true)
-	w.progress(1).caughtUp = true
-	f(100, true) // it has nothing more to read
-	w.progress(0).caughtUp = true
+	w.fetched(1, second(1), second(4), true)
+	f(50, true) // it was asked before partition 0 was read: what was published with that may come yet
+	w.fetched(1, second(4), second(5), true)
+	f(100, true) // it had nothing since
+	read(0, 300, 5, 6)
+	f(100, true) // but who knows of now
+	w.fetched(1, second(5), second(7), true)
 	f(100, true)
+	w.fetched(1, second(7), second(8), true)
+	f(300, true)
+	read(1, 200, 8, 9)
+	f(200, true) // it goes on, and holds again
+	w.fetched(0, second(8), second(9), true)
+	f(200, true) // an idle partition's own events never go back
+	for i := range 3 * maxRises {
+		read(0, int64(1000+i), 10+i, 10+i)
+	}
+	w.fetched(1, second(10+3*maxRises), second(11+3*maxRises), true)
+	if f(int64(999+3*maxRises), true); len(w.rises) > maxRises {
+		t.Errorf("%d rises are remembered", len(w.rises))
+	}
 }
 
 // evenly tries n keys at even distances.

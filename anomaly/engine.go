@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/zeebo/xxh3"
 
@@ -278,8 +279,14 @@ func (k key) hash() uint64 {
 	return max(xxh3.Hash(b[:]), 1)
 }
 
-// CaughtUp tells whether a partition has been read to its end: only one that has not holds minutes open.
-func (g *Engine) CaughtUp(partition int32, yes bool) { g.marks.progress(partition).caughtUp = yes }
+// Await makes minutes wait for a partition of which nothing was read yet.
+func (g *Engine) Await(partition int32) { g.marks.progress(partition) }
+
+// Fetched tells, after its events, when a fetch of a partition was begun and when it was read, and whether it waited and
+// brought nothing: then the partition holds no minutes open that others had reached before it was begun.
+func (g *Engine) Fetched(partition int32, began, now time.Time, idle bool) {
+	g.marks.fetched(partition, began, now, idle)
+}
 
 // Forget stops waiting for a partition that somebody else reads now.
 func (g *Engine) Forget(partition int32) { delete(g.marks.partitions, partition) }

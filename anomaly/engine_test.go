@@ -57,10 +57,17 @@ func TestOrderAndRepetition(t *testing.T) {
 		}
 		g, r := NewEngine(DefaultSettings(), Limits{}), rand.New(rand.NewPCG(seed, 5))
 		for s := range int32(shards) {
-			g.CaughtUp(s, false)
+			g.Await(s)
 		}
 		var got []schemas.Alert
+		clock := time.Unix(0, 0)
 		for left := shards; left > 0; {
+			for s := range int32(shards) { // who has no more is asked again and again
+				if len(queues[s]) == 0 {
+					g.Fetched(s, clock, clock, true)
+				}
+			}
+			clock = clock.Add(time.Second)
 			s := r.IntN(shards)
 			if len(queues[s]) == 0 || g.Ahead(int32(s)) {
 				continue
@@ -69,8 +76,8 @@ func TestOrderAndRepetition(t *testing.T) {
 			for _, e := range queues[s][:n] {
 				g.Observe(int32(s), e, e.Time)
 			}
+			g.Fetched(int32(s), clock, clock, false)
 			if queues[s] = queues[s][n:]; len(queues[s]) == 0 {
-				g.CaughtUp(int32(s), true)
 				left--
 			}
 			got = append(got, g.Advance()...)
@@ -164,7 +171,6 @@ func TestOutcomes(t *testing.T) {
 	f(Judged, at(time.Hour+1e6), at(time.Hour+1e6), func(e *wire.UsageEvent) { e.Id = "1" }) // another time is another key
 	f(Voided, at(time.Hour), at(time.Hour), func(e *wire.UsageEvent) { e.Revision = schemas.RevisionVoid })
 	f(Judged, at(99*time.Hour), at(time.Hour), nil) // a clock that is ahead: judged at the record's time
-	g.CaughtUp(0, true)
 	g.Drain()
 	if want := int32(at(time.Hour) / 60_000); g.closed != want {
 		t.Errorf("closed up to %d, want %d", g.closed, want)

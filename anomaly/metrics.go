@@ -19,6 +19,7 @@ type metrics struct {
 	snapshot   prometheus.Gauge
 	snapshots  *prometheus.CounterVec
 	deliveries *prometheus.CounterVec
+	notices    *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -42,6 +43,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		snapshots: counter("tollgate_anomaly_snapshots_total", "Snapshots written, by outcome: stored, failed.", "outcome"),
 		deliveries: counter("tollgate_anomaly_deliveries_total",
 			"Revisions of alerts that reached a target or were given up, by outcome.", "outcome"),
+		notices: counter("tollgate_anomaly_notices_total",
+			"Quota notices of targets, by outcome: delivered, given_up, expired (too old when read), unreadable.", "outcome"),
 	}
 	for o := range outcomes {
 		m.events[o] = m.eventsVec.WithLabelValues(o.String())
@@ -51,7 +54,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{m.eventsVec, m.alerts, m.folded, m.entities, m.evicted, m.tallies, m.watermark,
-		m.snapshot, m.snapshots, m.deliveries} {
+		m.snapshot, m.snapshots, m.deliveries, m.notices} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

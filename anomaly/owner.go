@@ -21,6 +21,8 @@ type work struct {
 	end       bool  // the partition is read no more; nothing was fetched
 	next      int64 // offset after the records
 	caughtUp  bool
+	began     time.Time // when the fetch was
+	idle      bool      // it waited and brought nothing
 	answer    chan answer
 }
 
@@ -81,13 +83,10 @@ func (s *Service) own(ctx context.Context) error {
 		return fmt.Errorf("anomaly: %w", err)
 	}
 	for partition := range marks {
-		o.engine.CaughtUp(int32(partition), false) // each holds minutes open until it is read to its end
+		o.engine.Await(int32(partition))
 	}
 	var senders sync.WaitGroup // only who judges tells: two that told would tell twice
 	telling, quiet := context.WithCancel(ctx)
-	for _, q := range s.queues {
-		senders.Go(func() { q.Run(telling) })
-	}
 	senders.Go(func() { s.tell(telling) })
 	defer senders.Wait()
 	defer quiet()
@@ -100,8 +99,9 @@ func (s *Service) own(ctx context.Context) error {
 			stop(err)
 		}
 	})
-	err = s.client.Consume(judging, stream.GroupOptions{Group: s.options.Group + "-positions", Topics: []string{s.options.Topic},
-		Standalone: true, Generations: s.options.Generations, Gaps: s.options.Gaps, OnStop: s.stopped},
+	err = s.client.Consume(judging, stream.GroupOptions{Group: s.options.Group + PositionsSuffix,
+		Topics: []string{s.options.Topic}, Standalone: true, Generations: s.options.Generations, Gaps: s.options.Gaps,
+		OnStop: s.stopped, OnRead: s.options.OnRead},
 		func(ctx context.Context, p *stream.Partition) error { return o.read(ctx, p) })
 	cause := context.Cause(judging)
 	stop(nil)
@@ -147,6 +147,9 @@ func (s *Service) restore(ctx context.Context) (*owner, error) {
 
 func (s *Service) stopped(stop stream.Stop) {
 	s.options.Log.Error("detection does not read a partition", "partition", stop.Partition, "again_in", stop.Retry, "error", stop.Err)
+	if s.options.OnStop != nil {
+		s.options.OnStop(stop)
+	}
 }
 
 // read hands the records of one partition to the owner, one fetch at a time.
@@ -157,6 +160,7 @@ func (o *owner) read(ctx context.Context, p *stream.Partition) error {
 	defer o.hand(work{partition: p, end: true})
 	var batches []*wire.UsageBatch
 	for {
+		began := time.Now()
 		fetched, err := p.Fetch(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -164,7 +168,8 @@ func (o *owner) read(ctx context.Context, p *stream.Partition) error {
 			}
 			return fmt.Errorf("read %s partition %d: %w", p.Topic, p.ID, err)
 		}
-		w := work{partition: p, next: fetched.Next, caughtUp: fetched.Next >= fetched.HighWatermark}
+		w := work{partition: p, next: fetched.Next, caughtUp: fetched.Next >= fetched.HighWatermark, began: began,
+			idle: fetched.Next == fetched.Base}
 		for i := range fetched.Records {
 			if i == len(batches) {
 				batches = append(batches, &wire.UsageBatch{})
@@ -307,7 +312,7 @@ func (o *owner) take(ctx context.Context, w work) error {
 	}
 	o.dirty = o.dirty || w.next != o.next[id]
 	o.partitions[id], o.generation[id], o.next[id], o.caughtUp[id] = w.partition, w.partition.Generation, w.next, w.caughtUp
-	o.engine.CaughtUp(id, w.caughtUp)
+	o.engine.Fetched(id, w.began, time.Now(), w.idle)
 	alerts := o.engine.Advance()
 	w.answer <- answer{ahead: o.engine.Ahead(id)}
 	return o.emit(ctx, alerts)

@@ -66,7 +66,8 @@ func newHouse(t *testing.T) *house {
 	t.Cleanup(func() { client.Close() })
 	h := &house{t: t, client: client, db: db, store: NewStore(db), prefix: prefix}
 	if err := client.EnsureTopics(t.Context(), []stream.TopicSpec{{Name: prefix + "usage", Partitions: testShards, Replicas: 1},
-		{Name: prefix + "alerts", Partitions: 2, Replicas: 1}, {Name: prefix + "claims", Partitions: 1, Replicas: 1}}); err != nil {
+		{Name: prefix + "alerts", Partitions: 2, Replicas: 1}, {Name: prefix + "claims", Partitions: 1, Replicas: 1},
+		{Name: prefix + "notices", Partitions: 2, Replicas: 1}}); err != nil {
 		t.Fatal(err)
 	}
 	h.server = httptest.NewServer(http.HandlerFunc(h.receive))
@@ -100,7 +101,7 @@ func (h *house) service(change func(*Options)) *Service {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	o := Options{Group: h.prefix + "anomaly", Topic: h.prefix + "usage", AlertsTopic: h.prefix + "alerts", Lock: h.prefix + "claims",
+	o := Options{Group: h.prefix + "anomaly", Topic: h.prefix + "usage", AlertsTopic: h.prefix + "alerts", NoticesTopic: h.prefix + "notices", Lock: h.prefix + "claims",
 		Standalone: true, Log: testLog(h.t), Notifiers: []notify.Sender{hook}, NotifyWithin: 50 * 365 * 24 * time.Hour, Idle: time.Hour}
 	if change != nil {
 		change(&o)
@@ -234,9 +235,9 @@ func (h *house) settle(s *Service) {
 	}
 }
 
-// TestServiceEndToEnd plays an attack through broker, detectors, table, topic and webhook, with restarts in
+// TestIntegrationServiceEndToEnd plays an attack through broker, detectors, table, topic and webhook, with restarts in
 // between.
-func TestServiceEndToEnd(t *testing.T) {
+func TestIntegrationServiceEndToEnd(t *testing.T) {
 	h := newHouse(t)
 	w := newWorld(1, time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC))
 	w.traffic(3*time.Hour, 40)
@@ -293,9 +294,9 @@ func TestServiceEndToEnd(t *testing.T) {
 	stop()
 }
 
-// TestServiceKilled: what a kill leaves undone is done by the next process, and nothing is said twice that
+// TestIntegrationServiceKilled: what a kill leaves undone is done by the next process, and nothing is said twice that
 // was said.
-func TestServiceKilled(t *testing.T) {
+func TestIntegrationServiceKilled(t *testing.T) {
 	h := newHouse(t)
 	w := newWorld(2, monday)
 	w.traffic(3*time.Hour, 20)
@@ -338,8 +339,8 @@ func TestServiceKilled(t *testing.T) {
 	}
 }
 
-// TestServiceStandsBy: of two processes one judges; when it ends, the other goes on from its state.
-func TestServiceStandsBy(t *testing.T) {
+// TestIntegrationServiceStandsBy: of two processes one judges; when it ends, the other goes on from its state.
+func TestIntegrationServiceStandsBy(t *testing.T) {
 	h := newHouse(t)
 	w := newWorld(3, monday)
 	w.traffic(4*time.Hour, 20)
@@ -385,8 +386,8 @@ func TestServiceStandsBy(t *testing.T) {
 	}
 }
 
-// TestStore holds filters, and that two owners of one state notice each other.
-func TestStore(t *testing.T) {
+// TestIntegrationStore holds filters, and that two owners of one state notice each other.
+func TestIntegrationStore(t *testing.T) {
 	h := newHouse(t)
 	alert := func(id string, revision uint32, status schemas.AlertStatus, hour int, customer string) schemas.Alert {
 		at := monday.Add(time.Duration(hour) * time.Hour)

@@ -13,23 +13,26 @@ import (
 
 // Settings are what the catalog says about detection (`detectors:`), with defaults filled in.
 type Settings struct {
-	Spike  SpikeSettings
-	Brute  BruteSettings
-	Scan   ScanSettings
-	Alerts AlertSettings
+	Spike     SpikeSettings
+	Brute     BruteSettings
+	Scan      ScanSettings
+	Alerts    AlertSettings
+	Conflicts ConflictSettings
 }
 
 // DefaultSettings are in force where the catalog says nothing.
 func DefaultSettings() Settings {
-	return Settings{Spike: defaultSpike(), Brute: defaultBrute(), Scan: defaultScan(), Alerts: defaultAlerts()}
+	return Settings{Spike: defaultSpike(), Brute: defaultBrute(), Scan: defaultScan(), Alerts: defaultAlerts(),
+		Conflicts: defaultConflicts()}
 }
 
-// ParseSettings reads the catalog's detectors: spike, brute_force, path_scan and alerts, each a map of
+// ParseSettings reads the catalog's detectors: spike, brute_force, path_scan, conflicts and alerts, each a map of
 // setting to value. Every problem is reported at once.
 func ParseSettings(detectors map[string]map[string]string) (Settings, error) {
 	s := DefaultSettings()
 	tables := map[string]map[string]setting{
 		"spike": s.Spike.table(), "brute_force": s.Brute.table(), "path_scan": s.Scan.table(), "alerts": s.Alerts.table(),
+		"conflicts": s.Conflicts.table(),
 	}
 	var problems []error
 	for _, detector := range slices.Sorted(maps.Keys(detectors)) {

@@ -163,11 +163,19 @@ type Segment struct {
 // overlapping subscriptions to the same plan are one segment: splitting never changes the sum. Subscriptions to
 // different plans at the same time are all billed.
 func (a *Agreement) Segments(c *catalog.Customer, period schemas.Period) ([]Segment, error) {
+	return a.segmentsOf(c, period, period)
+}
+
+// segmentsOf is Segments of the span of time that the period's run bills the customer for.
+func (a *Agreement) segmentsOf(c *catalog.Customer, period, span schemas.Period) ([]Segment, error) {
 	var out []Segment
+	if !span.From.Before(span.To) {
+		return nil, nil
+	}
 	zone := a.zoneOf(c)
 	covered := make([]schemas.Period, 0, 2)
 	for _, s := range a.subscriptionsOf(c.ID) {
-		stretch := clip(s.From, s.To, period)
+		stretch := clip(s.From, s.To, span)
 		if stretch.From.IsZero() {
 			continue
 		}
@@ -200,7 +208,7 @@ func (a *Agreement) Segments(c *catalog.Customer, period schemas.Period) ([]Segm
 	if err != nil || !samePeriod(regular, period) {
 		return out, err
 	}
-	for _, gap := range gaps(period, covered) {
+	for _, gap := range gaps(span, covered) {
 		out = append(out, Segment{Customer: c.ID, Plan: plan, Period: utc(period), Stretch: gap, Implied: true})
 	}
 	slices.SortStableFunc(out, func(x, y Segment) int { return x.Stretch.From.Compare(y.Stretch.From) })

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"tollgate/schemas"
+	"tollgate/schemas/seam"
 )
 
 // Options are what billing works with. Usage, Ready, Agreements, Series and Store are required.
@@ -49,6 +50,9 @@ type Options struct {
 
 	Log     *slog.Logger          // default slog.Default()
 	Metrics prometheus.Registerer // nil = none
+
+	// Seam is where tests stand around the steps of a run; see package seam. Default nil: nobody stands there.
+	Seam seam.Seam
 }
 
 // Validate says everything that is missing or out of range.
@@ -178,7 +182,7 @@ func (b *Billing) Draft(ctx context.Context, period schemas.Period, customers ..
 		return nil, err
 	}
 	drafts, _, err := b.compute(ctx, inputs{version: a.Version, period: period, adjust: earlier,
-		through: lastOffset(plans), customers: customers})
+		through: lastOffset(plans), plans: plans, customers: customers})
 	return drafts, err
 }
 

@@ -64,7 +64,7 @@ func (a *Agreement) byCurrency(lines []schemas.InvoiceLine) map[string][]schemas
 // invoices draws up one invoice per customer and currency from the period's own lines and the adjustments of earlier
 // periods, sorted by key. An invoice of adjustments alone is drawn up only where some amount is not zero: quantities
 // that change no amount wait for the customer's next invoice.
-func (a *Agreement) invoices(period schemas.Period, own, adjustments map[invoiceKey][]schemas.InvoiceLine) (
+func (a *Agreement) invoices(billed spans, own, adjustments map[invoiceKey][]schemas.InvoiceLine) (
 	[]schemas.Invoice, error) {
 	keys := map[invoiceKey]bool{}
 	for k, lines := range own {
@@ -78,6 +78,10 @@ func (a *Agreement) invoices(period schemas.Period, own, adjustments map[invoice
 		if !wanted {
 			continue
 		}
+		period := billed.period
+		if span := a.spanIn(billed, k.customer); span.From.Before(span.To) {
+			period = span // a customer who moved sees where the last invoice ended
+		}
 		inv, err := a.draft(k.customer, k.currency, period, slices.Concat(own[k], adjustments[k]))
 		if err != nil {
 			return nil, err
@@ -88,6 +92,14 @@ func (a *Agreement) invoices(period schemas.Period, own, adjustments map[invoice
 		return cmp.Or(strings.Compare(x.Customer.ID, y.Customer.ID), strings.Compare(x.Currency, y.Currency))
 	})
 	return out, nil
+}
+
+// spanIn is what the run bills a customer for, registered or not.
+func (a *Agreement) spanIn(billed spans, customer string) schemas.Period {
+	if a.customers[customer] == nil {
+		return billed.span("")
+	}
+	return billed.span(customer)
 }
 
 // invoiceKey names one invoice of a period.

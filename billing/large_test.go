@@ -71,7 +71,7 @@ func TestLateUsageIsBilledExactly(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, period := range months {
-			roll, err := newRoll(a, period, nil)
+			roll, err := newRoll(a, spans{period: utc(period)}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -24,8 +24,8 @@ func PeriodOf(t time.Time, every string, zone *time.Location) (schemas.Period, e
 		return schemas.Period{}, fmt.Errorf("billing period %q: want month, quarter or year", every)
 	}
 	return schemas.Period{
-		From: firstInstant(time.Date(year, month, 1, 0, 0, 0, 0, zone), zone),
-		To:   firstInstant(time.Date(year, month+time.Month(months), 1, 0, 0, 0, 0, zone), zone),
+		From: schemas.DayBegins(year, month, 1, zone),
+		To:   schemas.DayBegins(year, month+time.Month(months), 1, zone),
 	}, nil
 }
 
@@ -47,7 +47,7 @@ func DaysIn(p schemas.Period, zone *time.Location) int {
 	days := 0
 	for n := 0; ; n++ {
 		date := time.Date(day.Year(), day.Month(), day.Day()+n, 0, 0, 0, 0, time.UTC)
-		begin := firstInstant(time.Date(date.Year(), date.Month(), date.Day(), 0, 0, 0, 0, zone), zone)
+		begin := schemas.DayBegins(date.Year(), date.Month(), date.Day(), zone)
 		if !begin.Before(p.To) {
 			return days
 		}
@@ -56,18 +56,6 @@ func DaysIn(p schemas.Period, zone *time.Location) int {
 			days++
 		}
 	}
-}
-
-// firstInstant is the first instant of the day that t, a day's midnight as time.Date gives it, means. Where clocks skip
-// midnight, time.Date answers an instant of the day before: an hour that would belong to no period.
-func firstInstant(t time.Time, zone *time.Location) time.Time {
-	for range 24 {
-		if local := t.In(zone); local.Hour() < 12 {
-			return t
-		}
-		t = t.Add(time.Hour)
-	}
-	return t
 }
 
 // Group is a time zone and a length of billing periods that some customers share.

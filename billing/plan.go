@@ -13,7 +13,7 @@ import (
 
 // Rules numbers the way documents follow from plans. It grows whenever the same plan would make other documents; a
 // claim planned under other rules is finished by the program version that planned it.
-const Rules = 1
+const Rules = 2
 
 // maxPlanBytes bounds the plan of one claim; a run of more invoices takes several claims ("parts") in a row.
 //

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tollgate/schemas"
+	"tollgate/schemas/seam"
 )
 
 // Run is what issuing a period did.
@@ -63,7 +64,7 @@ func (b *Billing) issue(ctx context.Context, period schemas.Period) (run Run, do
 	if err != nil {
 		return run, false, err
 	}
-	drafts, open, err := b.compute(ctx, base.inputs())
+	drafts, open, err := b.compute(ctx, base.inputs(plans))
 	if err != nil {
 		return run, false, err
 	}
@@ -77,7 +78,7 @@ func (b *Billing) issue(ctx context.Context, period schemas.Period) (run Run, do
 		if err != nil {
 			return run, false, err
 		}
-		claim, won, err := b.o.Series.Claim(ctx, Chain, lastOffset(plans), part.plan.encode())
+		claim, won, err := b.claim(ctx, lastOffset(plans), &part.plan)
 		if err != nil {
 			return run, false, fmt.Errorf("claim numbers from %d on: %w", part.plan.First, err)
 		}
@@ -116,7 +117,11 @@ func (b *Billing) begin(ctx context.Context, a *Agreement, plans, parts []planne
 		return nil, fmt.Errorf("%w: it ends %s, and late events are awaited for %s after that", ErrNotReady,
 			period.To.UTC().Format(time.RFC3339), b.o.Grace)
 	}
-	ok, why, err := b.o.Ready.Ready(ctx, period, b.o.Grace)
+	billed, err := b.moves(ctx, a, period, plans, lastOffset(plans))
+	if err != nil {
+		return nil, err
+	}
+	ok, why, err := b.o.Ready.Ready(ctx, billed.hull(), b.o.Grace)
 	if err != nil {
 		return nil, fmt.Errorf("tell whether it is complete: %w", err)
 	}
@@ -126,16 +131,20 @@ func (b *Billing) begin(ctx context.Context, a *Agreement, plans, parts []planne
 	date := now.In(a.issuerZone())
 	base := &Plan{Rules: Rules, Kind: KindInvoices, Issuer: a.issuerID(), Date: date.Format(time.DateOnly),
 		Year: date.Year(), Version: a.Version, Through: lastOffset(plans), From: period.From, To: period.To}
-	return base, b.cut(ctx, a, plans, base)
+	return base, b.cut(ctx, a, plans, base, billed)
 }
 
 // cut stores the cuts of everything that the run reads, and leaves out earlier periods of which nothing can have
 // changed since they were last compared.
-func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *Plan) error {
+func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *Plan, billed spans) error {
 	cuts := func(r *roll) ([]PeriodCut, error) {
 		var out []PeriodCut
 		for _, s := range r.needs.stretches() {
-			id, err := b.o.Usage.Cut(ctx, s)
+			var id schemas.CutID
+			err := b.o.Seam.Do(ctx, seam.Cut, func(ctx context.Context) (err error) {
+				id, err = b.o.Usage.Cut(ctx, s)
+				return err
+			})
 			if err != nil {
 				return nil, fmt.Errorf("cut %s: %w", s, err)
 			}
@@ -143,7 +152,7 @@ func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *
 		}
 		return out, nil
 	}
-	r, err := newRoll(a, base.period(), nil)
+	r, err := newRoll(a, billed, nil)
 	if err != nil {
 		return err
 	}
@@ -155,11 +164,7 @@ func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *
 		return err
 	}
 	for _, e := range earlier {
-		then, err := b.agreementFor(ctx, e, a.Version.Change)
-		if err != nil {
-			return err
-		}
-		r, err := newRoll(then, e.period(), nil)
+		r, err := b.earlierRoll(ctx, e, inputs{version: a.Version, plans: plans, through: base.Through})
 		if err != nil {
 			return err
 		}
@@ -176,8 +181,8 @@ func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *
 }
 
 // inputs are what the plan's documents follow from.
-func (p *Plan) inputs() inputs {
-	return inputs{version: p.Version, period: p.period(), cuts: p.cuts(), adjust: p.Adjust, through: p.Through}
+func (p *Plan) inputs(plans []planned) inputs {
+	return inputs{version: p.Version, period: p.period(), cuts: p.cuts(), adjust: p.Adjust, through: p.Through, plans: plans}
 }
 
 // nextPart plans the part of a run that follows parts, over drafts, which are the same for all parts.
@@ -230,14 +235,33 @@ func (b *Billing) writeInvoices(ctx context.Context, c planned, drafts []schemas
 		return fmt.Errorf("BUG: the invoices of claim %d of %s are not those that were planned (digest %.12s, planned "+
 			"%.12s); nothing of it was written", c.offset, c.plan.period(), got, c.plan.Digest)
 	}
-	if err := b.o.Store.WriteInvoices(ctx, c.offset, documents); err != nil {
+	err = b.o.Seam.Do(ctx, seam.InsertInvoices, func(ctx context.Context) error {
+		return b.o.Store.WriteInvoices(ctx, c.offset, documents)
+	})
+	if err != nil {
 		return err
 	}
-	if err := b.o.Store.MarkDone(ctx, c.offset, &c.plan); err != nil {
+	if err := b.noteDone(ctx, c); err != nil {
 		return err
 	}
 	b.metrics.documents.WithLabelValues(string(KindInvoices)).Add(float64(len(documents)))
 	return nil
+}
+
+// claim draws the numbers of a plan, after the claim at previous; won is false where another came first.
+func (b *Billing) claim(ctx context.Context, previous int64, p *Plan) (c Claim, won bool, err error) {
+	err = b.o.Seam.Do(ctx, seam.Claim, func(ctx context.Context) (err error) {
+		c, won, err = b.o.Series.Claim(ctx, Chain, previous, p.encode())
+		return err
+	})
+	return c, won, err
+}
+
+// noteDone notes that every document of a claim is written.
+func (b *Billing) noteDone(ctx context.Context, c planned) error {
+	return b.o.Seam.Do(ctx, seam.NoteDone, func(ctx context.Context) error {
+		return b.o.Store.MarkDone(ctx, c.offset, &c.plan)
+	})
 }
 
 // carriedOut reads the plans of the chain and first finishes every one whose documents are not all written,
@@ -268,7 +292,7 @@ func (b *Billing) carriedOut(ctx context.Context) ([]planned, error) {
 		if !done[p.offset] {
 			b.o.Log.WarnContext(ctx, "finishing documents that another closer began", "claim", p.offset,
 				"kind", p.plan.Kind, "count", p.plan.Count)
-			if err := b.finish(ctx, p); err != nil {
+			if err := b.finish(ctx, p, plans); err != nil {
 				return nil, fmt.Errorf("finish claim %d: %w", p.offset, err)
 			}
 			b.metrics.resumed.Inc()
@@ -281,14 +305,14 @@ func (b *Billing) carriedOut(ctx context.Context) ([]planned, error) {
 }
 
 // finish computes the documents of a claim again and writes them.
-func (b *Billing) finish(ctx context.Context, c planned) error {
+func (b *Billing) finish(ctx context.Context, c planned, plans []planned) error {
 	if c.plan.Rules != Rules {
 		return otherRules(&c)
 	}
 	if c.plan.Kind == KindCreditNote {
 		return b.finishCredit(ctx, c)
 	}
-	drafts, _, err := b.compute(ctx, c.plan.inputs())
+	drafts, _, err := b.compute(ctx, c.plan.inputs(plans))
 	if err != nil {
 		return err
 	}

@@ -64,7 +64,7 @@ func brokerSeries(t testing.TB) func() Series {
 }
 
 // What billing relies on, of every log of claims: the one in memory that the other tests use, and the one on Kafka.
-func TestSeries(t *testing.T) {
+func TestIntegrationSeries(t *testing.T) {
 	run := func(name string, open func(t *testing.T) func() Series) {
 		t.Run(name, func(t *testing.T) {
 			door := open(t)
@@ -121,7 +121,7 @@ func TestSeries(t *testing.T) {
 }
 
 // Two closers on one log of claims on Kafka, at the same time: every period once, numbers gapless.
-func TestClosersOnKafka(t *testing.T) {
+func TestIntegrationClosersOnKafka(t *testing.T) {
 	w, store, door := testWorld(t), engineStore(t), brokerSeries(t)
 	for i := range 40 {
 		w.count(january.From, fmt.Sprintf("c%02d", i), "calls", "100")

@@ -239,3 +239,42 @@ func (s *Store) Billed(ctx context.Context, period schemas.Period, through int64
 	}
 	return out, nil
 }
+
+// lineAt is a line of an invoice of one number series.
+type lineAt struct {
+	sequence int64
+	line     int
+}
+
+// lineFact is what the table of lines says of a line.
+type lineFact struct{ quantity, amount schemas.Decimal }
+
+// says tells whether the table says what a line of the document does.
+func (f lineFact) says(l *schemas.InvoiceLine) bool {
+	return f.quantity.Equal(l.Quantity) && f.amount.Equal(l.Amount)
+}
+
+const readLineFacts = `
+SELECT sequence, line, quantity, amount FROM invoice_lines FINAL
+WHERE issuer = {issuer:String} AND year = {year:UInt16} AND sequence BETWEEN {first:UInt64} AND {last:UInt64}`
+
+// lineFacts reads the lines of invoices of one number series, in the order of their numbers.
+func (s *Store) lineFacts(ctx context.Context, batch []schemas.Invoice) (map[lineAt]lineFact, error) {
+	out := map[lineAt]lineFact{}
+	first, last := &batch[0], &batch[len(batch)-1]
+	err := s.each(ctx, readLineFacts, func(rows driver.Rows) error {
+		var sequence uint64
+		var line uint32
+		var quantity, amount schemas.Decimal
+		if err := rows.Scan(&sequence, &line, &quantity, &amount); err != nil {
+			return err
+		}
+		out[lineAt{int64(sequence), int(line)}] = lineFact{quantity, amount}
+		return nil
+	}, native.Named("issuer", first.Issuer.ID), native.Named("year", first.Year), native.Named("first", first.Sequence),
+		native.Named("last", last.Sequence))
+	if err != nil {
+		return nil, fmt.Errorf("read lines of invoices: %w", err)
+	}
+	return out, nil
+}

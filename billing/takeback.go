@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tollgate/schemas"
+	"tollgate/schemas/seam"
 )
 
 // CreditRequest asks for a credit note.
@@ -64,7 +65,7 @@ func (b *Billing) credit(ctx context.Context, r CreditRequest) (note schemas.Cre
 		return note, false, err
 	}
 	p.Digest = digest([]schemas.CreditNote{note})
-	claim, won, err := b.o.Series.Claim(ctx, Chain, p.Through, p.encode())
+	claim, won, err := b.claim(ctx, p.Through, &p)
 	if err != nil {
 		return note, false, fmt.Errorf("claim a number for the credit of %s: %w", r.Invoice, err)
 	}
@@ -103,10 +104,13 @@ func (b *Billing) finishCredit(ctx context.Context, c planned) error {
 }
 
 func (b *Billing) writeCredit(ctx context.Context, c planned, note *schemas.CreditNote, inv *schemas.Invoice) error {
-	if err := b.o.Store.WriteCreditNote(ctx, c.offset, note, inv); err != nil {
+	err := b.o.Seam.Do(ctx, seam.InsertInvoices, func(ctx context.Context) error {
+		return b.o.Store.WriteCreditNote(ctx, c.offset, note, inv)
+	})
+	if err != nil {
 		return err
 	}
-	if err := b.o.Store.MarkDone(ctx, c.offset, &c.plan); err != nil {
+	if err := b.noteDone(ctx, c); err != nil {
 		return err
 	}
 	b.metrics.documents.WithLabelValues(string(KindCreditNote)).Inc()

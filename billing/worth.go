@@ -20,14 +20,16 @@ type inputs struct {
 	period    schemas.Period
 	cuts      map[schemas.Period]schemas.CutID // nil: the newest heads, for drafts
 	adjust    []Adjusted
-	through   int64    // offset of the last claim whose documents count as billed
-	customers []string // none = all
+	through   int64     // offset of the last claim whose documents count as billed
+	plans     []planned // of the chain, up to through at least
+	customers []string  // none = all
 }
 
 // roll is who is billed for a period, and what has to be asked for it.
 type roll struct {
 	agreement *Agreement
 	period    schemas.Period
+	spans     spans
 	wanted    map[string]bool // nil = all
 	segments  map[string][]Segment
 	needs     needs
@@ -36,8 +38,9 @@ type roll struct {
 }
 
 // newRoll lists the registered customers of a period, and whether unregistered ones are billed in it.
-func newRoll(a *Agreement, period schemas.Period, customers []string) (*roll, error) {
-	r := &roll{agreement: a, period: utc(period), segments: map[string][]Segment{}, needs: needs{map[question]*need{}}}
+func newRoll(a *Agreement, billed spans, customers []string) (*roll, error) {
+	period := billed.period
+	r := &roll{agreement: a, period: period, spans: billed, segments: map[string][]Segment{}, needs: needs{map[question]*need{}}}
 	if len(customers) > 0 {
 		r.wanted = map[string]bool{}
 		for _, c := range customers {
@@ -49,7 +52,7 @@ func newRoll(a *Agreement, period schemas.Period, customers []string) (*roll, er
 		if r.wanted != nil && !r.wanted[c.ID] {
 			continue
 		}
-		segments, err := a.Segments(c, period)
+		segments, err := a.segmentsOf(c, period, billed.span(c.ID))
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +64,7 @@ func newRoll(a *Agreement, period schemas.Period, customers []string) (*roll, er
 			r.needs.add(&segments[j], false)
 		}
 	}
-	implied, err := a.Segments(a.customer(""), period)
+	implied, err := a.segmentsOf(a.customer(""), period, billed.span(""))
 	if err != nil {
 		return nil, err
 	}
@@ -165,7 +168,11 @@ func (b *Billing) compute(ctx context.Context, in inputs) (drafts []schemas.Invo
 		return nil, nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", in.version.Catalog,
 			in.version.Change, err)
 	}
-	r, err := newRoll(a, in.period, in.customers)
+	billed, err := b.moves(ctx, a, in.period, in.plans, in.through)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := newRoll(a, billed, in.customers)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -183,48 +190,57 @@ func (b *Billing) compute(ctx context.Context, in inputs) (drafts []schemas.Invo
 			adjustments[key] = append(adjustments[key], lines...)
 		}
 	}
-	drafts, err = a.invoices(in.period, own, adjustments)
+	drafts, err = a.invoices(billed, own, adjustments)
 	if err != nil {
 		return nil, nil, err
 	}
-	billed := map[invoiceKey]bool{}
+	drafted := map[invoiceKey]bool{}
 	for i := range drafts {
-		billed[invoiceKey{drafts[i].Customer.ID, drafts[i].Currency}] = true
+		drafted[invoiceKey{drafts[i].Customer.ID, drafts[i].Currency}] = true
 	}
 	open = make([]bool, len(pending))
 	for i := range pending {
 		for key := range pending[i] {
-			open[i] = open[i] || !billed[key]
+			open[i] = open[i] || !drafted[key]
 		}
 	}
 	return drafts, open, nil
 }
 
-// agreementFor is what an earlier period is compared under: the catalog and the time zones it was issued with, and the
-// subscriptions as of change, because one that is corrected for the past counts.
-func (b *Billing) agreementFor(ctx context.Context, e Adjusted, change uint64) (*Agreement, error) {
+// earlierRoll is who is billed for an earlier period, and for what: under the catalog and the time zones that it was
+// issued with, and the subscriptions as of change, because one that is corrected for the past counts.
+func (b *Billing) earlierRoll(ctx context.Context, e Adjusted, in inputs) (*roll, error) {
+	change, plans, customers, through := in.version.Change, in.plans, in.customers, in.through
 	then, err := b.o.Agreements.At(ctx, e.Version)
 	if err != nil {
 		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog, e.Version.Change, err)
 	}
-	if change == e.Version.Change {
-		return then, nil
+	parts, _ := runOf(plans, e.period())
+	if len(parts) == 0 {
+		return nil, fmt.Errorf("BUG: the chain of claims has no run of %s", e.period())
 	}
-	now, err := b.o.Agreements.At(ctx, Version{Catalog: e.Version.Catalog, Change: change})
+	a := then
+	if change != e.Version.Change {
+		now, err := b.o.Agreements.At(ctx, Version{Catalog: e.Version.Catalog, Change: change})
+		if err != nil {
+			return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog, change, err)
+		}
+		a = now.inZonesOf(then)
+	}
+	billed, err := b.moves(ctx, a, e.period(), plans, parts[0].plan.Through)
 	if err != nil {
-		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog, change, err)
+		return nil, err
 	}
-	return now.inZonesOf(then), nil
+	if err := b.leave(ctx, a, &billed, plans, through); err != nil {
+		return nil, err
+	}
+	return newRoll(a, billed, customers)
 }
 
 // adjustments compares an earlier period with what was billed of it.
 func (b *Billing) adjustments(ctx context.Context, e Adjusted, in inputs) (
 	map[invoiceKey][]schemas.InvoiceLine, error) {
-	a, err := b.agreementFor(ctx, e, in.version.Change)
-	if err != nil {
-		return nil, err
-	}
-	r, err := newRoll(a, e.period(), in.customers)
+	r, err := b.earlierRoll(ctx, e, in)
 	if err != nil {
 		return nil, err
 	}

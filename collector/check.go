@@ -134,7 +134,7 @@ func (c *checker) right(o *origin, a *schemas.AccessEvent, out *schemas.UsageEve
 	if a.Revision == 0 {
 		return nil
 	}
-	if !o.amend {
+	if out.By = o.mayAmend(c.hasher); out.By == "" {
 		return &Fault{ReasonNoAmendRight, "the event " + correction(a.Revision) + " another",
 			"send corrections with a key or on a topic that has the right to amend"}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
+	"tollgate/schemas/seam"
 	"tollgate/schemas/stream"
 )
 
@@ -40,6 +41,10 @@ type Options struct {
 	Shards int
 	// RejectedPartitions is the number of partitions of rejected-events. Default 4, as stream.Topics makes them.
 	RejectedPartitions int
+	// Resume says where a source partition begins whose group has committed nothing, as after a long pause in which
+	// Kafka forgot the group: at the offset up to which everything is published or rejected; -1 = not known, the
+	// earliest record. Default nil: always the earliest, which only repeats what counts once.
+	Resume func(ctx context.Context, topic string, generation int64, partition int) (int64, error)
 	// Agreement gives the present snapshot; it is asked once for each fetched batch. Required.
 	Agreement func() *catalog.Snapshot
 	// Hasher hashes raw keys before anything else happens to them. Required.
@@ -71,6 +76,8 @@ type Options struct {
 	Log *slog.Logger
 	// Metrics is where tollgate_collector_… metrics are registered. Default nil: they are counted but not shown.
 	Metrics prometheus.Registerer
+	// Seam is where tests stand around the steps of the role; see package seam. Default nil: nobody stands there.
+	Seam seam.Seam
 }
 
 func (o Options) prepare() (Options, error) {
@@ -134,6 +141,8 @@ type Collector struct {
 	metrics *metrics
 	chunks  chan *chunk // from readers to the flusher
 	free    chan *chunk // emptied ones
+
+	behind map[*reader]int64 // commits that failed; only the flush under way touches it
 }
 
 // New checks the options.
@@ -142,7 +151,8 @@ func New(o Options) (*Collector, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Collector{o: o, topics: map[string]*Topic{}, chunks: make(chan *chunk), free: make(chan *chunk, 32)}
+	c := &Collector{o: o, topics: map[string]*Topic{}, chunks: make(chan *chunk), free: make(chan *chunk, 32),
+		behind: map[*reader]int64{}}
 	for i := range o.Topics {
 		c.topics[o.Topics[i].Name] = &o.Topics[i]
 	}
@@ -183,6 +193,8 @@ func (c *Collector) flushAll(ctx context.Context) {
 	sent := make(chan struct{}, 1)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
+	again := time.NewTicker(commitEvery)
+	defer again.Stop()
 	for {
 		in := c.chunks
 		if open != nil && open.bytes >= c.o.MaxBytes {
@@ -200,6 +212,14 @@ func (c *Collector) flushAll(ctx context.Context) {
 			ready = true
 		case <-sent:
 			busy = false
+		case <-again.C:
+			if !busy && len(c.behind) > 0 { // nothing more may come, and a close waits for the offset
+				busy = true
+				go func() {
+					c.commit(ctx, &flush{})
+					sent <- struct{}{}
+				}()
+			}
 		case <-ctx.Done():
 			if busy {
 				<-sent
@@ -244,7 +264,10 @@ func (c *Collector) send(ctx context.Context, f *flush) {
 func (c *Collector) publish(ctx context.Context, f *flush) bool {
 	records := f.records(layout{c.o.UsageTopic, c.o.RejectedTopic, c.o.Shards, c.o.RejectedPartitions})
 	for attempt := 0; ; attempt++ {
-		_, err := c.o.Publisher.Produce(ctx, records)
+		err := c.o.Seam.Do(ctx, seam.Publish, func(ctx context.Context) error {
+			_, err := c.o.Publisher.Produce(ctx, records)
+			return err
+		})
 		if err == nil {
 			return true
 		}
@@ -278,20 +301,28 @@ func (c *Collector) count(ctx context.Context, f *flush) {
 	}
 }
 
-// commit stores how far each partition is done. A refusal is no loss: who owns the partition now reads again.
+// commitEvery is how long commits that failed wait, where no flush makes them good. Default 1s: a broker that is away
+// need not be asked more often.
+const commitEvery = time.Second
+
+// commit stores how far each partition is done, of this flush and where it failed before. A refusal is no loss: who
+// owns the partition now reads again.
 func (c *Collector) commit(ctx context.Context, f *flush) {
-	last := map[*reader]int64{}
 	for _, k := range f.chunks {
-		last[k.from] = k.source.To
+		c.behind[k.from] = k.source.To
 	}
-	for r, next := range last {
+	for r, next := range c.behind {
 		if r.closed.Load() {
+			delete(c.behind, r)
 			continue
 		}
-		if err := r.p.Commit(ctx, next); err != nil {
+		err := c.o.Seam.Do(ctx, seam.Commit, func(ctx context.Context) error { return r.p.Commit(ctx, next) })
+		if err != nil {
 			c.o.Log.Warn("commit source offsets: they are read again", "topic", r.p.Topic, "partition", r.p.ID,
 				"offset", next, "error", err)
+			continue
 		}
+		delete(c.behind, r)
 	}
 }
 

@@ -98,6 +98,7 @@ func appendEvent(b []byte, e *schemas.UsageEvent) []byte {
 	for i := range e.Attributes {
 		b = appendNamed(b, 24, e.Attributes[i].Name, e.Attributes[i].Value)
 	}
+	b = appendText(b, 25, e.By)
 	return b
 }
 

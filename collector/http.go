@@ -33,6 +33,8 @@ type IngestKey struct {
 	Format string
 	// Customer says how customers are found. Default CustomerByCredential.
 	Customer CustomerFrom
+	// ID is its public name, under which corrections are kept in the audit log. Default "": the first source.
+	ID string
 	// Amend lets it amend and void (law 2). Default false.
 	Amend bool
 }
@@ -325,9 +327,6 @@ func (in *Ingest) record(r *http.Request, key IngestKey, body []byte) (stream.Re
 	add(stream.HeaderMode, mode)
 	add(stream.HeaderFormat, or(r.Header.Get("X-Tollgate-Format"), key.Format))
 	add(HeaderCustomer, string(key.Customer))
-	if key.Amend {
-		add(HeaderAmend, "1")
-	}
 	if prefix := r.Header.Get("Idempotency-Key"); prefix != "" {
 		if err := idFits(prefix); err != nil {
 			return out, &refusal{status: http.StatusBadRequest, detail: "Idempotency-Key: " + err.Error()}
@@ -340,6 +339,11 @@ func (in *Ingest) record(r *http.Request, key IngestKey, body []byte) (stream.Re
 			if attribute, ok := attributeName(name); ok {
 				add("ce_"+attribute, values[0])
 			}
+		}
+	}
+	if key.Amend {
+		if err := GrantAmend(in.o.Hasher, "ingest key "+or(key.ID, key.Sources[0]), &out); err != nil {
+			return out, &refusal{status: http.StatusForbidden, detail: err.Error()}
 		}
 	}
 	return out, nil

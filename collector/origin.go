@@ -32,7 +32,7 @@ const (
 	HeaderRecordTime = "tollgate-record-time"
 	// HeaderOwnID carries the id that a replayed event has if it names none.
 	HeaderOwnID = "tollgate-own-id"
-	// HeaderAmend, where present, grants the record the right to amend and void (law 2).
+	// HeaderAmend proves that the record may amend and void (law 2); GrantAmend makes it.
 	HeaderAmend = "tollgate-amend"
 	// HeaderContentType is the media type of the record's value, as CloudEvents in Kafka's binary mode needs it.
 	HeaderContentType = "content-type"
@@ -105,7 +105,12 @@ type origin struct {
 	mode       schemas.Mode
 	format     string
 	customer   CustomerFrom
-	amend      bool
+	amend      bool   // the topic may amend and void
+	topic      string // that it was read from
+	proof      string // of the right to amend and void, see GrantAmend
+	record     *stream.Record
+	judged     bool     // actor says what the proof proves
+	actor      string   // who may amend and void by it
 	sources    []string // what events may name; sources[0] is the default
 	anySource  bool
 	prefix     string // of ids, see HeaderIDPrefix
@@ -123,7 +128,7 @@ type origin struct {
 func (o *origin) read(t *Topic, topicID [16]byte, generation int64, r *stream.Record) *Fault {
 	*o = origin{
 		at:      schemas.Coordinates{Topic: t.Name, Generation: generation, Partition: int32(r.Partition), Offset: r.Offset},
-		topicID: topicID, recordTime: r.Time.UnixMilli(),
+		topicID: topicID, topic: t.Name, record: r, recordTime: r.Time.UnixMilli(),
 		format: t.Format, customer: t.Customer, amend: t.Amend, anySource: len(t.Sources) == 0,
 		sources: append(o.sources[:0], t.Sources...), scratch: o.scratch[:0],
 	}
@@ -167,7 +172,7 @@ func (o *origin) header(key, value string) (err error) {
 	case HeaderCustomer:
 		o.customer, err = ParseCustomerFrom(value)
 	case HeaderAmend:
-		o.amend = true
+		o.proof = value
 	case HeaderFileID:
 		o.fileID, err = value, idFits(value)
 	case HeaderFileAt:

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"tollgate/collector/decode"
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
+	"tollgate/schemas/seam"
 	"tollgate/schemas/stream"
 	"tollgate/schemas/wire"
 )
@@ -28,7 +30,10 @@ type reader struct {
 // read is the run of one partition: from its assignment to its revocation.
 func (c *Collector) read(ctx context.Context, p *stream.Partition) error {
 	r := &reader{c: c, p: p, topic: c.topics[p.Topic], work: newWorker(c.o.Hasher, c.metrics)}
-	err := r.run(ctx)
+	err := r.resume(ctx)
+	if err == nil {
+		err = r.run(ctx)
+	}
 	drained := make(chan struct{})
 	go func() {
 		r.pending.Wait()
@@ -44,29 +49,54 @@ func (c *Collector) read(ctx context.Context, p *stream.Partition) error {
 	return err
 }
 
+// resume goes to where the tables say that everything before is answered for, if the group knows nothing.
+func (r *reader) resume(ctx context.Context) error {
+	if r.p.Committed >= 0 || r.c.o.Resume == nil {
+		return nil
+	}
+	at, err := r.c.o.Resume(ctx, r.p.Topic, r.p.Generation, r.p.ID)
+	if err != nil {
+		return fmt.Errorf("find where %s partition %d was left: %w", r.p.Topic, r.p.ID, err)
+	}
+	if at >= 0 {
+		r.c.o.Log.Info("the group has committed nothing: a partition begins after what is answered for", "topic", r.p.Topic,
+			"partition", r.p.ID, "offset", at)
+		r.p.SeekTo(at)
+	}
+	return nil
+}
+
 func (r *reader) run(ctx context.Context) error {
-	for {
-		batch, err := r.p.Fetch(ctx)
+	for begun := false; ; begun = true {
+		var batch stream.Batch
+		err := r.c.o.Seam.Do(ctx, seam.Fetch, func(ctx context.Context) (err error) {
+			batch, err = r.p.Fetch(ctx)
+			return err
+		})
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, context.Canceled) {
 				return nil
 			}
 			return err
 		}
+		if !begun && batch.Base != max(r.p.Committed, 0) {
+			// What lies before is answered for or given up: said at once, since nothing more may come for long, and a
+			// close waits for it.
+			if err := r.p.Commit(ctx, batch.Base); err != nil {
+				return err
+			}
+		}
 		if batch.Next == batch.Base {
 			continue
 		}
-		k := r.c.chunk()
-		k.from, k.source = r, schemas.SourceRange{Topic: r.p.Topic, Generation: r.p.Generation,
-			Partition: int32(r.p.ID), From: batch.Base, To: batch.Next}
-		if r.c.o.NewTally != nil {
-			k.tally = r.c.o.NewTally()
+		var k *chunk
+		err = r.c.o.Seam.Do(ctx, seam.Decode, func(context.Context) error {
+			k = r.decode(&batch)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		r.work.begin(r.c.o.Agreement(), k, r.c.o.Shards)
-		for i := range batch.Records {
-			r.work.record(r.topic, r.p.TopicID, r.p.Generation, &batch.Records[i])
-		}
-		r.work.end()
 		r.pending.Add(1)
 		select {
 		case r.c.chunks <- k:
@@ -75,6 +105,22 @@ func (r *reader) run(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// decode makes a chunk of a fetched batch, whose memory is not looked at any more when it returns.
+func (r *reader) decode(batch *stream.Batch) *chunk {
+	k := r.c.chunk()
+	k.from, k.source = r, schemas.SourceRange{Topic: r.p.Topic, Generation: r.p.Generation,
+		Partition: int32(r.p.ID), From: batch.Base, To: batch.Next}
+	if r.c.o.NewTally != nil {
+		k.tally = r.c.o.NewTally()
+	}
+	r.work.begin(r.c.o.Agreement(), k, r.c.o.Shards)
+	for i := range batch.Records {
+		r.work.record(r.topic, r.p.TopicID, r.p.Generation, &batch.Records[i])
+	}
+	r.work.end()
+	return k
 }
 
 // worker turns records into the encoded events of a chunk. One goroutine uses it; it reads no clock and does no I/O.

@@ -8,6 +8,7 @@ import (
 	"strconv"
 
 	"tollgate/schemas"
+	"tollgate/schemas/catalog"
 	"tollgate/schemas/stream"
 	"tollgate/schemas/wire"
 )
@@ -20,8 +21,13 @@ type RejectedRow struct {
 	Source string
 	// Format is the format it is read as. Default "": the one it was rejected under.
 	Format string
-	// Amend grants it the right to amend and void (law 2). Default false: it has the right of its topic.
+	// Amend grants it the right to amend and void (law 2), in the name of By. Default false: it has the right of its
+	// topic.
 	Amend bool
+	// By is who replays it. Required with Amend.
+	By string
+	// Hasher proves the right. Required with Amend.
+	Hasher *catalog.Hasher
 }
 
 // replayBytes is how much is replayed at once, in payload bytes.
@@ -49,7 +55,10 @@ func Replay(ctx context.Context, p Publisher, rows iter.Seq2[RejectedRow, error]
 		if rowErr != nil {
 			return replayed, errors.Join(fmt.Errorf("read rejected events: %w", rowErr), send())
 		}
-		record := replayRecord(&row)
+		record, err := replayRecord(&row)
+		if err != nil {
+			return replayed, errors.Join(fmt.Errorf("replay a rejected event: %w", err), send())
+		}
 		if size += len(record.Value); size > replayBytes {
 			if err := send(); err != nil {
 				return replayed, err
@@ -62,7 +71,7 @@ func Replay(ctx context.Context, p Publisher, rows iter.Seq2[RejectedRow, error]
 }
 
 // replayRecord is a rejected event as a record of access events.
-func replayRecord(row *RejectedRow) stream.Record {
+func replayRecord(row *RejectedRow) (stream.Record, error) {
 	e := row.Event
 	at := schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition, Offset: e.Offset,
 		Index: e.Index}
@@ -82,7 +91,9 @@ func replayRecord(row *RejectedRow) stream.Record {
 		add(stream.HeaderMode, stream.ModeHistory)
 	}
 	if row.Amend {
-		add(HeaderAmend, "1")
+		if err := GrantAmend(row.Hasher, row.By, &r); err != nil {
+			return r, err
+		}
 	}
-	return r
+	return r, nil
 }

@@ -14,6 +14,7 @@ import (
 	"tollgate/quota"
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
+	"tollgate/schemas/seam"
 	"tollgate/schemas/stream"
 	"tollgate/schemas/wire"
 )
@@ -53,10 +54,15 @@ func newHouse(t *testing.T) *house {
 // start runs a collector until stop, which waits for its end.
 func (h *house) start(t *testing.T, p Publisher, tally func() Tally) (stop func()) {
 	t.Helper()
+	return h.startWith(t, p, tally, nil)
+}
+
+func (h *house) startWith(t *testing.T, p Publisher, tally func() Tally, s seam.Seam) (stop func()) {
+	t.Helper()
 	snapshot := agreement(t)
 	c, err := New(Options{Topics: []Topic{{Name: h.access}}, UsageTopic: h.usage, RejectedTopic: h.rejected, Shards: 4,
 		RejectedPartitions: 2, Agreement: func() *catalog.Snapshot { return snapshot }, Hasher: hashing, Publisher: p,
-		NewTally: tally, FlushEvery: 5 * time.Millisecond, DrainTimeout: time.Millisecond, Log: quiet})
+		NewTally: tally, FlushEvery: 5 * time.Millisecond, DrainTimeout: time.Millisecond, Log: quiet, Seam: s})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,9 +145,9 @@ func (f *failing) Produce(ctx context.Context, records []stream.Record) ([]strea
 	return f.Publisher.Produce(ctx, records)
 }
 
-// TestRun: real records through a real broker, by collectors that are stopped in the middle and whose publishing fails
+// TestIntegrationRun: real records through a real broker, by collectors that are stopped in the middle and whose publishing fails
 // in every way: every event is published or rejected, the receipts balance, nothing is lost, no key is seen (laws 4, 5).
-func TestRun(t *testing.T) {
+func TestIntegrationRun(t *testing.T) {
 	h := newHouse(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -340,8 +346,41 @@ func (h *house) check(t *testing.T, bad map[string]bool) (published map[string]b
 	return published
 }
 
-// TestRunWaits: when Kafka does not take usage events, reading stops at the bound, and goes on afterwards.
-func TestRunWaits(t *testing.T) {
+// TestIntegrationCommitAgain: a commit that failed is made good where nothing more comes.
+func TestIntegrationCommitAgain(t *testing.T) {
+	h := newHouse(t)
+	var records []stream.Record
+	for p := range 3 {
+		records = append(records, stream.Record{Topic: h.access, Partition: p, Value: fmt.Appendf(nil, `{"id":"%d",%s}`, p, aKey)})
+	}
+	if _, err := h.producer.Produce(t.Context(), records); err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan struct{})
+	stop := h.startWith(t, h.producer, nil, func(ctx context.Context, step seam.Step, work func(context.Context) error) error {
+		select {
+		case <-failed:
+		default:
+			if step == seam.Commit { // of one goroutine
+				close(failed)
+				return errors.New("no coordinator")
+			}
+		}
+		return work(ctx)
+	})
+	defer stop()
+	<-failed
+	deadline := time.Now().Add(time.Minute)
+	for !h.caughtUp(t) {
+		if time.Now().After(deadline) {
+			t.Fatal("the offset is not committed")
+		}
+		time.Sleep(10 * time.Millisecond) // commits signal nobody
+	}
+}
+
+// TestIntegrationRunWaits: when Kafka does not take usage events, reading stops at the bound, and goes on afterwards.
+func TestIntegrationRunWaits(t *testing.T) {
 	h := newHouse(t)
 	var records []stream.Record
 	for i := range 50 {

@@ -50,6 +50,8 @@ type Counter struct {
 
 	mu     sync.Mutex
 	places map[string]*counting // by "topic/partition"
+	books  []*accounts          // for the next tallies
+	spares [][]delta            // too
 	queued int                  // additions that wait, of all partitions
 }
 
@@ -94,8 +96,45 @@ func NewCounter(o CounterOptions) (*Counter, error) {
 
 // NewTally begins a chunk with the present agreement.
 func (c *Counter) NewTally() *Tally {
-	return &Tally{counter: c, snapshot: c.o.Agreement(), accounts: map[string]*account{}, index: map[string]int32{}}
+	snapshot := c.o.Agreement()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n := len(c.books); n > 0; n-- {
+		b := c.books[n-1]
+		c.books = c.books[:n-1]
+		if b.snapshot == snapshot && len(b.of) < maxAccounts {
+			return &Tally{counter: c, book: b, deltas: c.spareDeltas()}
+		}
+	}
+	return &Tally{counter: c, book: &accounts{snapshot, map[string]*account{}}, deltas: c.spareDeltas()}
 }
+
+// spareDeltas is the memory of a tally that was counted. Callers hold the lock.
+func (c *Counter) spareDeltas() []delta {
+	n := len(c.spares)
+	if n == 0 {
+		return nil
+	}
+	out := c.spares[n-1]
+	c.spares = c.spares[:n-1]
+	return out
+}
+
+// maxSpare bounds the memory that is kept for the next tally, in deltas of 40 bytes: of a chunk of 1 MiB.
+const maxSpare = 16_384
+
+// spare keeps the memory of deltas that were counted.
+func (c *Counter) spare(list []delta) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.spares) < maxBooks && cap(list) <= maxSpare {
+		clear(list)
+		c.spares = append(c.spares, list[:0])
+	}
+}
+
+// maxBooks bounds the accounts kept for tallies to come. 16: as many partitions as one process mostly reads.
+const maxBooks = 16
 
 // Noticed receives a signal when notices were added, for a Notifier of the same process.
 func (c *Counter) Noticed() <-chan struct{} { return c.wake }
@@ -105,6 +144,10 @@ func (t *Tally) Count(ctx context.Context, source schemas.SourceRange) error {
 	c := t.counter
 	field := source.Topic + "/" + strconv.Itoa(int(source.Partition))
 	c.mu.Lock()
+	if t.book != nil && len(c.books) < maxBooks {
+		c.books = append(c.books, t.book)
+	}
+	t.book = nil
 	p, ok := c.places[field]
 	if !ok {
 		p = &counting{}
@@ -129,6 +172,7 @@ func (t *Tally) Count(ctx context.Context, source schemas.SourceRange) error {
 		}
 		p.waiting = p.waiting[1:]
 		c.grow(-len(d.tally.deltas))
+		c.spare(d.tally.deltas)
 	}
 	p.waiting = nil
 	return nil
@@ -184,10 +228,11 @@ const maxRounds = 8
 // apply counts one range, bucket by bucket, each exactly once: what a bucket's fence already includes is left out
 // (law 8). It may be called again after an error.
 func (c *Counter) apply(ctx context.Context, p *counting, field string, d deferred) error {
-	last := fenceAt(schemas.Position{Generation: d.source.Generation, Offset: d.source.To})
-	open := map[int]bool{}
-	for i := range d.tally.counters {
-		open[d.tally.counters[i].bucket] = true
+	open := map[int]bool{} // bucket → its fence was learnt from Redis just now
+	for b, touched := range d.tally.touched {
+		if touched {
+			open[b] = false
+		}
 	}
 	for range maxRounds {
 		blocks, err := c.blocks(p, field, d, open)
@@ -196,15 +241,19 @@ func (c *Counter) apply(ctx context.Context, p *counting, field string, d deferr
 		}
 		answers, err := c.o.Store.apply(ctx, blocks)
 		for i, a := range answers {
-			b := blocks[i].bucket
-			if a.ok {
-				p.fences[b] = last
-				delete(open, b)
-				c.notify(a.noticed)
+			b := &blocks[i]
+			if !a.ok {
+				c.compare(field, b.bucket, p.fences[b.bucket], a.fence)
+				p.fences[b.bucket], open[b.bucket] = a.fence, true
 				continue
 			}
-			c.compare(field, b, p.fences[b], a.fence)
-			p.fences[b] = a.fence
+			if noteErr := c.note(ctx, b, a.reached); noteErr != nil {
+				open[b.bucket] = true // counted, to be looked at again
+				err = errors.Join(err, noteErr)
+				continue
+			}
+			p.fences[b.bucket] = b.last
+			delete(open, b.bucket)
 		}
 		if err != nil {
 			return err
@@ -214,59 +263,75 @@ func (c *Counter) apply(ctx context.Context, p *counting, field string, d deferr
 		field, len(open))
 }
 
-// blocks are the open buckets' sums from their fences on. A bucket whose fence includes the range is closed.
+// blocks are the open buckets' sums from their fences on. A bucket whose fence includes the range is closed. Where the
+// fence was learnt from Redis, who counted what it includes may have crashed before it told of a limit reached: these
+// counters are looked at again, with nothing added.
 func (c *Counter) blocks(p *counting, field string, d deferred, open map[int]bool) ([]block, error) {
-	steps := map[int]step{}
-	for b := range open {
+	last := fenceAt(schemas.Position{Generation: d.source.Generation, Offset: d.source.To})
+	var from [buckets]int64
+	for b, learnt := range open {
 		s, err := stepAfter(p.fences[b], d.source)
 		if err != nil {
 			return nil, err
 		}
-		if s.done {
+		if from[b] = s.from; s.done {
+			from[b] = d.source.To
+			if !learnt {
+				delete(open, b)
+			}
+		}
+	}
+	sums := make(map[*counted]units, len(d.tally.deltas))
+	for i := range d.tally.deltas {
+		one := &d.tally.deltas[i]
+		learnt, ok := open[one.counter.bucket]
+		switch {
+		case !ok:
+		case one.offset >= from[one.counter.bucket]:
+			sums[one.counter] = sums[one.counter].add(one.units)
+		case learnt:
+			sums[one.counter] = sums[one.counter].add(units{})
+		}
+	}
+	var places [buckets]int // in out, from 1
+	var out []block
+	for k, u := range sums {
+		if places[k.bucket] == 0 {
+			b := block{bucket: k.bucket, field: field, previous: p.fences[k.bucket], last: last}
+			if from[k.bucket] == d.source.To {
+				b.last = b.previous
+			}
+			out = append(out, b)
+			places[k.bucket] = len(out)
+		}
+		if expire := time.UnixMilli(k.window.To).Add(slack(k.window)).Sub(c.o.Now()); expire > 0 {
+			b := &out[places[k.bucket]-1]
+			b.adds = append(b.adds, add{k, u, expire})
+		} else { // its window is over for so long that nobody asks for it
+			c.metrics.expired.Inc()
+		}
+	}
+	for b := range open {
+		if places[b] == 0 { // nothing of it after its fence
 			delete(open, b)
-			continue
 		}
-		steps[b] = s
-	}
-	sums := d.tally.sums(func(b int) (int64, bool) { s, ok := steps[b]; return s.from, ok })
-	byBucket := map[int]*block{}
-	for n, u := range sums {
-		counter := &d.tally.counters[n]
-		b, ok := byBucket[counter.bucket]
-		if !ok {
-			b = &block{bucket: counter.bucket, field: field, previous: p.fences[counter.bucket],
-				last: fenceAt(schemas.Position{Generation: d.source.Generation, Offset: d.source.To})}
-			byBucket[counter.bucket] = b
-		}
-		if a, ok := c.add(counter, u); ok {
-			b.adds = append(b.adds, a)
-		}
-	}
-	for b := range steps {
-		if byBucket[b] == nil { // nothing of it after its fence
-			delete(open, b)
-		}
-	}
-	out := make([]block, 0, len(byBucket))
-	for _, b := range byBucket {
-		out = append(out, *b)
 	}
 	return out, nil
 }
 
-// add is one counter's addition; ok is false where its window is over for so long that nobody asks for it.
-func (c *Counter) add(k *counted, u units) (add, bool) {
-	expire := time.UnixMilli(k.window.To).Add(slack(k.window)).Sub(c.o.Now())
-	if expire <= 0 {
-		c.metrics.expired.Inc()
-		return add{}, false
+// note has the limits told that a block's counters have reached. A crash before it is made good by who reads the range
+// again: offsets are committed after it.
+func (c *Counter) note(ctx context.Context, b *block, reached []reach) error {
+	for _, at := range reached {
+		k, r := b.adds[at.add].counter, b.adds[at.add].counter.limits[at.limit]
+		told, err := c.o.Store.note(ctx, k, r.mark, notice{reached: noticeOf(LimitReached, r, k),
+			restored: noticeOf(LimitRestored, r, k), restoredAt: k.window.To})
+		if err != nil {
+			return err
+		}
+		c.notify(told)
 	}
-	a := add{key: k.key, units: u, expire: expire}
-	for _, r := range k.limits {
-		a.limits = append(a.limits, mark{name: r.limit.ID + ":" + r.limit.Units.String(), units: r.units,
-			reached: noticeOf(LimitReached, r, k), restored: noticeOf(LimitRestored, r, k), restoredAt: k.window.To})
-	}
-	return a, true
+	return nil
 }
 
 func (c *Counter) notify(noticed bool) {

@@ -20,9 +20,9 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// TestCountOnce: whatever the borders of batches, crashes before the commit, lost answers of Redis, zombies that read
+// TestIntegrationCountOnce: whatever the borders of batches, crashes before the commit, lost answers of Redis, zombies that read
 // the same partition, and several partitions: every delivery is counted exactly once.
-func TestCountOnce(t *testing.T) {
+func TestIntegrationCountOnce(t *testing.T) {
 	stores(t, func(t *testing.T, s *Store) {
 		seed := rand.Uint64()
 		t.Logf("seed %d", seed)
@@ -146,8 +146,8 @@ func newProxy(t *testing.T, to string) *proxy {
 	return p
 }
 
-// TestNotices: a limit that is reached is told once, and restored when its window has ended on our clock.
-func TestNotices(t *testing.T) {
+// TestIntegrationNotices: a limit that is reached is told once, and restored when its window has ended on our clock.
+func TestIntegrationNotices(t *testing.T) {
 	stores(t, func(t *testing.T, s *Store) {
 		snapshot := agreement(t)
 		now := int64(noon)
@@ -205,6 +205,47 @@ func TestNotices(t *testing.T) {
 		case <-c.Noticed():
 		default:
 			t.Error("the counter did not signal its notices")
+		}
+	})
+}
+
+// TestIntegrationNoticeAfterCrash: who counted a limit's last unit and crashed before it told of it is made good by who reads the
+// range again, once.
+func TestIntegrationNoticeAfterCrash(t *testing.T) {
+	stores(t, func(t *testing.T, s *Store) {
+		snapshot := agreement(t)
+		events := make([]schemas.UsageEvent, 10) // as many as the limit
+		for i := range events {
+			events[i] = event("c1", noon)
+		}
+		crashed := counter(t, s, snapshot, clock(noon))
+		tally := crashed.NewTally()
+		for i := range events {
+			tally.Add(int64(i), &events[i])
+		}
+		source := schemas.SourceRange{Topic: "access-events", Generation: 1, From: 0, To: 10}
+		blocks, err := crashed.blocks(&counting{}, "access-events/0", deferred{tally, source}, map[int]bool{bucketOf("c1"): false})
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers, err := s.apply(t.Context(), blocks)
+		if err != nil || len(answers) != 1 || len(answers[0].reached) != 1 {
+			t.Fatalf("%v, %v: want one limit reached", answers, err)
+		}
+		f := func(want int) {
+			t.Helper()
+			if err := count(t, counter(t, s, snapshot, clock(noon)), 0, events...); err != nil {
+				t.Fatal(err)
+			}
+			due, err := s.due(t.Context(), time.UnixMilli(noon), 100)
+			if err != nil || len(due[bucketOf("c1")]) != want {
+				t.Errorf("notices %v, %v; want %d", due, err, want)
+			}
+		}
+		f(1)
+		f(1) // told already
+		if got := used(t, crashed, "minute", "c1", "", noon); got != "10" {
+			t.Errorf("counted %s, want 10", got)
 		}
 	})
 }
@@ -301,9 +342,9 @@ func (u *usage) UpTo(_ context.Context, _ UsageOf, p []SourcePosition) (schemas.
 	return u.quantity, nil
 }
 
-// TestReconcileAdds: events that are counted between the reading and the addition stay, and of two that reconcile at
+// TestIntegrationReconcileAdds: events that are counted between the reading and the addition stay, and of two that reconcile at
 // the same time one adds.
-func TestReconcileAdds(t *testing.T) {
+func TestIntegrationReconcileAdds(t *testing.T) {
 	stores(t, func(t *testing.T, s *Store) {
 		c := counter(t, s, agreement(t), clock(noon))
 		if err := count(t, c, 0, event("c2", noon)); err != nil {
@@ -402,8 +443,8 @@ func TestLost(t *testing.T) {
 	}
 }
 
-// TestLate: a late event counts in its own window while that is kept, and no longer.
-func TestLate(t *testing.T) {
+// TestIntegrationLate: a late event counts in its own window while that is kept, and no longer.
+func TestIntegrationLate(t *testing.T) {
 	stores(t, func(t *testing.T, s *Store) {
 		c := counter(t, s, agreement(t), clock(noon+5*60_000))
 		if err := count(t, c, 0, event("c1", noon), event("c1", noon-3_600_000)); err != nil {
@@ -421,8 +462,8 @@ func TestLate(t *testing.T) {
 	})
 }
 
-// TestUncounted: corrections and unattributed events count nothing.
-func TestUncounted(t *testing.T) {
+// TestIntegrationUncounted: corrections and unattributed events count nothing.
+func TestIntegrationUncounted(t *testing.T) {
 	stores(t, func(t *testing.T, s *Store) {
 		c := counter(t, s, agreement(t), clock(noon))
 		void, amended, nobody := event("c1", noon), event("c1", noon), event("", noon)
@@ -450,6 +491,8 @@ func BenchmarkTally(b *testing.B) {
 			tally.Add(int64(i), &events[i])
 		}
 		n += len(events)
+		c.books = append(c.books, tally.book) // as Count does
+		c.spare(tally.deltas)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/event")
 }

@@ -47,7 +47,7 @@ func ask(t *testing.T, g *Gate, method, body string) (*http.Response, Decision, 
 
 const byKey = `{"credential":{"key":"` + rawKey + `"}`
 
-func TestGate(t *testing.T) {
+func TestIntegrationGate(t *testing.T) {
 	stores(t, func(t *testing.T, s *Store) {
 		now := int64(noon + 15_000)
 		c := counter(t, s, agreement(t), func() time.Time { return time.UnixMilli(now) })

@@ -63,15 +63,30 @@ type Account struct {
 // counter: it is never corrected beyond a bound. Of a sum over quantities of both signs the bounds hold for
 // what is stored; what arrives between the readings may be added or taken once too often until the next time.
 func (c *Counter) Reconcile(ctx context.Context, u Usage, whose Account) (map[string]schemas.Decimal, error) {
+	added := map[string]schemas.Decimal{}
+	err := c.each(whose, func(limit, key string, q UsageOf) error {
+		by, err := c.reconcile(ctx, u, key, q)
+		if err != nil {
+			return fmt.Errorf("reconcile limit %s of %s: %w", limit, whose.Customer, err)
+		}
+		if !by.IsZero() {
+			added[limit] = added[limit].Add(by)
+		}
+		return nil
+	})
+	return added, err
+}
+
+// each calls do once for every counter of the limits of a customer.
+func (c *Counter) each(whose Account, do func(limit, key string, q UsageOf) error) error {
 	customer, at := whose.Customer, whose.At
 	snapshot := c.o.Agreement()
 	zone := snapshot.Zone(customer)
-	added := map[string]schemas.Decimal{}
 	done := map[string]bool{}
 	for _, r := range c.book.of(snapshot, customer, at) {
 		window, err := WindowOf(r.limit.Per, at.UnixMilli(), zone)
 		if err != nil {
-			return added, err
+			return err
 		}
 		who := []string{""}
 		if r.byCredential {
@@ -83,16 +98,12 @@ func (c *Counter) Reconcile(ctx context.Context, u Usage, whose Account) (map[st
 				continue // limits that count the same share a counter
 			}
 			done[key] = true
-			by, err := c.reconcile(ctx, u, key, usageOf(r, window, customer, credential))
-			if err != nil {
-				return added, fmt.Errorf("reconcile limit %s of %s: %w", r.limit.ID, customer, err)
-			}
-			if !by.IsZero() {
-				added[r.limit.ID] = added[r.limit.ID].Add(by)
+			if err := do(r.limit.ID, key, usageOf(r, window, customer, credential)); err != nil {
+				return err
 			}
 		}
 	}
-	return added, nil
+	return nil
 }
 
 func usageOf(r *rule, w Window, customer, credential string) UsageOf {

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strconv"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"tollgate/schemas/seam"
 )
 
 // RedisOptions say how to reach Redis. Keys, scripts and their meaning: see the package.
@@ -29,6 +32,8 @@ type RedisOptions struct {
 	// Timeout bounds one command at the gate's door: connect, read, write. Default 500ms: a longer one is an outage
 	// for who waits at the gate.
 	Timeout time.Duration
+	// Seam is where tests stand around what is counted; see package seam. Default nil: nobody stands there.
+	Seam seam.Seam
 }
 
 // RedisTLS says how connections to Redis are encrypted; all files are PEM.
@@ -43,6 +48,7 @@ type Store struct {
 	client  redis.UniversalClient
 	cluster bool
 	prefix  string
+	seam    seam.Seam
 }
 
 // OpenStore connects; it fails where Redis does not answer within ctx. A policy that evicts keys is an error: evicted
@@ -64,7 +70,9 @@ func OpenStore(ctx context.Context, o RedisOptions) (*Store, error) {
 		}
 		u.TLSConfig = config
 	}
-	s := &Store{client: redis.NewUniversalClient(u), cluster: len(o.Addresses) > 1, prefix: o.Prefix}
+	quietClient()
+	s := &Store{client: redis.NewUniversalClient(u), cluster: len(o.Addresses) > 1, prefix: o.Prefix,
+		seam: o.Seam}
 	if s.prefix == "" {
 		s.prefix = "tollgate"
 	}
@@ -73,6 +81,19 @@ func OpenStore(ctx context.Context, o RedisOptions) (*Store, error) {
 		return nil, fmt.Errorf("open Redis at %v: %w", o.Addresses, err)
 	}
 	return s, nil
+}
+
+// quietClient sends what the client library says to slog, once: it has one logger for all clients, which else writes
+// lines of its own to standard error.
+var quietClient = sync.OnceFunc(func() { redis.SetLogger(clientLog{}) })
+
+// clientLog is the client library's logger. Errors reach us as errors, so what it says beside them is for who looks
+// closely: level info, which tools do not show.
+type clientLog struct{}
+
+// Printf logs one line of the client library.
+func (clientLog) Printf(ctx context.Context, format string, args ...any) {
+	slog.InfoContext(ctx, "redis client", "says", fmt.Sprintf(format, args...))
 }
 
 func (t *RedisTLS) config() (*tls.Config, error) {
@@ -173,44 +194,37 @@ type block struct {
 
 // add is what one counter gets.
 type add struct {
-	key    string
-	units  units
-	expire time.Duration
-	limits []mark
-}
-
-// mark is a limit that the counter is held against, and what to note when it is reached.
-type mark struct {
-	name              string // limit and its units
-	units             units
-	reached, restored string // notices
-	restoredAt        int64  // ms
+	counter *counted
+	units   units
+	expire  time.Duration
 }
 
 // applied is what became of a block.
 type applied struct {
 	ok      bool
-	fence   fence // where not ok: what it is
-	noticed bool  // notices were added
+	fence   fence   // where not ok: what it is
+	reached []reach // where ok: limits that are reached and not told yet
 }
+
+// reach is a limit that an addition of a block has reached, both by their place.
+type reach struct{ add, limit int }
 
 // countScript applies blocks. Nothing is written for a block whose fence is not `previous`. Every check comes before
 // the first write, as Redis does not roll back: a sum that would leave 64 bits stays where it is.
 var countScript = redis.NewScript(`
 local a, k, out = 2, 1, {}
 for b = 1, tonumber(ARGV[1]) do
-  local fence, notices = KEYS[k], KEYS[k + 1]
+  local fence = KEYS[k]
   local field, previous, last, n = ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
-  k, a = k + 2, a + 4
+  k, a = k + 1, a + 4
   local now = redis.call('HGET', fence, field) or ''
-  local apply, told = now == previous, 0
+  local apply, reached = now == previous, ''
   for c = 1, n do
     local key, whole, part, ttl, limits = KEYS[k], ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
     k, a = k + 1, a + 4
-    local w, p = 0, 0
     if apply then
       local old = redis.call('HMGET', key, 'w', 'p')
-      w, p = tonumber(old[1] or '0'), tonumber(old[2] or '0')
+      local w, p = tonumber(old[1] or '0'), tonumber(old[2] or '0')
       if math.abs(w + tonumber(whole)) < 9e18 then w = redis.call('HINCRBY', key, 'w', whole) end
       if part ~= '0' then
         p = redis.call('HINCRBY', key, 'p', part)
@@ -220,22 +234,19 @@ for b = 1, tonumber(ARGV[1]) do
         end
       end
       redis.call('PEXPIRE', key, ttl)
-    end
-    for l = 1, limits do
-      if apply then
-        local lw, lp = tonumber(ARGV[a + 1]), tonumber(ARGV[a + 2])
-        if (w > lw or (w == lw and p >= lp)) and redis.call('HSETNX', key, ARGV[a], '1') == 1 then
-          redis.call('ZADD', notices, '0', ARGV[a + 3])
-          redis.call('ZADD', notices, ARGV[a + 5], ARGV[a + 4])
-          told = 1
+      for l = 0, limits - 1 do
+        local lw = tonumber(ARGV[a + 3 * l + 1])
+        if (w > lw or w == lw and p >= tonumber(ARGV[a + 3 * l + 2])) and
+            redis.call('HEXISTS', key, ARGV[a + 3 * l]) == 0 then
+          reached = reached .. ' ' .. (c - 1) .. ' ' .. l
         end
       end
-      a = a + 6
     end
+    a = a + 3 * limits
   end
   if apply then
     redis.call('HSET', fence, field, last)
-    out[b] = 'ok' .. told
+    out[b] = 'ok' .. reached
   else
     out[b] = now
   end
@@ -256,7 +267,11 @@ func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
 			n++
 		}
 		keys, args := s.arguments(blocks[:n])
-		answers, err := countScript.Run(ctx, s.client, keys, args...).StringSlice()
+		var answers []string
+		err := s.seam.Do(ctx, seam.Count, func(ctx context.Context) (err error) {
+			answers, err = countScript.Run(ctx, s.client, keys, args...).StringSlice()
+			return err
+		})
 		if err != nil {
 			return out, fmt.Errorf("count in Redis: %w", err)
 		}
@@ -264,14 +279,32 @@ func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
 			return out, fmt.Errorf("count in Redis: %d answers for %d blocks", len(answers), n)
 		}
 		for _, text := range answers {
-			switch text {
-			case "ok0", "ok1":
-				out = append(out, applied{ok: true, noticed: text == "ok1"})
-			default:
-				out = append(out, applied{fence: fence(text)})
+			one, err := parseApplied(text)
+			if err != nil {
+				return out, err
 			}
+			out = append(out, one)
 		}
 		blocks = blocks[n:]
+	}
+	return out, nil
+}
+
+// parseApplied reads "ok", followed by pairs of numbers, or a fence.
+func parseApplied(text string) (applied, error) {
+	pairs, ok := strings.CutPrefix(text, "ok")
+	if !ok {
+		return applied{fence: fence(text)}, nil
+	}
+	out := applied{ok: true}
+	numbers := strings.Fields(pairs)
+	for i := 0; i+1 < len(numbers); i += 2 {
+		addition, err := strconv.Atoi(numbers[i])
+		limit, err2 := strconv.Atoi(numbers[i+1])
+		if err != nil || err2 != nil {
+			return out, fmt.Errorf("count in Redis: an answer of another form: %q", text)
+		}
+		out.reached = append(out.reached, reach{addition, limit})
 	}
 	return out, nil
 }
@@ -279,17 +312,40 @@ func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
 func (s *Store) arguments(blocks []block) (keys []string, args []any) {
 	args = append(args, len(blocks))
 	for _, b := range blocks {
-		keys = append(keys, s.key(b.bucket, "fence"), s.key(b.bucket, "notices"))
+		keys = append(keys, s.key(b.bucket, "fence"))
 		args = append(args, b.field, string(b.previous), string(b.last), len(b.adds))
 		for _, d := range b.adds {
-			keys = append(keys, s.key(b.bucket, d.key))
-			args = append(args, d.units.whole, d.units.part, max(d.expire.Milliseconds(), 1), len(d.limits))
-			for _, m := range d.limits {
-				args = append(args, "n:"+m.name, m.units.whole, m.units.part, m.reached, m.restored, m.restoredAt)
+			keys = append(keys, d.counter.key)
+			args = append(args, d.units.whole, d.units.part, max(d.expire.Milliseconds(), 1), len(d.counter.limits))
+			for _, r := range d.counter.limits {
+				args = append(args, r.mark, r.units.whole, r.units.part)
 			}
 		}
 	}
 	return keys, args
+}
+
+// notice is what is told when a limit is reached, now and when its window has ended.
+type notice struct {
+	reached, restored string
+	restoredAt        int64 // ms
+}
+
+// noteScript tells of a limit once for each counter: its field in the counter remembers it.
+var noteScript = redis.NewScript(`
+if redis.call('HSETNX', KEYS[1], ARGV[1], '1') == 0 then return 0 end
+redis.call('ZADD', KEYS[2], '0', ARGV[2])
+redis.call('ZADD', KEYS[2], ARGV[4], ARGV[3])
+return 1`)
+
+// note adds the notices of a limit to those to publish, unless that was done before.
+func (s *Store) note(ctx context.Context, k *counted, mark string, n notice) (bool, error) {
+	told, err := noteScript.Run(ctx, s.client, []string{k.key, s.key(k.bucket, "notices")}, mark, n.reached, n.restored,
+		n.restoredAt).Int()
+	if err != nil {
+		return false, fmt.Errorf("note a limit reached in Redis: %w", err)
+	}
+	return told == 1, nil
 }
 
 // read returns counters by one pipelined request; a counter that is not there is 0.

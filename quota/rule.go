@@ -22,6 +22,7 @@ type rule struct {
 	where        []dimension
 	field        *catalog.Field // what is summed; nil = one for each event
 	series       string         // names what is counted, see the package
+	mark         string         // field of a counter that is set once this limit was reached
 	byCredential bool
 	knownAtGate  bool // whether an event counts can be told before the request was served
 	meterFrom    time.Time
@@ -37,7 +38,8 @@ type dimension struct {
 // compileRule makes a limit fast. Only meters that add up can be limited: count and sum.
 func compileRule(limit catalog.Limit, meter *catalog.Meter) (*rule, error) {
 	r := &rule{limit: limit, units: unitsOf(limit.Units), match: meter.Where.Compile(),
-		byCredential: limit.Scope == "credential", knownAtGate: true, meterFrom: meter.From, meterVersion: meter.Version}
+		byCredential: limit.Scope == "credential", knownAtGate: true, meterFrom: meter.From, meterVersion: meter.Version,
+		mark: "n:" + limit.ID + ":" + limit.Units.String()}
 	switch meter.Aggregate {
 	case catalog.Count:
 	case catalog.Sum:

@@ -1,6 +1,7 @@
 package quota
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -18,20 +19,29 @@ const buckets = 256
 func bucketOf(customer string) int { return int(xxh3.HashString(customer) % buckets) }
 
 // Tally notes what the live events of one chunk of a source partition count, and counts it. Make it with
-// Counter.NewTally; one goroutine uses it.
+// Counter.NewTally; one goroutine uses it, and counts it once.
 type Tally struct {
-	counter  *Counter
-	snapshot *catalog.Snapshot
-	accounts map[string]*account
-	index    map[string]int32 // key of a counter → its place in counters
-	counters []counted
-	deltas   []delta
+	counter *Counter
+	book    *accounts // nil once it is counted
+	touched [buckets]bool
+	deltas  []delta
 }
 
-// counted is one counter that the tally adds to.
+// accounts remembers customers and their counters from chunk to chunk: of one snapshot, for one Tally at a time. What
+// its deltas point to never changes, so the next Tally may have it while they wait for Redis.
+type accounts struct {
+	snapshot *catalog.Snapshot
+	of       map[string]*account
+}
+
+// maxAccounts bounds the customers that one remembers, at about 500 bytes with two limits. 20,000: more than one
+// partition sees of live traffic within some minutes; beyond it, it is begun anew.
+const maxAccounts = 20_000
+
+// counted is one counter that a tally adds to. It does not change.
 type counted struct {
 	bucket               int
-	key                  string // without prefix and bucket
+	key                  string // in Redis
 	window               Window
 	limits               []*rule // that this counter is held against
 	customer, credential string
@@ -39,15 +49,16 @@ type counted struct {
 
 // delta is what the events of one source record add to one counter.
 type delta struct {
-	counter int32
+	counter *counted
 	offset  int64
 	units   units
 }
 
-// account is one customer within a tally, at the minute of its last event.
+// account is one customer, at the minute of its last event.
 type account struct {
 	minute int64
 	zone   *time.Location
+	rules  []*rule
 	series []series
 }
 
@@ -55,7 +66,7 @@ type account struct {
 type series struct {
 	limits []*rule
 	window Window
-	places map[string]int32 // credential ("" where not per credential) → counter in this window
+	places map[string]*counted // credential ("" where not per credential) → counter in this window
 }
 
 // Add notes a live event that was read at offset. Unattributed events, amendments and voids count nothing: the first
@@ -84,32 +95,35 @@ func (t *Tally) Add(offset int64, e *schemas.UsageEvent) {
 		if r.byCredential {
 			credential = e.Credential
 		}
-		place, ok := s.places[credential]
+		k, ok := s.places[credential]
 		if !ok {
-			place = t.place(s, e.Customer, credential)
+			k = t.place(s, e.Customer, credential)
 		}
-		if n := len(t.deltas); n > 0 && t.deltas[n-1].counter == place && t.deltas[n-1].offset == offset {
+		t.touched[k.bucket] = true
+		if n := len(t.deltas); n > 0 && t.deltas[n-1].counter == k && t.deltas[n-1].offset == offset {
 			t.deltas[n-1].units = t.deltas[n-1].units.add(amount)
 		} else {
-			t.deltas = append(t.deltas, delta{place, offset, amount})
+			t.deltas = append(t.deltas, delta{k, offset, amount})
 		}
 	}
 }
 
 // account is the event's customer with the limits that hold in the event's minute.
 func (t *Tally) account(e *schemas.UsageEvent) *account {
-	a, ok := t.accounts[e.Customer]
+	a, ok := t.book.of[e.Customer]
 	if !ok {
 		a = &account{minute: -1}
-		t.accounts[strings.Clone(e.Customer)] = a // the event's text is not ours to keep
+		t.book.of[strings.Clone(e.Customer)] = a // the event's text is not ours to keep
 	}
 	if minute := e.Minute(); a.minute != minute {
 		a.minute = minute
-		a.series = a.series[:0]
-		at := time.UnixMilli(e.Time)
-		a.zone = t.snapshot.Zone(e.Customer)
-		for _, r := range t.counter.book.of(t.snapshot, e.Customer, at) {
-			a.add(r)
+		a.zone = t.book.snapshot.Zone(e.Customer)
+		rules := t.counter.book.of(t.book.snapshot, e.Customer, time.UnixMilli(e.Time))
+		if !slices.Equal(rules, a.rules) { // mostly they are what they were a minute ago, and so are the series
+			a.rules, a.series = rules, nil
+			for _, r := range rules {
+				a.add(r)
+			}
 		}
 	}
 	return a
@@ -122,23 +136,16 @@ func (a *account) add(r *rule) {
 			return
 		}
 	}
-	a.series = append(a.series, series{limits: []*rule{r}, places: map[string]int32{}})
+	a.series = append(a.series, series{limits: []*rule{r}, places: map[string]*counted{}})
 }
 
-// place finds the counter of a customer (and credential) in the window of s.
-func (t *Tally) place(s *series, customer, credential string) int32 {
-	key := counterKey(s.limits[0].series, s.window, customer, credential)
-	n, ok := t.index[key]
-	if !ok {
-		n = int32(len(t.counters))
-		t.counters = append(t.counters, counted{bucket: bucketOf(customer), key: key, window: s.window, limits: s.limits,
-			customer: strings.Clone(customer), credential: strings.Clone(credential)})
-		t.index[key] = n
-	} else {
-		t.counters[n].limits = s.limits
-	}
-	s.places[strings.Clone(credential)] = n
-	return n
+// place makes the counter of a customer (and credential) in the window of s.
+func (t *Tally) place(s *series, customer, credential string) *counted {
+	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits, customer: strings.Clone(customer),
+		credential: strings.Clone(credential)}
+	k.key = t.counter.o.Store.key(k.bucket, counterKey(s.limits[0].series, s.window, customer, credential))
+	s.places[k.credential] = k
+	return k
 }
 
 // counterKey names a counter within its bucket; lengths keep customers and credentials with colons apart.
@@ -152,32 +159,10 @@ func counterKey(series string, w Window, customer, credential string) string {
 	return string(b)
 }
 
-// sums are the tally's deltas from an offset on, summed by counter, for the buckets that want answers true.
-func (t *Tally) sums(bucket func(int) (from int64, want bool)) map[int32]units {
-	out := map[int32]units{}
-	for i := range t.deltas {
-		d := &t.deltas[i]
-		from, want := bucket(t.counters[d.counter].bucket)
-		if want && d.offset >= from {
-			out[d.counter] = out[d.counter].add(d.units)
-		}
-	}
-	return out
-}
-
 // merge appends what later holds: the two are then one tally of both ranges.
 func (t *Tally) merge(later *Tally) {
-	places := make([]int32, len(later.counters))
-	for i, c := range later.counters {
-		n, ok := t.index[c.key]
-		if !ok {
-			n = int32(len(t.counters))
-			t.counters = append(t.counters, c)
-			t.index[c.key] = n
-		}
-		places[i] = n
-	}
-	for _, d := range later.deltas {
-		t.deltas = append(t.deltas, delta{places[d.counter], d.offset, d.units})
+	t.deltas = append(t.deltas, later.deltas...)
+	for b, touched := range later.touched {
+		t.touched[b] = t.touched[b] || touched
 	}
 }

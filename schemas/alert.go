@@ -41,6 +41,8 @@ const (
 	DetectorSpike      = "spike"
 	DetectorBruteForce = "brute_force"
 	DetectorPathScan   = "path_scan"
+	DetectorGap        = "gap"       // a partition is not read: records are missing, or its topic was recreated
+	DetectorConflicts  = "conflicts" // ids that a source gives to several events
 )
 
 // The kinds of entity that an alert can be about.
@@ -49,12 +51,14 @@ const (
 	EntityAddress    = "address"    // an IPv4 address, or the /64 network of an IPv6 address
 	EntityRoute      = "route"      // product and route, or a login route
 	EntityCustomer   = "customer"
-	EntityMany       = "many" // a campaign: more entities than one alert each would help with
+	EntityMany       = "many"      // a campaign: more entities than one alert each would help with
+	EntityPartition  = "partition" // a consumer group, and the topic and partition that it should read
+	EntitySource     = "source"
 )
 
 // Alert is one departure from habit, as table, topic and webhooks carry it. Its JSON is a contract: fields
 // are added, never renamed. All times are times of events, never of a clock, so a replay writes the same
-// alert.
+// alert; only those about the installation itself (gap, conflicts) have none and take the clock's.
 type Alert struct {
 	ID        string      `json:"id"`         // a function of DedupeKey and Opened
 	DedupeKey string      `json:"dedupe_key"` // detector/kind:entity; one open alert for each

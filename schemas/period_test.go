@@ -82,5 +82,8 @@ func TestMonthOf(t *testing.T) {
 	f("2024-02-29T23:59Z", "UTC", "2024-02-01T00:00Z", "2024-03-01T00:00Z")                     // a leap day
 	f("2026-03-31T22:30Z", "Europe/Berlin", "2026-04-01T00:00+02:00", "2026-05-01T00:00+02:00") // already April there
 	f("2026-03-15T12:00Z", "Europe/Berlin", "2026-03-01T00:00+01:00", "2026-04-01T00:00+02:00") // summer time begins within
+	// Clocks skipped the first hour of 1 October 2023: September ended, and October began, when they jumped.
+	f("2023-09-15T12:00Z", "America/Asuncion", "2023-09-01T00:00-04:00", "2023-10-01T01:00-03:00")
+	f("2023-10-15T12:00Z", "America/Asuncion", "2023-10-01T01:00-03:00", "2023-11-01T00:00-03:00")
 	f("2026-12-31T23:59Z", "Asia/Kathmandu", "2027-01-01T00:00+05:45", "2027-02-01T00:00+05:45")
 }

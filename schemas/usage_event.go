@@ -61,6 +61,7 @@ type UsageEvent struct {
 	Change   uint64 // the highest change number of customers and credentials its attribution knew; 48 bits
 	Content  uint64 // ContentHash
 	Reason   string // of an amendment or void
+	By       string // who made it: a person, the public name of a key, a topic
 
 	Customer   string // who pays; "" = could not be attributed, never billed
 	Subject    string

@@ -68,6 +68,7 @@ type Queue struct {
 	waiting schedule
 	held    map[string]bool // ids that wait, are on their way, or are among the newest that are done
 	done    []string        // the newest that are done, up to Limit: their owner may have looked just before
+	shown   int             // what this queue adds to the gauge of its target
 }
 
 // NewQueue makes the queue of one target; Run works it.
@@ -116,6 +117,14 @@ const grace = 3 * time.Second
 // Run delivers until ctx ends, an attempt under way included. What then still waits is lost to the queue, not
 // to its owner.
 func (q *Queue) Run(ctx context.Context) {
+	q.mu.Lock()
+	q.gauge(len(q.held) - len(q.done))
+	q.mu.Unlock()
+	defer func() {
+		q.mu.Lock()
+		q.gauge(0) // nobody works it any more; what waits is shown again by whoever does next
+		q.mu.Unlock()
+	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
@@ -194,23 +203,25 @@ func (q *Queue) try(ctx context.Context, a *attempt) {
 		delete(q.held, q.done[0])
 		q.done = q.done[1:]
 	}
-	q.gauge()
+	q.gauge(len(q.held) - len(q.done))
 	q.mu.Unlock()
 }
 
 // push puts a in order of due; the caller holds the lock.
 func (q *Queue) push(a *attempt) {
 	heap.Push(&q.waiting, a)
-	q.gauge()
+	q.gauge(len(q.held) - len(q.done))
 	select {
 	case q.wake <- struct{}{}:
 	default:
 	}
 }
 
-func (q *Queue) gauge() {
+// gauge shows how many messages wait: a target may have several queues, which add up.
+func (q *Queue) gauge(waiting int) {
 	if m := q.options.Metrics; m != nil {
-		m.waiting.WithLabelValues(q.Name()).Set(float64(len(q.held) - len(q.done)))
+		m.waiting.WithLabelValues(q.Name()).Add(float64(waiting - q.shown))
+		q.shown = waiting
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 
 // open starts, joins or connects what a tool needs. Close it with a.close.
 func (a *app) open(needs need) (*parts, error) {
-	p := &parts{log: a.log, progress: a.err}
+	p := &parts{command: a.command, log: a.log, progress: a.err}
 	return p, openParts(a.ctx, a.config, needs, p)
 }
 
@@ -18,6 +18,42 @@ func (a *app) close(p *parts) {
 	if err := p.Close(); err != nil {
 		fmt.Fprintf(a.err, "tollgate: while ending: %v\n", err)
 	}
+}
+
+// with opens what a tool needs, lets it work, and closes what was opened.
+func (a *app) with(needs need, do func(*parts) error) error {
+	p, err := a.open(needs)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	return do(p)
+}
+
+// withRoles opens everything, and runs the roles of set beside the tool where nobody else does.
+func (a *app) withRoles(set role, do func(*roles) error) error {
+	return a.with(needAll, func(p *parts) error {
+		r, err := a.startRoles(p, set)
+		if err != nil {
+			return err
+		}
+		err = do(r)
+		if stopped := r.stop(); err == nil {
+			err = stopped
+		}
+		return err
+	})
+}
+
+// withCatalog opens the store of catalog versions, customers and credentials.
+func (a *app) withCatalog(do func(*catalog.Store) error) error {
+	return a.with(needClickHouse|needKafka, func(p *parts) error {
+		store, err := openCatalogStore(a, p)
+		if err != nil {
+			return err
+		}
+		return do(store)
+	})
 }
 
 // newHasher makes the keyed hashes of credentials, under the configured keys or the one of the embedded folder.

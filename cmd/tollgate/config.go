@@ -49,7 +49,8 @@ type LogConfig struct {
 
 // HTTPConfig says where the roles listen.
 type HTTPConfig struct {
-	Listen string `yaml:"listen" doc:"address of ingest, gate, metrics and health; port 0 takes a free one"`
+	Listen  string `yaml:"listen" doc:"address of ingest, gate, metrics and health; port 0 takes a free one"`
+	Profile bool   `yaml:"profile" doc:"answer /debug/pprof, to who can reach the address; for measuring"`
 }
 
 // KafkaConfig reaches the brokers; none = the embedded one.
@@ -63,33 +64,33 @@ type KafkaConfig struct {
 // SASLConfig is how a client proves itself to Kafka.
 type SASLConfig struct {
 	Mechanism string `yaml:"mechanism" doc:"plain, scram-sha-256 or scram-sha-512; none = no SASL"`
-	User      string `yaml:"user"`
-	Password  string `yaml:"password" secret:"true"`
+	User      string `yaml:"user" doc:"SASL user"`
+	Password  string `yaml:"password" secret:"true" doc:"SASL password of the user"`
 }
 
 // TLSConfig is one connection's transport security.
 type TLSConfig struct {
-	Enabled    bool   `yaml:"enabled"`
+	Enabled    bool   `yaml:"enabled" doc:"encrypt the connection, and check the server's certificate"`
 	CAFile     string `yaml:"ca_file" doc:"PEM; none = the system's authorities"`
 	CertFile   string `yaml:"cert_file" doc:"PEM of the client's certificate, for mutual TLS"`
-	KeyFile    string `yaml:"key_file"`
+	KeyFile    string `yaml:"key_file" doc:"PEM of the private key of cert_file"`
 	ServerName string `yaml:"server_name" doc:"name in the server's certificate, where it is not the address"`
 }
 
 // RedisConfig reaches Redis or a Redis Cluster; no address = the embedded one.
 type RedisConfig struct {
 	Addresses []string  `yaml:"addresses" doc:"host:port; several = a Redis Cluster; none = embedded"`
-	User      string    `yaml:"user"`
-	Password  string    `yaml:"password" secret:"true"`
+	User      string    `yaml:"user" doc:"ACL user; none = the default user"`
+	Password  string    `yaml:"password" secret:"true" doc:"of the user, or of requirepass"`
 	TLS       TLSConfig `yaml:"tls"`
 }
 
 // ClickHouseConfig reaches ClickHouse by its native protocol; no address = the embedded engine.
 type ClickHouseConfig struct {
 	Addresses []string  `yaml:"addresses" doc:"host:port of the native protocol; none = embedded"`
-	Database  string    `yaml:"database"`
-	User      string    `yaml:"user"`
-	Password  string    `yaml:"password" secret:"true"`
+	Database  string    `yaml:"database" doc:"where our tables and views are; made where it is missing"`
+	User      string    `yaml:"user" doc:"may create tables there, insert and select"`
+	Password  string    `yaml:"password" secret:"true" doc:"of the user"`
 	Cluster   string    `yaml:"cluster" doc:"name of the cluster for ON CLUSTER and Replicated engines; none = one server"`
 	TLS       TLSConfig `yaml:"tls"`
 }
@@ -120,10 +121,11 @@ type IngestKeyConfig struct {
 
 // SourceConfig binds a topic to a source (law 1).
 type SourceConfig struct {
-	Topic    string `yaml:"topic"`
+	Topic    string `yaml:"topic" doc:"name of the topic"`
 	Source   string `yaml:"source" doc:"name of the source; events that name another are rejected"`
 	Format   string `yaml:"format" doc:"one of tollgate formats list; none = found automatically"`
 	Customer string `yaml:"customer" doc:"credential (default), ip, or event for a trusted source"`
+	Amend    bool   `yaml:"amend" doc:"who writes to the topic may amend and void events"`
 }
 
 // QuotaConfig says what the gate answers in doubt.

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"sync"
 
 	"tollgate/billing"
 	"tollgate/schemas/catalog"
@@ -21,9 +18,6 @@ const (
 	groupAggregator = "tollgate-aggregator"
 	groupAnomaly    = "tollgate-anomaly"
 )
-
-// seriesGenerations begins the name of the chain of claims that numbers the lives of a topic.
-const seriesGenerations = "generation/"
 
 // numbers draws numbers from chains of claims: the nth valid claim of a series is number n, so that no number is
 // given twice and none is left out, whoever else draws.
@@ -59,74 +53,6 @@ func (n numbers) place(ctx context.Context, record stream.ClaimRecord) (place in
 		}
 	}
 	return 0, fmt.Errorf("claim at offset %d of series %s: it is not valid after all", record.Offset, record.Series)
-}
-
-// generations numbers the lives of topics: the first life of a name is 1. A further one means that the topic was
-// recreated: offsets begin again, so it is refused until an operator accepts it.
-type generations struct {
-	claims *stream.Claims
-	mu     sync.Mutex
-	known  map[string]int64
-}
-
-// errNewGeneration stops the readers of a topic that was created again under its name.
-var errNewGeneration = errors.New("the topic was created again: its offsets begin anew, and what was on it before " +
-	"may be lost; when that is understood, start with a fresh data folder or topic name")
-
-// Generation is the number of the life of a topic with this id.
-func (g *generations) Generation(ctx context.Context, topic string, topicID [16]byte) (int64, error) {
-	id := hex.EncodeToString(topicID[:])
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if n, ok := g.known[topic+"/"+id]; ok {
-		return n, nil
-	}
-	series := seriesGenerations + topic
-	n, last, err := g.find(ctx, series, id)
-	if err != nil {
-		return 0, err
-	}
-	if n == 0 && last > 0 {
-		return 0, fmt.Errorf("topic %s: %w", topic, errNewGeneration)
-	}
-	if n == 0 {
-		plan, err := json.Marshal(map[string]string{"topic_id": id})
-		if err != nil {
-			return 0, err
-		}
-		if _, _, err := g.claims.Claim(ctx, series, plan); err != nil {
-			return 0, fmt.Errorf("number the generation of %s: %w", topic, err)
-		}
-		if n, _, err = g.find(ctx, series, id); err != nil || n == 0 {
-			return 0, errors.Join(err, fmt.Errorf("topic %s: %w", topic, errNewGeneration))
-		}
-	}
-	if g.known == nil {
-		g.known = map[string]int64{}
-	}
-	g.known[topic+"/"+id] = n
-	return n, nil
-}
-
-// find is the number of a topic's life in its series, 0 where there is none, and the last number.
-func (g *generations) find(ctx context.Context, series, id string) (n, last int64, err error) {
-	all, err := g.claims.Read(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	for _, r := range all {
-		if !r.Valid || r.Series != series {
-			continue
-		}
-		last++
-		var plan struct {
-			TopicID string `json:"topic_id"`
-		}
-		if json.Unmarshal(r.Plan, &plan) == nil && plan.TopicID == id {
-			n = last
-		}
-	}
-	return n, last, nil
 }
 
 // documentSeries is the log of claims as billing sees it.

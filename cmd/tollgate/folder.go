@@ -35,8 +35,9 @@ type running struct {
 // starting `tollgate all` needs some seconds, another tool ends by itself.
 const joinPatience = 60 * time.Second
 
-// holdFolder takes the folder's lock, or returns what the process that holds it runs, once that satisfies enough.
-func holdFolder(ctx context.Context, dir string, enough func(running) bool) (*folder, running, error) {
+// holdFolder takes the folder's lock for a command, or returns what the process that holds it runs, once that satisfies
+// enough.
+func holdFolder(ctx context.Context, dir, command string, enough func(running) bool) (*folder, running, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, running{}, fmt.Errorf("make data folder: %w", err)
 	}
@@ -49,7 +50,7 @@ func holdFolder(ctx context.Context, dir string, enough func(running) bool) (*fo
 	for {
 		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {
-			return f, running{}, errors.Join(f.write(running{PID: os.Getpid()}))
+			return f, running{}, errors.Join(f.write(running{PID: os.Getpid(), Command: command}))
 		}
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, running{}, errors.Join(fmt.Errorf("lock data folder %s: %w", dir, err), lock.Close())
@@ -114,17 +115,20 @@ func secretFile(dir, name string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil { // a key may be the first thing that is made in the folder
 		return "", fmt.Errorf("make data folder: %w", err)
 	}
-	made := hex.EncodeToString(raw)
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, []byte(made+"\n"), 0o600); err != nil {
+	// A file of its own name, whole and on disk before it gets the real one: another process that makes the secret at
+	// the same time neither reads half of it nor writes over it.
+	file, err := os.CreateTemp(dir, name+".*")
+	if err != nil {
 		return "", fmt.Errorf("make %s: %w", path, err)
 	}
-	// Link fails where another process was first: then its secret holds.
-	if err := os.Link(temporary, path); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("make %s: %w", path, err)
+	_, err = file.WriteString(hex.EncodeToString(raw) + "\n")
+	if err = errors.Join(err, file.Sync(), file.Close()); err == nil {
+		if err = os.Link(file.Name(), path); errors.Is(err, fs.ErrExist) {
+			err = nil // another process was first: its secret holds
+		}
 	}
-	if err := os.Remove(temporary); err != nil {
-		return "", err
+	if err = errors.Join(err, os.Remove(file.Name())); err != nil {
+		return "", fmt.Errorf("make %s: %w", path, err)
 	}
 	text, err = os.ReadFile(path)
 	if err != nil || len(text) < 64 {

@@ -48,10 +48,12 @@ type gateway struct {
 	events  int               // made so far: each has an id of its own
 }
 
-// newGateway starts an installation with the catalog above, an ingest key for source gw, and customers with keys.
-func newGateway(t *testing.T, plans map[string]string) *gateway {
+// newGateway starts an installation with the catalog above, an ingest key for source gw, and customers with keys. The
+// environment, NAME=value, is that of all its programs.
+func newGateway(t *testing.T, plans map[string]string, environment ...string) *gateway {
 	t.Helper()
 	g := &gateway{house: newHouseApart(t), keys: map[string]string{}}
+	g.environ = append(slices.Clip(g.environ), environment...)
 	out, errs := g.do(0, "key", "ingest", "edge", "--source", "gw")
 	g.ingest = strings.TrimSpace(out)
 	g.printed.WriteString(errs)
@@ -64,7 +66,7 @@ func newGateway(t *testing.T, plans map[string]string) *gateway {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("TOLLGATE_COLLECTOR_INGEST_KEYS", string(setting))
+	g.setenv("TOLLGATE_COLLECTOR_INGEST_KEYS", string(setting))
 	g.program = g.launch([]string{"TOLLGATE_LOG_LEVEL=debug"}, "all")
 	g.address = g.program.ready(g.house)
 	path := filepath.Join(t.TempDir(), "catalog.yaml")
@@ -319,7 +321,7 @@ func TestIntegrationRejectedReplayedOnce(t *testing.T) {
 	if err := os.WriteFile(path, []byte(file.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	g.tool("import", "--format", "combined", "--source", "files", "--wait", path)
+	g.do(1, "import", "--format", "combined", "--source", "files", "--wait", path) // all are rejected
 	g.wantUsage("ann", "0")
 	var rows []struct {
 		Line, Reason, Hint, Payload, Coordinates string

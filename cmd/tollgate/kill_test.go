@@ -32,11 +32,8 @@ func newHouseApart(t *testing.T) *house {
 	t.Helper()
 	h := newHouse(t)
 	if os.Getenv(embeddedtest.EnvClickHouse) == "" {
-		for _, name := range []string{"TOLLGATE_CLICKHOUSE_ADDRESSES", "TOLLGATE_CLICKHOUSE_DATABASE"} {
-			if err := os.Unsetenv(name); err != nil { // newHouse has set it for the test: it is restored at its end
-				t.Fatal(err)
-			}
-		}
+		h.unsetenv("TOLLGATE_CLICKHOUSE_ADDRESSES")
+		h.unsetenv("TOLLGATE_CLICKHOUSE_DATABASE")
 	}
 	return h
 }
@@ -64,7 +61,7 @@ func (h *house) launch(environment []string, arguments ...string) *program {
 	defer log.Close() // the process has its own descriptor
 	p := &program{t: h.t, what: strings.Join(arguments, " "), log: log.Name(), done: make(chan struct{})}
 	p.cmd = exec.Command(self, append([]string{"--data", h.data}, arguments...)...)
-	p.cmd.Env = append(append(os.Environ(), "TOLLGATE_TEST_AS_PROGRAM=1"), environment...)
+	p.cmd.Env = append(append(slices.Clip(h.environ), "TOLLGATE_TEST_AS_PROGRAM=1"), environment...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
 		h.t.Fatal(err)

@@ -11,12 +11,15 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
 
 	"tollgate/cmd/tollgate/embedded"
+	"tollgate/schemas/catalog"
 )
 
 // version is set by release builds with -ldflags "-X main.version=…".
@@ -45,9 +48,11 @@ type commands struct {
 	Rejected  rejectedCommands `cmd:"" help:"List and replay rejected events."`
 	Conflicts conflictsCommand `cmd:"" help:"List events that share an id but differ in time or content."`
 	Catalog   catalogCommands  `cmd:"" help:"Check, compare and apply products, meters, plans and limits."`
-	Customer  customerCommands `cmd:"" help:"List and import customers and subscriptions."`
+	Customer  customerCommands `cmd:"" help:"Add, import and list customers and subscriptions."`
 	Key       keyCommands      `cmd:"" help:"Create, import, list and block credentials."`
 	Audit     auditCommand     `cmd:"" help:"Prove that nothing was lost or doubled."`
+	Stream    streamCommands   `cmd:"" help:"Show what is read of Kafka; accept a gap or a recreated topic."`
+	AuditLog  auditLogCommand  `cmd:"" name:"audit-log" help:"List who overrode what, when and why."`
 	Doctor    doctorCommand    `cmd:"" help:"Check connections, topics, settings and sources, and say how to mend each."`
 	Formats   formatsCommands  `cmd:"" help:"List the formats of gateways, or try one on a file."`
 	Settings  configCommand    `cmd:"" name:"config" help:"Print the settings in force and where each came from."`
@@ -59,11 +64,24 @@ type app struct {
 	ctx     context.Context
 	config  Config
 	origins Origins
+	command string // in words, without arguments: "invoice draft"
 	log     *slog.Logger
 	in      io.Reader
 	out     io.Writer
 	err     io.Writer
 	stop    context.CancelFunc
+
+	environ []string // "NAME=value", the last of a name counts; tests run several programs with several environments
+}
+
+// getenv is one variable of the environment, "" where it is not set.
+func (a *app) getenv(name string) (value string) {
+	for _, variable := range a.environ {
+		if v, ok := strings.CutPrefix(variable, name+"="); ok {
+			value = v
+		}
+	}
+	return value
 }
 
 func main() {
@@ -72,7 +90,8 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], app{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+	os.Exit(run(ctx, os.Args[1:], app{in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		environ: os.Environ()}))
 }
 
 // errReported ends a command with exit code 1 where what is wrong has already been printed.
@@ -87,7 +106,11 @@ func run(ctx context.Context, arguments []string, a app) (code int) {
 	parser, err := kong.New(&line, kong.Name("tollgate"), kong.Writers(a.out, a.err),
 		kong.Description("Meters API traffic, enforces quotas, bills usage and raises alerts on abuse."),
 		kong.Exit(func(code int) { exit = code; panic(exitPanic{}) }),
-		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.UsageOnError())
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.UsageOnError(), kong.Vars{
+			"demo_least":           strconv.Itoa(demoLeast),
+			"customer_columns":     strings.Join(catalog.CustomerColumns, ","),
+			"subscription_columns": strings.Join(catalog.SubscriptionColumns, ","),
+			"credential_columns":   strings.Join(catalog.CredentialColumns, ",")})
 	if err != nil {
 		panic("BUG: command line: " + err.Error())
 	}
@@ -101,17 +124,19 @@ func run(ctx context.Context, arguments []string, a app) (code int) {
 	}()
 	command, err := parser.Parse(arguments)
 	if err != nil {
-		fmt.Fprintf(a.err, "tollgate: %v\nTry `tollgate --help`.\n", err)
+		fmt.Fprintf(a.err, "tollgate: %v\n%s\n", err, wayOut(err))
 		return 2
 	}
-	if a.config, a.origins, err = LoadConfig(line.Config, os.Environ()); err != nil {
+	a.command = commandWords(command)
+	if a.config, a.origins, err = LoadConfig(line.Config, a.environ); err != nil {
 		fmt.Fprintf(a.err, "tollgate: settings:\n%s\n", indent(err.Error()))
 		return 2
 	}
 	if line.Data != "" {
 		a.config.Data, a.origins["data"] = line.Data, "--data"
 	}
-	a.log = newLog(a, isRole(command.Command()) || line.Verbose)
+	a.log = newLog(a, isRole(a.command) || line.Verbose)
+	slog.SetDefault(a.log) // libraries that log by themselves
 	switch err := command.Run(&a); {
 	case err == nil:
 		return 0
@@ -127,6 +152,45 @@ func run(ctx context.Context, arguments []string, a app) (code int) {
 }
 
 type exitPanic struct{}
+
+// commandWords are the words of a command without its arguments: "invoice show <number>" is "invoice show".
+func commandWords(command *kong.Context) string {
+	words, _, _ := strings.Cut(command.Command(), " <")
+	return words
+}
+
+// nearestCommands is how many commands are named to who mistyped one.
+const nearestCommands = 3
+
+// wayOut says how to go on after a command line that is not understood: which commands are meant, and whose help to read.
+func wayOut(err error) string {
+	help := "tollgate"
+	var problem *kong.ParseError
+	if !errors.As(err, &problem) {
+		return "Try `tollgate --help`."
+	}
+	node := problem.Context.Model.Node
+	for _, step := range problem.Context.Path {
+		if step.Command != nil {
+			node = step.Command
+			help += " " + node.Name
+		}
+	}
+	var known []string
+	for _, child := range node.Children {
+		known = append(known, child.Name)
+	}
+	if word, ok := strings.CutPrefix(problem.Error(), "unexpected argument "); ok && len(known) > 0 {
+		word, _, _ = strings.Cut(word, ",")
+		slices.SortStableFunc(known, func(a, b string) int { return editDistance(word, a) - editDistance(word, b) })
+		known = known[:min(nearestCommands, len(known))]
+		return fmt.Sprintf("Nearest: %s. Try `%s --help`.", strings.Join(known, ", "), help)
+	}
+	if len(known) > 0 {
+		return fmt.Sprintf("Commands: %s. Try `%s --help`.", strings.Join(known, ", "), help)
+	}
+	return fmt.Sprintf("Try `%s --help`.", help)
+}
 
 func indent(text string) string { return "  " + strings.ReplaceAll(text, "\n", "\n  ") }
 
@@ -165,7 +229,7 @@ func (versionCommand) Run(a *app) error {
 
 // configCommand prints the settings in force.
 type configCommand struct {
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run prints one row a setting; secrets show only that they are set.
@@ -178,5 +242,5 @@ func (c configCommand) Run(a *app) error {
 		}
 		t.add(s.name, s.text(), origin, s.variable(), s.doc)
 	})
-	return t.print(a.out, c.Output)
+	return a.show(&t, c.Output)
 }

@@ -5,16 +5,40 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
+	"os"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 	"unicode/utf8"
 )
 
+// form is how a tool answers; commands whose answer is a table embed it.
+type form struct {
+	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+}
+
 // table is an answer of a tool: as text for people, or as JSON or CSV for programs.
 type table struct {
 	columns []string
 	rows    [][]string
-	items   any // what JSON prints; nil = the rows as objects of texts
+	items   any    // what JSON prints; nil = the rows as objects of texts
+	none    string // what is said on standard error where there are no rows: what was asked, and where to look
+}
+
+// cellWidth is where cells of a table are cut on a terminal. Default 80: one long path must not push all
+// columns out of sight. What is not a terminal gets them whole: a program or a file loses nothing.
+const cellWidth = 80
+
+// show prints the answer of a tool. One without rows is no blank heading: it says what was asked.
+func (a *app) show(t *table, form string) error {
+	if len(t.rows) == 0 && t.none != "" {
+		fmt.Fprintln(a.err, printable(t.none))
+		if form == "table" {
+			return nil
+		}
+	}
+	return t.print(a.out, form)
 }
 
 func (t *table) add(cells ...string) {
@@ -48,10 +72,14 @@ func (t *table) print(w io.Writer, form string) error {
 		headings[i] = strings.ToUpper(strings.ReplaceAll(column, "_", " "))
 	}
 	fmt.Fprintln(writer, strings.Join(headings, "\t"))
+	most := math.MaxInt
+	if isTerminal(w) {
+		most = cellWidth
+	}
 	for _, row := range t.rows {
 		cells := make([]string, len(row))
 		for i, cell := range row {
-			cells[i] = shorten(printable(cell), 80)
+			cells[i] = shorten(printable(cell), most)
 		}
 		fmt.Fprintln(writer, strings.Join(cells, "\t"))
 	}
@@ -69,6 +97,8 @@ func (t *table) printJSON(w io.Writer) error {
 			}
 		}
 		items = objects
+	} else if v := reflect.ValueOf(items); v.Kind() == reflect.Slice && v.IsNil() {
+		items = []struct{}{} // nothing is an empty list, never null
 	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
@@ -105,4 +135,14 @@ func shorten(text string, most int) string {
 		return text
 	}
 	return string([]rune(text)[:most-1]) + "…"
+}
+
+// isTerminal tells whether a stream is a terminal, or another device with a person before it.
+func isTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := file.Stat()
+	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -32,6 +32,7 @@ const (
 // data folder, started here or joined.
 type parts struct {
 	config   Config
+	command  string // what this process does, for others that want the data folder: "all", "invoice draft"
 	log      *slog.Logger
 	registry *prometheus.Registry
 	progress io.Writer
@@ -99,7 +100,7 @@ func (p *parts) openFolder(ctx context.Context, needs need) error {
 		return (needs&needKafka == 0 || r.Kafka != "") && (needs&needRedis == 0 || r.Redis != "") &&
 			(needs&needClickHouse == 0 || r.ClickHouse != "")
 	}
-	held, other, err := holdFolder(ctx, p.config.Data, enough)
+	held, other, err := holdFolder(ctx, p.config.Data, p.command, enough)
 	if err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func (p *parts) openFolder(ctx context.Context, needs need) error {
 	}
 	p.folder = held
 	p.ends = append(p.ends, held.Close)
-	p.running = running{PID: os.Getpid(), Command: slices.Concat(os.Args, []string{""})[min(1, len(os.Args)-1)]}
+	p.running = running{PID: os.Getpid(), Command: p.command}
 	return p.startEmbedded(ctx, needs)
 }
 

@@ -6,10 +6,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -27,34 +29,87 @@ func TestMain(m *testing.M) {
 	if os.Getenv("TOLLGATE_TEST_AS_PROGRAM") == "1" && (len(os.Args) < 2 || os.Args[1] != "embedded-engine") {
 		main() // the kill tests run this test program as tollgate itself
 	}
+	if os.Getenv(envCrashOwner) != "" {
+		runCrashOwner() // an owner of the crash matrix that is killed as a process
+	}
 	embeddedtest.Main(m)
 }
 
 // house is one installation that a test uses through the command line: embedded, or on the real servers that the
 // environment names.
 type house struct {
-	t    *testing.T
-	data string
+	t       *testing.T
+	data    string
+	environ []string // of the programs that run in it, "NAME=value"
 }
 
-// newHouse gives an empty installation; nothing runs yet.
+// newHouse gives an empty installation; nothing runs yet. Tests of houses run beside each other, but on servers that
+// the environment names: there all houses would have the same topics.
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	h := &house{t, filepath.Join(t.TempDir(), "data")}
-	t.Setenv("TOLLGATE_HTTP_LISTEN", "127.0.0.1:0")
-	if address := os.Getenv(embeddedtest.EnvKafka); address != "" {
-		deleteTopics(t, address)
-		t.Setenv("TOLLGATE_KAFKA_BROKERS", address)
-		t.Setenv("TOLLGATE_HASH_KEY", "test-0123456789abcdef0123456789abcdef")
+	broker, cache := os.Getenv(embeddedtest.EnvKafka), os.Getenv(embeddedtest.EnvRedis)
+	if broker == "" && cache == "" {
+		t.Parallel()
 	}
-	if address := os.Getenv(embeddedtest.EnvRedis); address != "" {
-		emptyRedis(t, address)
-		t.Setenv("TOLLGATE_REDIS_ADDRESSES", address)
+	h := &house{t: t, data: filepath.Join(t.TempDir(), "data"), environ: os.Environ()}
+	h.setenv("TOLLGATE_HTTP_LISTEN", "127.0.0.1:0")
+	if broker != "" {
+		deleteTopics(t, broker)
+		h.setenv("TOLLGATE_KAFKA_BROKERS", broker)
+		h.setenv("TOLLGATE_HASH_KEY", "test-0123456789abcdef0123456789abcdef")
+	}
+	if cache != "" {
+		emptyRedis(t, cache)
+		h.setenv("TOLLGATE_REDIS_ADDRESSES", cache)
 	}
 	address, database := embeddedtest.Engine(t) // one engine for all tests, a database for each
-	t.Setenv("TOLLGATE_CLICKHOUSE_ADDRESSES", address)
-	t.Setenv("TOLLGATE_CLICKHOUSE_DATABASE", database)
+	h.setenv("TOLLGATE_CLICKHOUSE_ADDRESSES", address)
+	h.setenv("TOLLGATE_CLICKHOUSE_DATABASE", database)
 	return h
+}
+
+// setenv sets a variable of the programs that are started from now on.
+func (h *house) setenv(name, value string) {
+	h.environ = append(slices.Clip(h.environ), name+"="+value)
+}
+
+// unsetenv takes a variable from the programs that are started from now on.
+func (h *house) unsetenv(name string) {
+	h.environ = slices.DeleteFunc(slices.Clone(h.environ),
+		func(variable string) bool { return strings.HasPrefix(variable, name+"=") })
+}
+
+// config is the settings of the house's programs.
+func (h *house) config() Config {
+	h.t.Helper()
+	config, _, err := LoadConfig("", h.environ)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	config.Data = h.data
+	return config
+}
+
+// further connects to the servers of the house as one more process, which runs no roles.
+func (h *house) further() (*app, *parts, *roles) {
+	h.t.Helper()
+	a := &app{ctx: h.t.Context(), config: h.config(), environ: h.environ, log: slog.New(slog.DiscardHandler),
+		err: os.Stderr}
+	p, err := a.open(needAll)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() { a.close(p) })
+	r, err := a.startRoles(p, 0)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.t.Cleanup(func() {
+		if err := r.stop(); err != nil {
+			h.t.Error(err)
+		}
+	})
+	return a, p, r
 }
 
 // emptyRedis makes a shared cache as if it were new: counters of another test's customers are none of this one's.
@@ -103,7 +158,7 @@ func (h *house) do(want int, arguments ...string) (out, errs string) {
 	h.t.Helper()
 	var stdout, stderr bytes.Buffer
 	code := run(h.t.Context(), append([]string{"--data", h.data}, arguments...),
-		app{in: strings.NewReader(""), out: &stdout, err: &stderr})
+		app{in: strings.NewReader(""), out: &stdout, err: &stderr, environ: h.environ})
 	if code != want {
 		h.t.Fatalf("tollgate %s: exit code %d, want %d\n%s%s", strings.Join(arguments, " "), code, want, stdout.String(), stderr.String())
 	}
@@ -131,12 +186,13 @@ func (h *house) start() (stop func()) {
 	if err := free.Close(); err != nil {
 		h.t.Fatal(err)
 	}
-	h.t.Setenv("TOLLGATE_HTTP_LISTEN", address)
+	h.setenv("TOLLGATE_HTTP_LISTEN", address)
 	ctx, cancel := context.WithCancel(h.t.Context())
 	var stderr bytes.Buffer
-	ended := make(chan int, 1)
+	ended, environ := make(chan int, 1), h.environ
 	go func() {
-		ended <- run(ctx, []string{"--data", h.data, "all"}, app{in: strings.NewReader(""), out: &bytes.Buffer{}, err: &stderr})
+		ended <- run(ctx, []string{"--data", h.data, "all"},
+			app{in: strings.NewReader(""), out: &bytes.Buffer{}, err: &stderr, environ: environ})
 	}()
 	stopped := false
 	stop = func() {

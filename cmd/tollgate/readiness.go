@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +16,7 @@ import (
 type offsetsReader interface {
 	Watermarks(ctx context.Context, topic string) ([]stream.Watermark, error)
 	Committed(ctx context.Context, group, topic string) ([]int64, error)
+	OpenTransactions(ctx context.Context, topic string) ([]stream.OpenTransaction, error)
 }
 
 // dirtyReader counts the buckets of a period that still have to be recomputed; *aggregator.Reader is one.
@@ -29,7 +32,9 @@ type passage struct {
 	usage   dirtyReader
 	sources []string // topics that collectors read
 
-	noted map[string][]int64 // topic → high watermarks that its group has to pass
+	now func() time.Time
+
+	noted map[string][]stream.Watermark // by topic: how far its group has to come
 	stage int
 }
 
@@ -55,8 +60,8 @@ func (p *passage) advance(ctx context.Context, period schemas.Period) (waiting s
 			topics, group = []string{stream.TopicUsageEvents, stream.TopicRejectedEvents}, groupAggregator
 		}
 		if p.noted == nil {
-			if err := p.note(ctx, topics); err != nil {
-				return "", err
+			if waiting, err := p.note(ctx, group, topics); err != nil || waiting != "" {
+				return waiting, err
 			}
 		}
 		waiting, err := p.behind(ctx, group)
@@ -67,38 +72,66 @@ func (p *passage) advance(ctx context.Context, period schemas.Period) (waiting s
 	}
 }
 
-func (p *passage) note(ctx context.Context, topics []string) error {
-	noted := map[string][]int64{}
+// note takes down how far topics reach. Where a group has come further than that, the log lost its end: nothing is
+// noted, and what is there now is waited for until the topic is read as a new generation.
+func (p *passage) note(ctx context.Context, group string, topics []string) (waiting string, err error) {
+	noted := map[string][]stream.Watermark{}
 	for _, topic := range topics {
-		watermarks, err := p.offsets.Watermarks(ctx, topic)
+		committed, err := p.offsets.Committed(ctx, group, topic) // before, so that it cannot be ahead
 		if err != nil {
-			return err
+			return "", err
 		}
-		for _, w := range watermarks {
-			if w.High == w.First { // nothing to read: a group commits nothing there
-				w.High = 0
+		if noted[topic], err = p.offsets.Watermarks(ctx, topic); err != nil {
+			return "", err
+		}
+		for i, w := range noted[topic] {
+			if i < len(committed) && committed[i] > w.High {
+				return fmt.Sprintf("%s has committed %d of %s partition %d, which ends at %d: the log lost its end, see "+
+					"tollgate stream list", group, committed[i], topic, w.Partition, w.High), nil
 			}
-			noted[topic] = append(noted[topic], w.High)
 		}
 	}
 	p.noted = noted
-	return nil
+	return "", nil
 }
 
 func (p *passage) behind(ctx context.Context, group string) (string, error) {
-	for topic, highs := range p.noted {
+	for _, topic := range slices.Sorted(maps.Keys(p.noted)) {
 		committed, err := p.offsets.Committed(ctx, group, topic)
 		if err != nil {
 			return "", err
 		}
-		for partition, high := range highs {
-			if high > 0 && committed[partition] < high {
-				return fmt.Sprintf("%s has committed %d of %s partition %d, %d is needed", group,
-					max(committed[partition], 0), topic, partition, high), nil
+		for i, w := range p.noted[topic] {
+			if !lacks(w, committed[i]) {
+				continue
 			}
+			waiting := fmt.Sprintf("%s has committed %d of %s partition %d, %d is needed", group,
+				max(committed[i], 0), topic, w.Partition, w.High)
+			held, err := p.held(ctx, topic, w.Partition)
+			return waiting + held, err
 		}
 	}
 	return "", nil
+}
+
+// lacks tells whether a group that has committed so far has something to read before w. Where nothing is left to read
+// and nothing was ever committed there was nothing; where less was committed than was deleted, a gap stops the group.
+func lacks(w stream.Watermark, committed int64) bool {
+	if w.High == w.First && committed < 0 {
+		return false
+	}
+	return committed < w.High
+}
+
+// held says which open transaction keeps a partition from being read on, "" where none does.
+func (p *passage) held(ctx context.Context, topic string, partition int) (string, error) {
+	open, err := p.offsets.OpenTransactions(ctx, topic)
+	for _, t := range open {
+		if t.Partition == partition {
+			return fmt.Sprintf(": %s (%s ago); end it at its producer", t, t.Age(p.now())), nil
+		}
+	}
+	return "", err
 }
 
 // readiness says whether a period may be closed. Each period keeps its passage from question to question, begun at or
@@ -130,7 +163,7 @@ func (r *readiness) Ready(ctx context.Context, period schemas.Period, grace time
 		if r.passages == nil || len(r.passages) >= passagesKept {
 			r.passages = map[schemas.Period]*passage{}
 		}
-		follow = &passage{offsets: r.offsets, usage: r.usage, sources: r.sources}
+		follow = &passage{offsets: r.offsets, usage: r.usage, sources: r.sources, now: r.now}
 		r.passages[key] = follow
 	}
 	waiting, err := follow.advance(ctx, period)

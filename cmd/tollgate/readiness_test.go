@@ -13,14 +13,24 @@ import (
 // fakeOffsets is a broker's offsets on paper.
 type fakeOffsets struct {
 	high      map[string][]int64
+	first     map[string][]int64 // none = 0
 	committed map[string][]int64 // group/topic
+	open      map[string][]stream.OpenTransaction
 }
 
 func (f *fakeOffsets) Watermarks(_ context.Context, topic string) (list []stream.Watermark, _ error) {
 	for i, high := range f.high[topic] {
-		list = append(list, stream.Watermark{Partition: i, High: high})
+		w := stream.Watermark{Partition: i, High: high}
+		if i < len(f.first[topic]) {
+			w.First = f.first[topic][i]
+		}
+		list = append(list, w)
 	}
 	return list, nil
+}
+
+func (f *fakeOffsets) OpenTransactions(_ context.Context, topic string) ([]stream.OpenTransaction, error) {
+	return f.open[topic], nil
 }
 
 func (f *fakeOffsets) Committed(_ context.Context, group, topic string) ([]int64, error) {
@@ -56,10 +66,53 @@ func TestReadinessFollowsOffsets(t *testing.T) {
 	offsets.high["access-events"][0] = 99 // later deliveries are not awaited
 	offsets.high[stream.TopicUsageEvents][1] = 8
 	ask("committed 9 of access-events")
+	offsets.open = map[string][]stream.OpenTransaction{"access-events": {{Topic: "access-events", Partition: 1},
+		{Topic: "access-events", Partition: 0, Offset: 9, Behind: 90, Since: now.Add(-7 * time.Minute)}}}
+	ask("10 is needed: a transaction open since 2026-03-01T00:53:00Z holds 90 offsets of access-events partition 0 " +
+		"from offset 9 on (7m0s ago)")
+	offsets.open = nil
 	offsets.committed[groupCollector+"/access-events"][0] = 10
 	ask("committed 7 of usage-events partition 1, 8 is needed") // noted only after the collector had passed
 	offsets.committed[groupAggregator+"/"+stream.TopicUsageEvents][1] = 8
 	ask("3 buckets")
 	dirty = 0
+	ask("")
+}
+
+// TestNothingLeftToReadIsNotAlwaysComplete: a topic whose records are all deleted is complete where they were read, or
+// where nobody ever read it, and not where they were deleted unread.
+func TestNothingLeftToReadIsNotAlwaysComplete(t *testing.T) {
+	f := func(first, high, committed int64, want bool) {
+		t.Helper()
+		if got := lacks(stream.Watermark{First: first, High: high}, committed); got != want {
+			t.Errorf("first %d, high %d, committed %d: lacks %v, want %v", first, high, committed, got, want)
+		}
+	}
+	f(0, 0, -1, false)  // an empty topic
+	f(7, 7, -1, false)  // emptied before anybody read it first
+	f(7, 7, 7, false)   // read and then deleted
+	f(7, 7, 5, true)    // two records were deleted unread
+	f(0, 10, -1, true)  // nobody has read yet
+	f(0, 10, 9, true)   // one record is missing
+	f(0, 10, 10, false) // all read
+	f(0, 10, 11, false) // more than was there when it was noted
+}
+
+// TestALogThatLostItsEndHoldsAClose: what was committed beyond the end proves nothing about what is there now.
+func TestALogThatLostItsEndHoldsAClose(t *testing.T) {
+	offsets := &fakeOffsets{high: map[string][]int64{"in": {8}}, committed: map[string][]int64{groupCollector + "/in": {10}}}
+	dirty := fakeDirty(0)
+	p := &passage{offsets: offsets, usage: &dirty, sources: []string{"in"}, now: time.Now}
+	ask := func(want string) {
+		t.Helper()
+		waiting, err := p.advance(t.Context(), schemas.Period{})
+		if err != nil || !strings.Contains(waiting, want) || want == "" && waiting != "" {
+			t.Fatalf("waits for %q (%v), want %q", waiting, err, want)
+		}
+	}
+	ask("has committed 10 of in partition 0, which ends at 8")
+	offsets.committed[groupCollector+"/in"][0] = -1 // it is read again as a new generation
+	ask("committed 0 of in partition 0, 8 is needed")
+	offsets.committed[groupCollector+"/in"][0] = 8
 	ask("")
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -222,11 +221,7 @@ func (h *house) lateDelivery(e schemas.UsageEvent) {
 		h.t.Fatal(err)
 	}
 	defer producer.Close()
-	config, _, err := LoadConfig("", os.Environ())
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	records, err := recordsAgain([]schemas.UsageEvent{e}, config.Shards, func() uint64 { return 1 })
+	records, err := recordsAgain([]schemas.UsageEvent{e}, h.config().Shards, func() uint64 { return 1 })
 	if err == nil {
 		_, err = producer.Produce(h.t.Context(), records)
 	}
@@ -249,33 +244,19 @@ func (p *takes) Produce(_ context.Context, records []stream.Record) ([]stream.Po
 	return nil, nil
 }
 
-// TestReattributionCrash: what a crash or a broker that is away interrupts is done by who goes on,
+// TestIntegrationReattributionCrash: what a crash or a broker that is away interrupts is done by who goes on,
 // and a round that has been finished is not begun again.
-func TestReattributionCrash(t *testing.T) {
+func TestIntegrationReattributionCrash(t *testing.T) {
 	h := newHouse(t)
 	march := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
 	h.do(0, "customer", "import", h.file("customers.csv", "id,name\nacme,Acme\n"))
 	events := nativeEvents("k", `{"name":"app-1"}`, march, 2500)
-	h.do(0, "import", "--format", "native", h.file("events.json", events))
+	stop := h.start()
+	h.do(0, "import", "--format", "native", "--wait", h.file("events.json", events))
+	stop() // so that nobody but the workers below hears of the change
 	h.do(0, "key", "add", "app", "acme", "--name", "app-1")
 
-	config, origins, err := LoadConfig("", os.Environ())
-	if err != nil {
-		t.Fatal(err)
-	}
-	config.Data = h.data
-	a := app{ctx: t.Context(), config: config, origins: origins, log: slog.New(slog.DiscardHandler),
-		err: os.Stderr}
-	p, err := a.open(needAll)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.close(p)
-	r, err := a.startRoles(p, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.stop()
+	a, p, r := h.further()
 	away := errors.New("the broker is away")
 	worker := func(to *takes) *reattributer {
 		return &reattributer{store: &reattributionStore{p.store}, reader: r.reader, producer: to,

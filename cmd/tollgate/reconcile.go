@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,11 +70,11 @@ func (r *roles) reconcile(ctx context.Context, counter *quota.Counter) error {
 }
 
 func (r *roles) reconciler(counter *quota.Counter) *reconciler {
-	numbered := &generations{claims: r.claims}
+	numbered := r.generations()
 	return &reconciler{counter: counter, agreement: r.follower.Current, reader: r.reader,
 		store: &reconciliationStore{r.p.store}, offsets: r.p.kafka, sources: topicNames(r.sources),
 		generation: func(ctx context.Context, topic string) (int64, error) {
-			_, last, err := numbered.find(ctx, seriesGenerations+topic, "")
+			_, last, err := numbered.find(ctx, topic, "")
 			return last, err
 		},
 		now: r.p.clock, log: r.log}
@@ -118,6 +119,35 @@ func (c *reconciler) round(ctx context.Context) error {
 		return ctx.Err() == nil
 	})
 	return group.Wait()
+}
+
+// audit compares every counter that a round would reconcile, and changes nothing.
+func (c *reconciler) audit(ctx context.Context) (quota.Audited, error) {
+	at, agreement := c.now(), c.agreement()
+	u := &usageBounds{reconciler: c, certain: map[string]*usageTable{}, most: map[string]*usageTable{}}
+	var mu sync.Mutex
+	var all quota.Audited
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(reconcileAtOnce)
+	quota.Limited(agreement, at, func(customer string) bool {
+		group.Go(func() error {
+			credentials, err := u.credentials(ctx, agreement, customer, at)
+			if err != nil {
+				return err
+			}
+			one, err := c.counter.Audit(ctx, u, quota.Account{Customer: customer, Credentials: credentials, At: at})
+			mu.Lock()
+			defer mu.Unlock()
+			all.Counters += one.Counters
+			all.NotKept += one.NotKept
+			all.Problems = append(all.Problems, one.Problems...)
+			return err
+		})
+		return ctx.Err() == nil
+	})
+	err := group.Wait()
+	slices.SortFunc(all.Problems, func(x, y schemas.AuditProblem) int { return strings.Compare(x.Where, y.Where) })
+	return all, err
 }
 
 // usageTable is the usage of one meter in one window, by customer and credential.

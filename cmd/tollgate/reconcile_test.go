@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -51,27 +50,7 @@ type counters struct {
 // counters connects to the servers of a house as a further process, which runs no roles.
 func (h *house) counters() *counters {
 	h.t.Helper()
-	config, origins, err := LoadConfig("", os.Environ())
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	config.Data = h.data
-	a := app{ctx: h.t.Context(), config: config, origins: origins, log: slog.New(slog.DiscardHandler),
-		err: os.Stderr}
-	p, err := a.open(needAll)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() { a.close(p) })
-	r, err := a.startRoles(p, 0)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	h.t.Cleanup(func() {
-		if err := r.stop(); err != nil {
-			h.t.Error(err)
-		}
-	})
+	_, p, r := h.further()
 	at := time.Now()
 	clock := func() time.Time { return at } // so that no window ends while the test runs
 	counter, err := quota.NewCounter(quota.CounterOptions{Store: p.redis, Agreement: r.follower.Current,
@@ -142,9 +121,9 @@ func (c *counters) empty() {
 	}
 }
 
-// TestReconciliation: counters equal usage again after Redis was emptied, with and without traffic
+// TestIntegrationReconciliation: counters equal usage again after Redis was emptied, with and without traffic
 // before, meanwhile and after; what came as history is counted by none.
-func TestReconciliation(t *testing.T) {
+func TestIntegrationReconciliation(t *testing.T) {
 	h := newHouse(t)
 	h.do(0, "catalog", "apply", h.file("catalog.yaml", limitedCatalog))
 	h.do(0, "customer", "import", h.file("customers.csv", "id,name\nacme,Acme\nother,Other\n"))

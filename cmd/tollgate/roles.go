@@ -9,7 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
+	"net/http/pprof"
 	"sync"
 	"time"
 
@@ -18,7 +18,6 @@ import (
 
 	"tollgate/aggregator"
 	"tollgate/anomaly"
-	"tollgate/anomaly/notify"
 	"tollgate/billing"
 	"tollgate/cmd/tollgate/console"
 	"tollgate/collector"
@@ -56,6 +55,7 @@ type roles struct {
 	billing  *billing.Billing
 	anomaly  *anomaly.Service
 	producer *stream.Producer
+	alarms   *alarms
 	mux      *http.ServeMux
 	sources  []collector.Topic
 	wait     func(ctx context.Context, until time.Time) error // the closer's clock; nil = the real one
@@ -120,8 +120,10 @@ func (r *roles) connect(ctx context.Context, a *app, set role) (err error) {
 	if r.follower, err = catalog.NewFollower(ctx, r.catalog, catalog.FollowerOptions{Log: r.log}); err != nil {
 		return err
 	}
+	r.alarms = newAlarms(anomaly.NewStore(r.p.store), r.producer.Produce, r.p.clock, r.log)
 	if set != 0 {
 		r.run(ctx, "agreement", r.follower.Run)
+		r.run(ctx, "alarms", r.alarms.run)
 	}
 	r.reader = aggregator.NewReader(r.p.store)
 	r.sources = topicsOf(a.config.Collector)
@@ -191,7 +193,7 @@ func claimsIntact(ctx context.Context, p *parts, claims *stream.Claims, agreed *
 // topicsOf are the topics that collectors read: the configured ones, or access-events alone.
 func topicsOf(c CollectorConfig) (topics []collector.Topic) {
 	for _, s := range c.Sources {
-		t := collector.Topic{Name: s.Topic, Format: s.Format, Customer: collector.CustomerFrom(s.Customer)}
+		t := collector.Topic{Name: s.Topic, Format: s.Format, Customer: collector.CustomerFrom(s.Customer), Amend: s.Amend}
 		if s.Source != "" {
 			t.Sources = []string{s.Source}
 		}
@@ -240,16 +242,20 @@ func (r *roles) stop() error {
 // group is the membership of a role: alone on an embedded broker, where it need not wait for others.
 func (r *roles) group(name string) stream.GroupOptions {
 	return stream.GroupOptions{Group: name, Standalone: r.p.folder != nil && len(r.p.config.Kafka.Brokers) == 0,
-		Generations: &generations{claims: r.claims}, OnStop: func(s stream.Stop) {
-			r.log.Error("a partition stopped", "group", name, "topic", s.Topic, "partition", s.Partition,
-				"error", s.Err, "retry", s.Retry)
-		}}
+		Generations: r.generations(), Gaps: r.generations(),
+		OnStop: func(s stream.Stop) { r.alarms.stopped(name, s) },
+		OnRead: func(topic string, partition int) { r.alarms.reads(name, topic, partition) }}
+}
+
+func (r *roles) generations() *generations {
+	return &generations{claims: r.claims, store: &streamStore{r.p.store}, now: r.p.clock}
 }
 
 func (r *roles) startAggregator(ctx context.Context, _ *app) error {
+	conflicts := &conflictHours{agreement: r.follower.Current, now: r.p.clock, wish: r.alarms.wish}
 	agg, err := aggregator.New(aggregator.Options{DB: r.p.store, Kafka: r.p.kafka, Group: r.group(groupAggregator),
 		Catalog: func() catalog.Timeline { return r.follower.Current().Timeline() }, Now: r.p.clock, Log: r.log,
-		Metrics: r.p.registry})
+		OnSources: conflicts.count, Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
@@ -266,7 +272,7 @@ func (r *roles) startCollector(ctx context.Context, a *app) error {
 	}
 	c, err := collector.New(collector.Options{Topics: r.sources, Shards: r.p.config.Shards, Agreement: r.follower.Current,
 		Hasher: r.hasher, Publisher: r.producer, NewTally: func() collector.Tally { return counter.NewTally() },
-		Log: r.log, Metrics: r.p.registry})
+		Resume: r.resume, Log: r.log, Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
@@ -288,50 +294,6 @@ func (r *roles) startQuota(_ context.Context, a *app) error {
 		return err
 	}
 	r.mux.Handle("/v1/check", gate.Handler())
-	return nil
-}
-
-func (r *roles) startAnomaly(ctx context.Context, _ *app) error {
-	snapshot := r.follower.Current()
-	settings, err := anomaly.ParseSettings(snapshot.Catalog().Detectors)
-	if err != nil {
-		return fmt.Errorf("catalog version %d: %w", snapshot.Version().Seq, err)
-	}
-	var senders []notify.Sender
-	for _, hook := range snapshot.Catalog().Webhooks {
-		sender, err := notify.NewWebhook(notify.WebhookOptions{URL: hook.URL, Secret: os.Getenv(hook.SecretEnv),
-			Events: hook.Events})
-		if err != nil { // one receiver that is not set up keeps nothing else from working
-			r.log.Error("a webhook of the catalog is not served; set its secret, as in export NAME=whsec_$(openssl rand "+
-				"-base64 32), and start again", "url", hook.URL, "secret_env", hook.SecretEnv, "error", err)
-			continue
-		}
-		senders = append(senders, sender)
-	}
-	r.anomaly, err = anomaly.New(r.p.kafka, anomaly.NewStore(r.p.store), anomaly.Options{Group: groupAnomaly,
-		Standalone: r.group("").Standalone, Settings: &settings, Notifiers: senders, Now: r.p.clock,
-		Generations: &generations{claims: r.claims}, Log: r.log, Metrics: r.p.registry})
-	if err != nil {
-		return err
-	}
-	r.run(ctx, "anomaly", r.anomaly.Run)
-	r.run(ctx, "detector settings", func(ctx context.Context) error {
-		snapshots, stop := r.follower.Subscribe()
-		defer stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return nil
-			case s := <-snapshots:
-				settings, err := anomaly.ParseSettings(s.Catalog().Detectors)
-				if err != nil {
-					r.log.Error("detector settings of the catalog are not used", "version", s.Version().Seq, "error", err)
-					continue
-				}
-				r.anomaly.SetSettings(settings)
-			}
-		}
-	})
 	return nil
 }
 
@@ -369,7 +331,7 @@ func (k ingestKeys) Lookup(hash string) (collector.IngestKey, bool) {
 func (r *roles) mountIngest(a *app) error {
 	keys := ingestKeys{}
 	for _, k := range a.config.Collector.IngestKeys {
-		keys[k.Hash] = collector.IngestKey{Sources: k.Sources, Format: k.Format,
+		keys[k.Hash] = collector.IngestKey{ID: k.ID, Sources: k.Sources, Format: k.Format,
 			Customer: collector.CustomerFrom(k.Customer), Amend: k.Amend}
 	}
 	ingest, err := collector.NewIngest(collector.IngestOptions{Keys: keys, Hasher: r.hasher, Agreement: r.follower.Current,
@@ -396,6 +358,10 @@ func (r *roles) serve(listener net.Listener) (string, error) {
 	r.mux.Handle("GET /metrics", promhttp.HandlerFor(r.p.registry, promhttp.HandlerOpts{}))
 	r.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	r.mux.HandleFunc("GET /readyz", r.ready)
+	if r.p.config.HTTP.Profile {
+		r.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+		r.mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	}
 	server := collector.NewServer(r.mux, r.log)
 	r.run(r.ctx, "http", func(ctx context.Context) error {
 		done := context.AfterFunc(ctx, func() {
@@ -450,8 +416,11 @@ const (
 )
 
 // settle waits until everything that stands in the source topics now is in usage, and tells what it waits for.
-func (r *roles) settle(ctx context.Context, w io.Writer) error {
-	follow := passage{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources)}
+func (r *roles) settle(ctx context.Context, w io.Writer) error { return r.settleWith(ctx, w, r.reader) }
+
+// settleWith is settle with another idea of what is still to be recomputed.
+func (r *roles) settleWith(ctx context.Context, w io.Writer, usage dirtyReader) error {
+	follow := passage{offsets: r.p.kafka, usage: usage, sources: topicNames(r.sources), now: r.p.clock}
 	edge := r.p.clock().UTC().Add(-liveTail).Truncate(time.Minute)
 	old := schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(), To: edge}
 	live := schemas.Period{From: edge, To: time.UnixMilli(schemas.MaxTime).UTC()}
@@ -464,7 +433,7 @@ func (r *roles) settle(ctx context.Context, w io.Writer) error {
 				arrived = time.Now()
 			}
 			var dirty int
-			if dirty, err = r.reader.Dirty(ctx, live); err == nil && (dirty == 0 || time.Since(arrived) > freshWithin) {
+			if dirty, err = usage.Dirty(ctx, live); err == nil && (dirty == 0 || time.Since(arrived) > freshWithin) {
 				return nil
 			}
 			waiting = fmt.Sprintf("%d buckets of the last minutes are to be recomputed", dirty)

@@ -1,122 +1,13 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"strconv"
 	"time"
 
 	"tollgate/aggregator"
 	"tollgate/collector"
 	"tollgate/schemas"
 )
-
-// auditCommand proves that nothing was lost or doubled.
-type auditCommand struct {
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
-}
-
-// auditOptions says up to where the collector has committed, which receipts must cover.
-func auditOptions(ctx context.Context, offsets offsetsReader, topics []string) (aggregator.AuditOptions, error) {
-	o := aggregator.AuditOptions{Committed: map[string][]int64{}}
-	for _, topic := range topics {
-		committed, err := offsets.Committed(ctx, groupCollector, topic)
-		if err != nil {
-			return o, err
-		}
-		o.Committed[topic] = committed
-	}
-	return o, nil
-}
-
-// audited is the report of an audit as JSON shows it.
-type audited struct {
-	Read           uint64          `json:"read"`
-	Published      uint64          `json:"published"`
-	Rejected       uint64          `json:"rejected"`
-	Keys           uint64          `json:"keys"`
-	SentAgain      uint64          `json:"sent_again"`
-	DeliveredAgain uint64          `json:"delivered_again_by_us"`
-	Reattributed   uint64          `json:"attributed_again"`
-	Buckets        uint64          `json:"buckets"`
-	Dirty          uint64          `json:"buckets_to_recompute"`
-	Balanced       bool            `json:"balanced"`
-	Problems       []string        `json:"problems"`
-	Sources        []auditedSource `json:"sources"`
-}
-
-// auditedSource is how far one source partition is answered for.
-type auditedSource struct {
-	Topic      string `json:"topic"`
-	Generation int64  `json:"generation"`
-	Partition  int32  `json:"partition"`
-	First      int64  `json:"first"`
-	Next       int64  `json:"next"`
-	Missing    int64  `json:"missing"`
-	Committed  int64  `json:"committed"`
-}
-
-// newAudited adds what follows from the report: published is what different events and repeats by producers make up.
-func newAudited(report *aggregator.Audit) audited {
-	shown := audited{Published: report.Keys + report.ProducerRepeats(), Rejected: report.Rejected, Keys: report.Keys,
-		SentAgain: report.ProducerRepeats(), DeliveredAgain: report.SentTwice + report.InIncomplete + report.Redelivered,
-		Reattributed: report.AttributedAgain, Buckets: report.Buckets, Dirty: report.Dirty, Balanced: report.Balanced(),
-		Problems: append([]string{}, report.Problems()...)}
-	shown.Read = report.Delivered - min(shown.DeliveredAgain+shown.Reattributed, report.Delivered)
-	for _, s := range report.Sources {
-		shown.Sources = append(shown.Sources, auditedSource(s))
-	}
-	return shown
-}
-
-// Run compares offsets, receipts, events, heads and usage; it fails where anything does not balance.
-func (c auditCommand) Run(a *app) error {
-	p, err := a.open(needAll)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	r, err := a.startRoles(p, rolesOfTool)
-	if err != nil {
-		return err
-	}
-	defer r.stop()
-	// First what is committed, then a wait until the tables have it: compared are equal positions.
-	options, err := auditOptions(a.ctx, p.kafka, topicNames(r.sources))
-	if err != nil {
-		return err
-	}
-	if err := r.settle(a.ctx, a.err); err != nil {
-		return err
-	}
-	report, err := r.reader.Audit(a.ctx, options)
-	if err != nil {
-		return err
-	}
-	shown := newAudited(report)
-	t := table{columns: []string{"what", "number"}, items: shown}
-	number := func(what string, n uint64) { t.add(what, strconv.FormatUint(n, 10)) }
-	number("events read", shown.Read)
-	number("published", shown.Published)
-	number("rejected", shown.Rejected)
-	number("different events", shown.Keys)
-	number("sent again by producers", shown.SentAgain)
-	number("delivered again by us", shown.DeliveredAgain)
-	number("attributed again", shown.Reattributed)
-	number("buckets", shown.Buckets)
-	number("buckets to recompute", shown.Dirty)
-	number("problems", uint64(len(shown.Problems)))
-	if err := t.print(a.out, c.Output); err != nil {
-		return err
-	}
-	for _, problem := range shown.Problems {
-		fmt.Fprintln(a.err, problem)
-	}
-	if !shown.Balanced {
-		return errReported
-	}
-	return nil
-}
 
 // conflictsCommand lists events that share an id but differ in time or content.
 type conflictsCommand struct {
@@ -141,11 +32,12 @@ func (c conflictsCommand) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	t := table{columns: []string{"source", "id", "events", "first", "last"}, items: conflicts}
+	t := table{columns: []string{"kind", "source", "id", "events", "first", "last"},
+		items: append([]aggregator.Conflict{}, conflicts...), none: "no id came with another time or content"}
 	for _, one := range conflicts {
-		t.add(one.Source, one.ID, fmt.Sprint(one.Events), one.First.Format(time.RFC3339Nano), one.Last.Format(time.RFC3339Nano))
+		t.add(one.Kind, one.Source, one.ID, fmt.Sprint(one.Events), one.First.Format(time.RFC3339Nano), one.Last.Format(time.RFC3339Nano))
 	}
-	return t.print(a.out, c.Output)
+	return a.show(&t, c.Output)
 }
 
 func parsePeriod(from, to string) (period schemas.Period, err error) {
@@ -221,6 +113,7 @@ type rejectedReplay struct {
 	As    string `help:"Source to replay them under, where the wrong one was the cause." placeholder:"SOURCE"`
 	Read  string `name:"format" help:"Format to read them as, where the wrong one was the cause." placeholder:"FORMAT"`
 	Amend bool   `help:"Grant them the right to amend and void."`
+	By    string `help:"Who corrects, for the audit log; default: the user of this machine." placeholder:"NAME"`
 }
 
 // Run replays every chosen event once; one that is still wrong is rejected again under the same coordinates.
@@ -241,7 +134,8 @@ func (c rejectedReplay) Run(a *app) error {
 	}
 	n, err := collector.Replay(a.ctx, r.producer, func(yield func(collector.RejectedRow, error) bool) {
 		for _, one := range rows {
-			if !yield(collector.RejectedRow{Event: one, Source: c.As, Format: c.Read, Amend: c.Amend}, nil) {
+			if !yield(collector.RejectedRow{Event: one, Source: c.As, Format: c.Read, Amend: c.Amend, By: who(c.By),
+				Hasher: r.hasher}, nil) {
 				return
 			}
 		}

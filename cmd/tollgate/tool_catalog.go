@@ -67,33 +67,25 @@ func (c catalogDiff) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	p, err := a.open(needClickHouse | needKafka)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	store, err := openCatalogStore(a, p)
-	if err != nil {
-		return err
-	}
-	lines, err := store.DiffWith(a.ctx, parsed)
-	if err != nil {
-		return err
-	}
-	if len(lines) == 0 {
-		fmt.Fprintln(a.out, "nothing changes")
-	}
-	for _, line := range lines {
-		fmt.Fprintln(a.out, line)
-	}
-	return nil
+	return a.withCatalog(func(store *catalog.Store) error {
+		lines, err := store.DiffWith(a.ctx, parsed)
+		if err != nil {
+			return err
+		}
+		if len(lines) == 0 {
+			fmt.Fprintln(a.out, "nothing changes")
+		}
+		for _, line := range lines {
+			fmt.Fprintln(a.out, line)
+		}
+		return nil
+	})
 }
 
 type catalogApply struct {
 	Path       string `arg:"" help:"A YAML file, or a folder of them."`
 	MetersFrom string `help:"Minute from which its meters count; the next whole one where it is left out." placeholder:"INSTANT"`
-	Reason     string `help:"Why, for the audit."`
-	By         string `help:"Who applies it; default the user of this machine."`
+	change
 }
 
 // Run stores the version and says its number.
@@ -108,55 +100,43 @@ func (c catalogApply) Run(a *app) error {
 			return fmt.Errorf("--meters-from: %w", err)
 		}
 	}
-	p, err := a.open(needClickHouse | needKafka)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	store, err := openCatalogStore(a, p)
-	if err != nil {
-		return err
-	}
-	version, changed, err := store.Apply(a.ctx, files, options)
-	if err != nil {
-		return err
-	}
-	if !changed {
-		fmt.Fprintf(a.out, "version %d (%.12s) is in force already and says the same\n", version.Seq, version.Hash)
+	return a.withCatalog(func(store *catalog.Store) error {
+		version, changed, err := store.Apply(a.ctx, files, options)
+		if err != nil {
+			return err
+		}
+		if !changed {
+			fmt.Fprintf(a.out, "version %d (%.12s) is in force already and says the same\n", version.Seq, version.Hash)
+			return nil
+		}
+		from := "always"
+		if !version.MetersFrom.IsZero() && version.MetersFrom.Year() > 1970 {
+			from = version.MetersFrom.Format(time.RFC3339)
+		}
+		fmt.Fprintf(a.out, "version %d (%.12s) is in force; its meters count from: %s\n", version.Seq, version.Hash, from)
 		return nil
-	}
-	from := "always"
-	if !version.MetersFrom.IsZero() && version.MetersFrom.Year() > 1970 {
-		from = version.MetersFrom.Format(time.RFC3339)
-	}
-	fmt.Fprintf(a.out, "version %d (%.12s) is in force; its meters count from: %s\n", version.Seq, version.Hash, from)
-	return nil
+	})
 }
 
 type catalogList struct {
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run lists versions, oldest first.
 func (c catalogList) Run(a *app) error {
-	p, err := a.open(needClickHouse | needKafka)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	store, err := openCatalogStore(a, p)
-	if err != nil {
-		return err
-	}
-	versions, err := store.Versions(a.ctx)
-	if err != nil {
-		return err
-	}
-	t := table{columns: []string{"version", "hash", "meters_from", "applied", "by", "reason"}}
-	for _, v := range versions {
-		t.add(strconv.FormatUint(v.Seq, 10), v.Hash, instant(v.MetersFrom), instant(v.Applied), v.By, v.Reason)
-	}
-	return t.print(a.out, c.Output)
+	return a.withCatalog(func(store *catalog.Store) error {
+		versions, err := store.Versions(a.ctx)
+		if err != nil {
+			return err
+		}
+		t := table{columns: []string{"version", "hash", "meters_from", "applied", "by", "reason"},
+			none: "no catalog was applied: the built-in one is in force, a call costs 0.001 EUR; `tollgate catalog " +
+				"apply examples/catalog` puts the example in force"}
+		for _, v := range versions {
+			t.add(strconv.FormatUint(v.Seq, 10), v.Hash, instant(v.MetersFrom), instant(v.Applied), v.By, v.Reason)
+		}
+		return a.show(&t, c.Output)
+	})
 }
 
 // instant is a time as tables show it; "" for none.

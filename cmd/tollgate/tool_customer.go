@@ -7,19 +7,18 @@ import (
 	"strings"
 	"time"
 
-	"gopkg.in/yaml.v3"
-
-	"tollgate/schemas"
 	"tollgate/schemas/catalog"
 )
 
 // customerCommands list and import who pays, and for what.
 type customerCommands struct {
 	List          customerList        `cmd:"" help:"List customers."`
-	Import        customerImport      `cmd:"" help:"Import customers from CSV: id, name, zone, tax_category, …"`
+	Add           customerAdd         `cmd:"" help:"Register one customer, or write an existing one anew."`
+	Import        customerImport      `cmd:"" help:"Import customers from CSV."`
 	Subscriptions subscriptionsList   `cmd:"" help:"List subscriptions."`
 	Subscribe     subscribe           `cmd:"" help:"Put a customer on a plan from an instant on."`
-	ImportPlans   subscriptionsImport `cmd:"" name:"import-subscriptions" help:"Import subscriptions from CSV: id, customer, plan, from, to."`
+	Unsubscribe   unsubscribe         `cmd:"" help:"End a subscription at an instant."`
+	ImportPlans   subscriptionsImport `cmd:"" name:"import-subscriptions" help:"Import subscriptions from CSV."`
 	Changes       changesList         `cmd:"" help:"List who changed customers, subscriptions and credentials, and why."`
 }
 
@@ -29,29 +28,16 @@ type change struct {
 	By     string `help:"Who changes it; default the user of this machine."`
 }
 
-// withStore runs do on the opened catalog store.
-func withStore(a *app, do func(*parts, *catalog.Store) error) error {
-	p, err := a.open(needClickHouse | needKafka)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	store, err := openCatalogStore(a, p)
-	if err != nil {
-		return err
-	}
-	return do(p, store)
-}
-
 type customerList struct {
-	ID     []string `arg:"" optional:"" help:"Customers; all where none is named."`
-	Output string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	ID []string `arg:"" optional:"" help:"Customers; all where none is named."`
+	form
 }
 
 // Run lists customers by id.
 func (c customerList) Run(a *app) error {
-	return withStore(a, func(p *parts, store *catalog.Store) error {
-		t := table{columns: []string{"customer", "name", "zone", "tax_category", "parent", "email"}}
+	return a.withCatalog(func(store *catalog.Store) error {
+		t := table{columns: []string{"customer", "name", "zone", "tax_category", "parent", "email"},
+			none: nobody(c.ID) + "; `tollgate customer add ID` registers one, `tollgate customer import FILE` many"}
 		err := store.Customers(a.ctx, catalog.Filter{IDs: c.ID}, func(one catalog.Customer) error {
 			zone := ""
 			if one.Zone != nil {
@@ -63,12 +49,75 @@ func (c customerList) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		return t.print(a.out, c.Output)
+		return a.show(&t, c.Output)
 	})
 }
 
+// nobody says that no customer is there, of those that were asked for.
+func nobody(ids []string) string {
+	if len(ids) == 0 {
+		return "no customer is registered"
+	}
+	return "not registered: " + strings.Join(ids, ", ")
+}
+
+type customerAdd struct {
+	ID          string            `arg:"" help:"The customer's id, as it stands in usage and on invoices."`
+	Name        string            `help:"Name on invoices."`
+	Zone        string            `help:"Time zone of its periods and limits, such as Europe/Berlin; default the issuer's."`
+	TaxCategory string            `help:"One of the catalog's tax categories." placeholder:"CATEGORY"`
+	Email       string            `help:"Where invoices go." placeholder:"ADDRESS"`
+	Parent      string            `help:"Customer whose part it is." placeholder:"ID"`
+	Address     []string          `sep:"none" help:"Line of the postal address; repeat for more." placeholder:"LINE"`
+	Attributes  map[string]string `name:"attribute" help:"Anything else worth keeping; repeat for more." placeholder:"NAME=VALUE"`
+	Plan        string            `help:"Subscribe it to this plan as well, from the next minute on."`
+	change
+}
+
+// Run stores one customer; an earlier row of the id is replaced whole.
+func (c customerAdd) Run(a *app) error {
+	one := catalog.Customer{ID: c.ID, Name: c.Name, TaxCategory: c.TaxCategory, Email: c.Email, Parent: c.Parent,
+		Address: c.Address, Attributes: c.Attributes}
+	if c.Zone != "" {
+		zone, err := time.LoadLocation(c.Zone)
+		if err != nil || c.Zone == "Local" {
+			return fmt.Errorf("--zone %q: want an IANA name such as Europe/Berlin", c.Zone)
+		}
+		one.Zone = zone
+	}
+	return a.withCatalog(func(store *catalog.Store) error {
+		if c.Plan != "" { // before anything is stored: a customer without the plan that was asked for is half a change
+			versions, err := store.Versions(a.ctx)
+			if err != nil {
+				return err
+			}
+			if _, ok := versions.Last().Catalog.Plan(c.Plan); !ok {
+				return fmt.Errorf("--plan %q is not in the catalog; it has %s", c.Plan,
+					strings.Join(planNames(versions.Last().Catalog), ", "))
+			}
+		}
+		number, err := store.PutCustomers(a.ctx, []catalog.Customer{one}, c.Reason, who(c.By))
+		if err := told(a, number, 1, "customer", err); err != nil || c.Plan == "" {
+			return err
+		}
+		number, err = store.PutSubscriptions(a.ctx, []catalog.Subscription{{ID: c.ID + "-" + c.Plan, Customer: c.ID,
+			Plan: c.Plan, From: nextMinute()}}, c.Reason, who(c.By))
+		return told(a, number, 1, "subscription", err)
+	})
+}
+
+func planNames(c *catalog.Catalog) (names []string) {
+	for i := range c.Plans {
+		names = append(names, c.Plans[i].ID)
+	}
+	return names
+}
+
+// nextMinute is when a change that says no instant takes effect (law 6).
+func nextMinute() time.Time { return time.Now().Truncate(time.Minute).Add(time.Minute) }
+
 type customerImport struct {
-	File string `arg:"" help:"CSV file; - is standard input."`
+	File string `arg:"" help:"CSV with a first line of some of: ${customer_columns}; - is standard input."`
 	change
 }
 
@@ -79,7 +128,7 @@ func (c customerImport) Run(a *app) error {
 		if len(problems) > 0 {
 			return problems.Err()
 		}
-		return withStore(a, func(_ *parts, store *catalog.Store) error {
+		return a.withCatalog(func(store *catalog.Store) error {
 			number, err := store.PutCustomers(a.ctx, rows, c.Reason, who(c.By))
 			return told(a, number, len(rows), "customers", err)
 		})
@@ -105,13 +154,15 @@ func told(a *app, number uint64, rows int, what string, err error) error {
 
 type subscriptionsList struct {
 	Customer []string `arg:"" optional:"" help:"Customers; all where none is named."`
-	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run lists subscriptions by customer and beginning.
 func (c subscriptionsList) Run(a *app) error {
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
-		t := table{columns: []string{"subscription", "customer", "plan", "from", "to"}}
+	return a.withCatalog(func(store *catalog.Store) error {
+		t := table{columns: []string{"subscription", "customer", "plan", "from", "to"},
+			none: "no subscription" + ofCustomers(c.Customer) + ": who has none is on the catalog's default_plan, if it " +
+				"names one; `tollgate customer subscribe CUSTOMER PLAN` adds one"}
 		err := store.Subscriptions(a.ctx, catalog.Filter{Customers: c.Customer}, func(s catalog.Subscription) error {
 			t.add(s.ID, s.Customer, s.Plan, instant(s.From), instant(s.To))
 			return nil
@@ -119,7 +170,7 @@ func (c subscriptionsList) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		return t.print(a.out, c.Output)
+		return a.show(&t, c.Output)
 	})
 }
 
@@ -134,8 +185,7 @@ type subscribe struct {
 
 // Run stores one subscription.
 func (c subscribe) Run(a *app) error {
-	s := catalog.Subscription{ID: c.ID, Customer: c.Customer, Plan: c.Plan,
-		From: time.Now().Truncate(time.Minute).Add(time.Minute)}
+	s := catalog.Subscription{ID: c.ID, Customer: c.Customer, Plan: c.Plan, From: nextMinute()}
 	if s.ID == "" {
 		s.ID = c.Customer + "-" + c.Plan
 	}
@@ -150,20 +200,57 @@ func (c subscribe) Run(a *app) error {
 			return fmt.Errorf("--to: %w", err)
 		}
 	}
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
+	return a.withCatalog(func(store *catalog.Store) error {
 		number, err := store.PutSubscriptions(a.ctx, []catalog.Subscription{s}, c.Reason, who(c.By))
 		return told(a, number, 1, "subscription", err)
 	})
 }
 
+type unsubscribe struct {
+	Customer string `arg:"" help:"Customer."`
+	ID       string `arg:"" help:"Subscription, as tollgate customer subscriptions names it."`
+	To       string `help:"End, not included; default the next minute." placeholder:"INSTANT"`
+	change
+}
+
+// Run stores the subscription with an end; what was used until then is billed by it.
+func (c unsubscribe) Run(a *app) (err error) {
+	end := nextMinute()
+	if c.To != "" {
+		if end, err = parseInstant(c.To, time.UTC); err != nil {
+			return fmt.Errorf("--to: %w", err)
+		}
+	}
+	return a.withCatalog(func(store *catalog.Store) error {
+		var rows []catalog.Subscription
+		err := store.Subscriptions(a.ctx, catalog.Filter{Customers: []string{c.Customer}},
+			func(s catalog.Subscription) error {
+				if s.ID == c.ID {
+					s.To = end
+					rows = append(rows, s)
+				}
+				return nil
+			})
+		if err != nil {
+			return err
+		}
+		if len(rows) == 0 {
+			return fmt.Errorf("customer %q has no subscription %q; `tollgate customer subscriptions %s` lists them",
+				c.Customer, c.ID, c.Customer)
+		}
+		number, err := store.PutSubscriptions(a.ctx, rows, c.Reason, who(c.By))
+		return told(a, number, len(rows), "subscription ended", err)
+	})
+}
+
 type subscriptionsImport struct {
-	File string `arg:"" help:"CSV file; - is standard input."`
+	File string `arg:"" help:"CSV with a first line of some of: ${subscription_columns}; - is standard input."`
 	change
 }
 
 // Run stores all rows of the file or none; plans must be of the catalog in force.
 func (c subscriptionsImport) Run(a *app) error {
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
+	return a.withCatalog(func(store *catalog.Store) error {
 		versions, err := store.Versions(a.ctx)
 		if err != nil {
 			return err
@@ -180,171 +267,23 @@ func (c subscriptionsImport) Run(a *app) error {
 }
 
 type changesList struct {
-	Limit  int    `default:"100" help:"At most so many, the oldest first."`
-	After  uint64 `help:"Only changes after this number."`
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	Limit int    `default:"100" help:"At most so many, the oldest first."`
+	After uint64 `help:"Only changes after this number."`
+	form
 }
 
 // Run lists the audit of changes.
 func (c changesList) Run(a *app) error {
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
+	return a.withCatalog(func(store *catalog.Store) error {
 		list, err := store.Changes(a.ctx, c.After, c.Limit)
 		if err != nil {
 			return err
 		}
-		t := table{columns: []string{"change", "state", "kind", "rows", "at", "by", "reason"}}
+		t := table{columns: []string{"change", "state", "kind", "rows", "at", "by", "reason"},
+			none: fmt.Sprintf("no change of customers, subscriptions or credentials after number %d", c.After)}
 		for _, one := range list {
 			t.add(fmt.Sprint(one.Number), one.State, one.Kind, fmt.Sprint(one.Rows), instant(one.At), one.By, one.Reason)
 		}
-		return t.print(a.out, c.Output)
+		return a.show(&t, c.Output)
 	})
-}
-
-// keyCommands manage credentials: what is shown at the gate.
-type keyCommands struct {
-	Create keyCreate `cmd:"" help:"Make a new API key of a customer; it is shown this once."`
-	Add    keyAdd    `cmd:"" help:"Say whose a name is that a gateway gives a consumer."`
-	List   keyList   `cmd:"" help:"List credentials, without any secret."`
-	Block  keyBlock  `cmd:"" help:"Block a credential now."`
-	Ingest keyIngest `cmd:"" help:"Make a key with which a gateway may POST events, and the setting that admits it."`
-	Import keyImport `cmd:"" help:"Import credentials from CSV; raw keys in it are hashed at once."`
-}
-
-type keyCreate struct {
-	ID       string `arg:"" help:"Public name of the key, shown in usage and alerts."`
-	Customer string `arg:"" help:"Customer."`
-	change
-}
-
-// Run prints the secret once; only its keyed hash is stored.
-func (c keyCreate) Run(a *app) error {
-	hasher, err := newHasher(a.config)
-	if err != nil {
-		return err
-	}
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
-		secret, credential, err := catalog.NewCredential(hasher, c.ID, c.Customer)
-		if err != nil {
-			return err
-		}
-		if _, err := store.PutCredentials(a.ctx, []catalog.Credential{credential}, c.Reason, who(c.By)); err != nil {
-			return err
-		}
-		fmt.Fprintln(a.out, secret)
-		fmt.Fprintln(a.err, "This is the only time the key is shown.")
-		return nil
-	})
-}
-
-type keyAdd struct {
-	ID       string `arg:"" help:"Public name of the credential."`
-	Customer string `arg:"" help:"Customer."`
-	Name     string `required:"" help:"What the gateway calls the consumer, application or user."`
-	Source   string `help:"Only for events of this source."`
-	change
-}
-
-// Run stores one credential of a public name.
-func (c keyAdd) Run(a *app) error {
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
-		number, err := store.PutCredentials(a.ctx, []catalog.Credential{{ID: c.ID, Customer: c.Customer,
-			Kind: schemas.CredentialName, Match: c.Name, Source: c.Source}}, c.Reason, who(c.By))
-		return told(a, number, 1, "credential", err)
-	})
-}
-
-type keyList struct {
-	Customer []string `arg:"" optional:"" help:"Customers; all where none is named."`
-	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
-}
-
-// Run lists credentials by id; of a hash only its beginning is shown.
-func (c keyList) Run(a *app) error {
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
-		t := table{columns: []string{"credential", "kind", "match", "source", "customer", "from", "to", "blocked"}}
-		err := store.Credentials(a.ctx, catalog.Filter{Customers: c.Customer}, func(one catalog.Credential) error {
-			kind, match := "name", one.Match
-			if one.Kind == schemas.CredentialHash {
-				kind, match = "hash", shorten(one.Match, 20)
-			}
-			t.add(one.ID, kind, match, one.Source, one.Customer, instant(one.From), instant(one.To),
-				strings.ToLower(fmt.Sprint(one.Blocked)))
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		return t.print(a.out, c.Output)
-	})
-}
-
-type keyBlock struct {
-	ID []string `arg:"" help:"Credentials."`
-	change
-}
-
-// Run blocks all that are named, or none where one is unknown.
-func (c keyBlock) Run(a *app) error {
-	return withStore(a, func(_ *parts, store *catalog.Store) error {
-		var rows []catalog.Credential
-		err := store.Credentials(a.ctx, catalog.Filter{IDs: c.ID}, func(one catalog.Credential) error {
-			one.Blocked = true
-			rows = append(rows, one)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-		if len(rows) != len(c.ID) {
-			return fmt.Errorf("%d of %d credentials are known: %s; `tollgate key list` shows them", len(rows), len(c.ID),
-				strings.Join(c.ID, ", "))
-		}
-		number, err := store.PutCredentials(a.ctx, rows, c.Reason, who(c.By))
-		return told(a, number, len(rows), "credentials blocked", err)
-	})
-}
-
-type keyImport struct {
-	File string `arg:"" help:"CSV file; - is standard input."`
-	change
-}
-
-// Run stores all rows of the file or none.
-func (c keyImport) Run(a *app) error {
-	hasher, err := newHasher(a.config)
-	if err != nil {
-		return err
-	}
-	return withFile(a, c.File, func(r io.Reader) error {
-		rows, problems := catalog.ReadCredentials(c.File, r, hasher)
-		if len(problems) > 0 {
-			return problems.Err()
-		}
-		return withStore(a, func(_ *parts, store *catalog.Store) error {
-			number, err := store.PutCredentials(a.ctx, rows, c.Reason, who(c.By))
-			return told(a, number, len(rows), "credentials", err)
-		})
-	})
-}
-
-type keyIngest struct {
-	ID     string   `arg:"" help:"Public name of the key."`
-	Source []string `required:"" help:"Sources that its events may name; the first is for events that name none."`
-}
-
-// Run prints the secret once, and the setting with its keyed hash.
-func (c keyIngest) Run(a *app) error {
-	hasher, err := newHasher(a.config)
-	if err != nil {
-		return err
-	}
-	secret := catalog.NewKey()
-	setting, err := yaml.Marshal([]IngestKeyConfig{{ID: c.ID, Hash: hasher.Hash(secret), Sources: c.Source}})
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(a.out, secret)
-	fmt.Fprintf(a.err, "This is the only time the key is shown. Admit it with this setting and restart the collector:\n"+
-		"collector:\n  ingest_keys:\n%s\n", indent(indent(strings.TrimSpace(string(setting)))))
-	return nil
 }

@@ -25,9 +25,22 @@ import (
 // demoCommand plays the story of package demo through the real path and compares the report with the truth.
 type demoCommand struct {
 	Exit   bool   `help:"End after the report; otherwise it keeps serving, with live traffic, until interrupted."`
-	Events int    `default:"2000000" help:"Different events of the month."`
+	Events int    `default:"2000000" help:"Different events of the month, at least ${demo_least}."`
 	Seed   uint64 `default:"1" help:"Another seed tells another month."`
 	Folder string `default:"./tollgate-demo" type:"path" help:"Folder of the demo's data; what an earlier demo left there is removed."`
+}
+
+// demoLeast is the least month that can be played: in a smaller one some customers use nothing, and the incidents are
+// most of the traffic, so that nothing of it is unusual.
+const demoLeast = 20_000
+
+// Validate is called by the command line.
+func (c demoCommand) Validate() error {
+	if c.Events < demoLeast {
+		return fmt.Errorf("--events %d: want at least %d: in a smaller month the incidents of the story are not "+
+			"unusual, and some customers have no invoice", c.Events, demoLeast)
+	}
+	return nil
 }
 
 // demoClock is the clock of the demo's roles: the story's while it is played, then the real one.
@@ -99,6 +112,9 @@ type demonstration struct {
 
 // Run plays the month, reports, and serves on.
 func (c demoCommand) Run(a *app) (err error) {
+	if a.origins["data"] == "--data" {
+		return errors.New("--data: the demo empties its folder first, so it has one of its own; name another with --folder")
+	}
 	d := &demonstration{command: c, a: a, clock: &demoClock{moved: make(chan struct{})}, started: time.Now()}
 	d.story = demo.New(demo.Options{Seed: c.Seed, Events: c.Events}, time.Now())
 	d.clock.story = d.story.Month().From
@@ -106,7 +122,7 @@ func (c demoCommand) Run(a *app) (err error) {
 		return err
 	}
 	fmt.Fprintf(a.err, "Starting Kafka, Redis and ClickHouse in %s …\n", c.Folder)
-	d.p = &parts{log: a.log, progress: a.err, clock: d.clock.Now}
+	d.p = &parts{command: a.command, log: a.log, progress: a.err, clock: d.clock.Now}
 	if err := openParts(a.ctx, a.config, needAll, d.p); err != nil {
 		return err
 	}
@@ -139,7 +155,7 @@ func (d *demonstration) prepareConfig() error {
 		if _, err := os.Stat(marker); err != nil {
 			return fmt.Errorf("folder %s is not empty and no demo made it; name another with --folder", d.command.Folder)
 		}
-		held, other, err := holdFolder(d.a.ctx, d.command.Folder, func(running) bool { return true })
+		held, other, err := holdFolder(d.a.ctx, d.command.Folder, d.a.command, func(running) bool { return true })
 		if err != nil {
 			return err
 		}
@@ -280,10 +296,12 @@ func (d *demonstration) send(records []demo.Record) ([]stream.Position, error) {
 	batch := make([]stream.Record, len(records))
 	for i, r := range records {
 		headers := []stream.Header{{Key: stream.HeaderSource, Value: []byte(r.Source)}}
-		if r.Amend {
-			headers = append(headers, stream.Header{Key: collector.HeaderAmend, Value: []byte("true")})
-		}
 		batch[i] = stream.Record{Topic: stream.TopicAccessEvents, Partition: 0, Value: r.Value, Headers: headers}
+		if r.Amend {
+			if err := collector.GrantAmend(d.r.hasher, "support", &batch[i]); err != nil {
+				return nil, err
+			}
+		}
 	}
 	positions, err := d.r.producer.Produce(d.a.ctx, batch)
 	if err != nil {
@@ -392,8 +410,9 @@ func (d *demonstration) sendLive(customer demo.Customer, n int, tag string) erro
 	return err
 }
 
-// deniedCall uses a free customer's day up on the real clock, and asks the gate until it says no.
-func (d *demonstration) deniedCall() (answer string, err error) {
+// deniedCall uses a free customer's day up on the real clock, and asks the gate until it says no; it returns what was
+// asked and what was answered.
+func (d *demonstration) deniedCall() (question []byte, answer string, err error) {
 	d.clock.set(time.Time{})
 	var customer demo.Customer
 	for _, c := range demo.Customers {
@@ -403,12 +422,12 @@ func (d *demonstration) deniedCall() (answer string, err error) {
 		}
 	}
 	if err := d.sendLive(customer, 4_100, fmt.Sprint("burst-", time.Now().UnixNano())); err != nil {
-		return "", err
+		return nil, "", err
 	}
-	question, err := json.Marshal(map[string]any{"credential": map[string]string{"key": customer.Key()}, "source": liveSource,
+	question, err = json.Marshal(map[string]any{"credential": map[string]string{"key": customer.Key()}, "source": liveSource,
 		"method": "GET", "host": "api.meridian.example", "path": "/v1/search"})
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	err = d.await("the gate to deny a call over the limit", func() (bool, error) {
 		response, err := http.Post("http://"+d.address+"/v1/check", "application/json", bytes.NewReader(question))
@@ -430,7 +449,7 @@ func (d *demonstration) deniedCall() (answer string, err error) {
 			response.Header.Get("Retry-After"))
 		return !decision.Allowed, nil
 	})
-	return answer, err
+	return question, answer, err
 }
 
 // serve keeps live traffic going until it is interrupted.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"tollgate/aggregator"
 	"tollgate/anomaly"
 	"tollgate/billing"
 	"tollgate/cmd/tollgate/demo"
@@ -91,9 +92,10 @@ func (d *demonstration) reportEvents(c *comparison) error {
 	if err != nil {
 		return err
 	}
+	conflicts = slices.DeleteFunc(conflicts, func(c aggregator.Conflict) bool { return c.Kind != "time" })
 	row("conflicts: one id, two times", len(conflicts), truth.Conflicts)
 	for _, problem := range audit.Problems {
-		c.mismatches = append(c.mismatches, "audit: "+problem)
+		c.mismatches = append(c.mismatches, "audit: "+problem.String())
 	}
 	return t.print(d.a.out, "table")
 }
@@ -173,6 +175,7 @@ func (d *demonstration) reportInvoices(c *comparison) error {
 		t.add(one.Number, customer.ID, customer.Plan, strings.Join(shown, "; "), money(one, one.Net), money(one, one.Tax),
 			money(one, one.Total))
 	}
+	slices.SortFunc(t.rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) }) // gapless, to be seen
 	d.heading("Invoices of " + d.story.Month().From.Format("January 2006"))
 	return t.print(d.a.out, "table")
 }
@@ -216,11 +219,12 @@ func (d *demonstration) reportAlerts(c *comparison) error {
 
 // reportGate shows a call that is denied, on the real clock.
 func (d *demonstration) reportGate(*comparison) error {
-	answer, err := d.deniedCall()
+	question, answer, err := d.deniedCall()
 	if err != nil {
 		return err
 	}
-	d.heading("A denied call (POST /v1/check)")
-	fmt.Fprintln(d.a.out, answer)
+	d.heading("A denied call")
+	fmt.Fprintf(d.a.out, "$ curl -i -X POST http://%s/v1/check -H 'Content-Type: application/json' \\\n    -d '%s'\n%s\n",
+		d.address, question, answer)
 	return nil
 }

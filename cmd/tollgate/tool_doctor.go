@@ -20,7 +20,7 @@ import (
 
 // doctorCommand examines what the program stands on. It changes nothing: tables and topics are made by roles.
 type doctorCommand struct {
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // doctorPatience bounds the questions to one server. Default 15s: a server that is there answers within one,
@@ -71,7 +71,7 @@ func (c doctorCommand) Run(a *app) error {
 
 // examine opens one server alone, so that another that is down does not hide it, and lets doctor look at it.
 func (a *app) examine(name string, needs need, look examination) []finding {
-	p := &parts{config: a.config, log: a.log, registry: prometheus.NewRegistry(), progress: a.err,
+	p := &parts{config: a.config, command: a.command, log: a.log, registry: prometheus.NewRegistry(), progress: a.err,
 		clock: time.Now}
 	patience := doctorPatience
 	if p.embeds(needs) != 0 {
@@ -199,11 +199,14 @@ func examineKafka(ctx context.Context, a *app, p *parts) (findings []finding, er
 }
 
 func lagOf(ctx context.Context, client *stream.Client, group, topic string) (lag groupLag, err error) {
-	lag = groupLag{group: group, topic: topic}
+	lag = groupLag{group: group, topic: topic, now: time.Now()}
 	if lag.marks, err = client.Watermarks(ctx, topic); err != nil {
 		return lag, err
 	}
-	lag.committed, err = client.Committed(ctx, group, topic)
+	if lag.committed, err = client.Committed(ctx, group, topic); err != nil {
+		return lag, err
+	}
+	lag.open, err = client.OpenTransactions(ctx, topic)
 	return lag, err
 }
 
@@ -250,14 +253,14 @@ func examineClickHouse(ctx context.Context, a *app, p *parts) (findings []findin
 	if err != nil {
 		return findings, err
 	}
-	return append(findings, judgeCatalog(timeline.Last(), webhookProblems(timeline.Last()))...), nil
+	return append(findings, judgeCatalog(timeline.Last(), a.webhookProblems(timeline.Last()))...), nil
 }
 
 // webhookProblems are, by number, what keeps the webhooks of a catalog from being used in this environment.
-func webhookProblems(v catalog.Version) []error {
+func (a *app) webhookProblems(v catalog.Version) []error {
 	problems := make([]error, len(v.Catalog.Webhooks))
 	for i, hook := range v.Catalog.Webhooks {
-		secret := os.Getenv(hook.SecretEnv)
+		secret := a.getenv(hook.SecretEnv)
 		if secret == "" {
 			problems[i] = errors.New("the variable is not set here")
 			continue

@@ -238,10 +238,12 @@ func bytesText(n uint64) string {
 const checkTables = "clickhouse tables"
 
 // durableTables commit offsets or documents: what was acknowledged must survive a power cut.
-var durableTables = []string{"alert_deliveries", "alerts", "anomaly_state", "catalog_versions", "changes",
-	"credentials", "credit_note_lines", "credit_notes", "customers", "cuts", "events", "heads", "invoice_events",
-	"invoice_lines", "invoice_runs", "invoices", "marks", "migrations", "reattributions", "receipts",
-	"rejected_events", "settled", "subscriptions", "usage_day", "usage_hour", "usage_minute", "vanished"}
+var durableTables = []string{"accepted_gaps", "alert_deliveries", "alerts", "anomaly_state", "audit_log", "catalog_versions",
+	"changes", "conflicts", "credentials", "credit_note_lines", "credit_notes", "customers", "cuts", "events", "generations",
+	"heads",
+	"invoice_events", "invoice_lines", "invoice_runs", "invoices", "marks", "migrations", "notice_deliveries",
+	"reattributions", "receipts", "rejected_events", "settled", "subscriptions", "usage_day", "usage_hour",
+	"usage_minute", "vanished"}
 
 // durableSettings are what a durable table is made with.
 var durableSettings = []string{"fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge"}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -228,7 +227,7 @@ func TestJudgeLag(t *testing.T) {
 	f := func(first, high, committed int64, want string) {
 		t.Helper()
 		got := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 7}, {Partition: 1, First: first, High: high}},
-			[]int64{7, committed}})
+			[]int64{7, committed}, nil, time.Time{}})
 		if got.status != want {
 			t.Errorf("[%d, %d) committed %d: %+v, want %s", first, high, committed, got, want)
 		}
@@ -240,10 +239,18 @@ func TestJudgeLag(t *testing.T) {
 	f(11, 20, 10, statusFail) // retention was faster
 	f(0, 9, 10, statusFail)   // the topic is shorter than what was read
 	f(5, 9, -1, statusOK)     // nothing committed here, but elsewhere: the group is there
-	never := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 1}}, []int64{-1}})
-	empty := judgeLag(groupLag{"g", "t", []stream.Watermark{{First: 3, High: 3}}, []int64{-1}})
+	never := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 1}}, []int64{-1}, nil, time.Time{}})
+	empty := judgeLag(groupLag{"g", "t", []stream.Watermark{{First: 3, High: 3}}, []int64{-1}, nil, time.Time{}})
 	if never.status != statusWarn || empty.status != statusOK {
 		t.Errorf("never read: %+v, empty: %+v; want warn and ok", never, empty)
+	}
+	now := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
+	open := stream.OpenTransaction{Topic: "t", Partition: 1, Offset: 5, Behind: 4, Since: now.Add(-90 * time.Minute)}
+	held := judgeLag(groupLag{"g", "t", []stream.Watermark{{}, {Partition: 1, High: 9, Stable: 5}}, []int64{-1, 5},
+		[]stream.OpenTransaction{open}, now})
+	if held.status != statusWarn || !strings.Contains(held.found, "(1h30m0s ago)") ||
+		!strings.Contains(held.mend, "--topic t --partition 1 --start-offset 5") {
+		t.Errorf("held by a transaction: %+v", held)
 	}
 }
 
@@ -274,6 +281,13 @@ func TestJudgeCatalog(t *testing.T) {
 // doctorHouse is servers of a test's own, addressed as outside ones.
 func doctorHouse(t *testing.T) Config {
 	t.Helper()
+	config := newHouse(t).config()
+	config.Hash.Key = strings.Repeat("k", 32)
+	cache, _ := embeddedtest.Cache(t)
+	config.Redis.Addresses = []string{cache}
+	if len(config.Kafka.Brokers) > 0 {
+		return config
+	}
 	broker, err := embedded.StartBroker(t.Context(),
 		embedded.Options{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
@@ -284,14 +298,7 @@ func doctorHouse(t *testing.T) Config {
 			t.Error(err)
 		}
 	})
-	config := DefaultConfig()
-	config.Data = filepath.Join(t.TempDir(), "data")
-	config.Hash.Key = strings.Repeat("k", 32)
 	config.Kafka.Brokers = []string{broker.Addr()}
-	address, database := embeddedtest.Engine(t)
-	config.ClickHouse.Addresses, config.ClickHouse.Database = []string{address}, database
-	cache, _ := embeddedtest.Cache(t)
-	config.Redis.Addresses = []string{cache}
 	return config
 }
 
@@ -300,7 +307,7 @@ func doctorSays(t *testing.T, config Config) (map[string]map[string]string, erro
 	t.Helper()
 	var out, progress bytes.Buffer
 	a := &app{ctx: t.Context(), config: config, log: slog.New(slog.DiscardHandler), out: &out, err: &progress}
-	verdict := (doctorCommand{Output: "json"}).Run(a)
+	verdict := (doctorCommand{form{"json"}}).Run(a)
 	var rows []map[string]string
 	if err := json.Unmarshal(out.Bytes(), &rows); err != nil {
 		t.Fatalf("%v in %s", err, out.String())
@@ -314,7 +321,7 @@ func doctorSays(t *testing.T, config Config) (map[string]map[string]string, erro
 	return says, verdict
 }
 
-func TestDoctorOnParts(t *testing.T) {
+func TestIntegrationDoctorOnParts(t *testing.T) {
 	config := doctorHouse(t)
 	expect := func(says map[string]map[string]string, check, status, found string) {
 		t.Helper()
@@ -409,7 +416,8 @@ func ailing(t *testing.T, config Config) {
 	defer producer.Close()
 	var records []stream.Record
 	for i := range 3 {
-		records = append(records, stream.Record{Topic: stream.TopicUsageEvents, Partition: i, Value: []byte("v")})
+		records = append(records, stream.Record{Topic: stream.TopicUsageEvents, Partition: i,
+			Key: []byte("k"), Value: []byte("v")}) // a compacted topic takes none without a key
 	}
 	if _, err := producer.Produce(ctx, records); err != nil {
 		t.Fatal(err)

@@ -231,6 +231,8 @@ type groupLag struct {
 	group, topic string
 	marks        []stream.Watermark
 	committed    []int64 // -1 = nothing
+	open         []stream.OpenTransaction
+	now          time.Time
 }
 
 // lagWarn is how many records a group may be behind without a remark. Default 100,000: live traffic of 20,000
@@ -252,7 +254,7 @@ func judgeLag(g groupLag) finding {
 		if next > w.High {
 			return finding{check, statusFail, fmt.Sprintf("partition %d ends at %d, but %d was committed: the topic "+
 				"lost its end, or was restored", i, w.High, next),
-				"stop the role, find out from the brokers what is gone; a restored topic is a new generation"}
+				"find out from the brokers what is gone; then tollgate stream accept-generation " + g.topic}
 		}
 		behind += w.High - next
 	}
@@ -260,7 +262,13 @@ func judgeLag(g groupLag) finding {
 	switch {
 	case lost > 0:
 		return finding{check, statusFail, fmt.Sprintf("%d records were deleted before they were read", lost),
-			alterTopic(g.topic, "retention.ms=1209600000") + "; tollgate audit tells which are missing"}
+			alterTopic(g.topic, "retention.ms=1209600000") + "; tollgate stream list tells which; their partition goes on " +
+				"after tollgate stream accept-gap"}
+	case len(g.open) > 0:
+		t := g.open[0]
+		return finding{check, statusWarn, fmt.Sprintf("%s (%s ago): nothing behind it is read, no period closes", t,
+			t.Age(g.now)), fmt.Sprintf("end it at its producer, or kafka-transactions.sh abort --topic %s --partition %d "+
+			"--start-offset %d", t.Topic, t.Partition, t.Offset)}
 	case behind == 0:
 		return finding{check, statusOK, "nothing is waiting", ""}
 	case !begun:

@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 
 	"tollgate/collector/decode"
 )
@@ -14,7 +16,7 @@ type formatsCommands struct {
 }
 
 type formatsList struct {
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run prints one row a format.
@@ -37,7 +39,7 @@ type formatsTest struct {
 	File   string `arg:"" help:"Sample of what the gateway writes, plain or gzip; - is standard input."`
 	Format string `help:"Format; found automatically where it is left out." placeholder:"FORMAT"`
 	Most   int    `default:"100" help:"Show at most so many events."`
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run decodes the file; it fails where any event of it could not be used.
@@ -52,18 +54,26 @@ func (c formatsTest) Run(a *app) error {
 	defer raw.Close()
 	text, err := plain(raw)
 	if err != nil {
-		return err
+		return fmt.Errorf("read %s: %w", c.File, damaged(err))
 	}
-	report := decode.Report{Events: []json.RawMessage{}, Errors: []decode.ReportError{}, Missing: []decode.Missing{}}
-	pieces := 0
-	for piece, err := range decode.ReadFile(text, c.Format) {
-		if err != nil {
-			return err
+	format := c.Format
+	if format == "" {
+		if format, err = foundFormat(text); err != nil {
+			return fmt.Errorf("%s: %w", c.File, damaged(err))
 		}
-		report.Add(decode.Inspect(c.Format, decode.Record{Value: piece.Value}), piece.Offset)
-		if pieces++; pieces >= c.Most {
+	}
+	report := decode.Report{Format: format, Events: []json.RawMessage{}, Errors: []decode.ReportError{},
+		Missing: []decode.Missing{}}
+	pieces, more := 0, false
+	for piece, err := range decode.ReadFile(text, format) {
+		if more = pieces == c.Most; more {
 			break
 		}
+		if err != nil && !errors.Is(err, decode.ErrTooLong) {
+			return fmt.Errorf("read %s: %w", c.File, damaged(err))
+		}
+		pieces++
+		report.Add(decode.Inspect(format, decode.Record{Value: piece.Value}), piece)
 	}
 	if pieces == 0 {
 		return fmt.Errorf("%s holds no event", c.File)
@@ -71,10 +81,22 @@ func (c formatsTest) Run(a *app) error {
 	if err := c.print(a, report); err != nil {
 		return err
 	}
-	if len(report.Errors) > 0 {
-		return errReported
+	if more {
+		fmt.Fprintf(a.err, "only the first %d events were looked at; --most looks at more\n", c.Most)
 	}
-	return nil
+	return c.verdict(a, report)
+}
+
+// verdict fails the command where an event cannot be used, and says so where the format as a whole seems wrong.
+func (c formatsTest) verdict(a *app, report decode.Report) error {
+	if len(report.Errors) == 0 {
+		return nil
+	}
+	if len(report.Events) == 0 && c.Format == "" {
+		fmt.Fprintf(a.err, "tollgate: no event could be used. The sample looks most like format %s; where it is another "+
+			"gateway's, `tollgate formats list` names what is read, and --format says which one it is\n", report.Format)
+	}
+	return errReported
 }
 
 func (c formatsTest) print(a *app, report decode.Report) error {
@@ -92,9 +114,14 @@ func (c formatsTest) print(a *app, report decode.Report) error {
 	for i, event := range report.Events {
 		fmt.Fprintf(a.out, "event %d: %s\n", i, printable(string(event)))
 	}
-	for _, e := range report.Errors {
-		fmt.Fprintf(a.out, "\nnot usable: event %d at byte %d: %s: %s\n  %s\n", e.Index, e.Offset, e.Reason,
-			printable(e.Detail), e.Hint)
+	for _, same := range alike(report.Errors) {
+		fmt.Fprintf(a.out, "\nnot usable: %s: %s\n", linesText(same), same[0].Reason)
+		for i, e := range same {
+			if i < shownErrors && (i == 0 || e.Detail != same[i-1].Detail) {
+				fmt.Fprintf(a.out, "  %s\n", printable(e.Detail))
+			}
+		}
+		fmt.Fprintf(a.out, "  %s\n", same[0].Hint)
 	}
 	if len(report.Missing) == 0 && len(report.Errors) == 0 {
 		fmt.Fprintln(a.out, "\nnothing is missing for billing")
@@ -104,4 +131,40 @@ func (c formatsTest) print(a *app, report decode.Report) error {
 			len(report.Events), m.Consequence, m.Setting)
 	}
 	return nil
+}
+
+// shownErrors is how many events of one kind of error are told one by one: the next of the kind say nothing new.
+const shownErrors = 5
+
+// alike puts errors of one reason and hint together, in the order of the first of each.
+func alike(list []decode.ReportError) (kinds [][]decode.ReportError) {
+	type kind struct{ reason, hint string }
+	at := map[kind]int{}
+	for _, e := range list {
+		k := kind{e.Reason, e.Hint}
+		i, ok := at[k]
+		if !ok {
+			i = len(kinds)
+			at[k] = i
+			kinds = append(kinds, nil)
+		}
+		kinds[i] = append(kinds[i], e)
+	}
+	return kinds
+}
+
+// linesText names the lines of errors: "line 3", or "12 events, lines 1, 2, 3, 4, 5 and more".
+func linesText(same []decode.ReportError) string {
+	var lines []string
+	for _, e := range same[:min(len(same), shownErrors)] {
+		lines = append(lines, fmt.Sprint(e.Line))
+	}
+	text := strings.Join(lines, ", ")
+	if len(same) == 1 {
+		return "line " + text
+	}
+	if len(same) > shownErrors {
+		text += " and more"
+	}
+	return fmt.Sprintf("%d events, lines %s", len(same), text)
 }

@@ -3,17 +3,16 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/sync/errgroup"
@@ -32,8 +31,9 @@ type importCommand struct {
 	Customer string   `default:"credential" enum:"credential,ip,event" help:"How customers are found: ${enum}. ip makes each client address a customer."`
 	Live     bool     `help:"Treat the events as live: they count against quotas and are watched."`
 	Amend    bool     `help:"The files may amend and void events."`
+	By       string   `help:"Who amends and voids, for the audit log; default: the user of this machine." placeholder:"NAME"`
 	Wait     bool     `help:"Wait until everything is in usage."`
-	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Limits of an import: a record is what the collector decodes at once; a handful in flight keeps every partition busy.
@@ -69,35 +69,27 @@ func (c *importCommand) Run(a *app) error {
 		return fmt.Errorf("--format %q is unknown; `tollgate formats list` names them", c.Format)
 	}
 	started := time.Now()
-	p, err := a.open(needAll)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	r, err := a.startRoles(p, rolesOfTool)
-	if err != nil {
-		return err
-	}
-	defer r.stop()
-	wait := c.Wait || !p.joined && p.folder != nil // nobody else would carry on with it
-	before, err := r.reader.Keys(a.ctx, c.Source)
-	if err != nil {
-		return err
-	}
-	result, err := c.produce(a, p)
-	if err != nil {
-		return err
-	}
-	if wait {
-		if err := r.settle(a.ctx, a.err); err != nil {
+	return a.withRoles(rolesOfTool, func(r *roles) error {
+		wait := c.Wait || !r.p.joined && r.p.folder != nil // nobody else would carry on with it
+		before, err := r.reader.Keys(a.ctx, c.Source)
+		if err != nil {
 			return err
 		}
-		if err := c.account(a.ctx, r, before, result); err != nil {
+		result, err := c.produce(a, r.p)
+		if err != nil {
 			return err
 		}
-	}
-	result.Seconds = time.Since(started).Seconds()
-	return c.print(a, r, result)
+		if wait {
+			if err := r.settle(a.ctx, a.err); err != nil {
+				return err
+			}
+			if err := c.account(a.ctx, r, before, result); err != nil {
+				return err
+			}
+		}
+		result.Seconds = time.Since(started).Seconds()
+		return c.print(a, result)
+	})
 }
 
 // account tells new events from duplicates: what the source's set of keys grew by, and what is left of the published.
@@ -120,7 +112,7 @@ func (c *importCommand) account(ctx context.Context, r *roles, before uint64, re
 	return nil
 }
 
-func (c *importCommand) print(a *app, r *roles, result *imported) error {
+func (c *importCommand) print(a *app, result *imported) error {
 	t := &table{columns: []string{"what", "number"}, items: result}
 	t.add("files", fmt.Sprint(result.Files))
 	t.add("events read", fmt.Sprint(result.Read))
@@ -133,12 +125,25 @@ func (c *importCommand) print(a *app, r *roles, result *imported) error {
 		t.add("rejected", fmt.Sprint(result.Rejected))
 	}
 	t.add("seconds", fmt.Sprintf("%.1f", result.Seconds))
-	if err := t.print(a.out, c.Output); err != nil {
+	if err := a.show(t, c.Output); err != nil {
 		return err
 	}
-	if result.Rejected > 0 {
-		fmt.Fprintf(a.err, "%d events could not be used; `tollgate rejected list --source %s` shows lines, reasons and how "+
-			"to fix them\n", result.Rejected, c.Source)
+	return c.verdict(a, result)
+}
+
+// verdict says what a person should know about the result: a file of which nothing could be used is the wrong file or
+// the wrong format, and fails the command; single rejected lines are every log's lot.
+func (c *importCommand) verdict(a *app, result *imported) error {
+	list := fmt.Sprintf("`tollgate rejected list --source %s` shows lines, reasons and how to fix them", c.Source)
+	switch {
+	case result.Read == 0:
+		fmt.Fprintln(a.err, "there was no event to import: the input is empty")
+	case result.Rejected > 0 && result.Rejected >= result.Read:
+		fmt.Fprintf(a.err, "tollgate: nothing was imported: all %d events were rejected; is it the right file and "+
+			"--format? %s\n", result.Read, list)
+		return errReported
+	case result.Rejected > 0:
+		fmt.Fprintf(a.err, "%d of %d events could not be used; %s\n", result.Rejected, result.Read, list)
 	}
 	return nil
 }
@@ -153,6 +158,10 @@ func (c *importCommand) produce(a *app, p *parts) (*imported, error) {
 	if err != nil {
 		return nil, err
 	}
+	grant, err := c.granter(a)
+	if err != nil {
+		return nil, errors.Join(err, producer.Close())
+	}
 	result := &imported{offsets: map[int]offsetSpan{}}
 	group, ctx := errgroup.WithContext(a.ctx)
 	batches := make(chan []stream.Record)
@@ -160,6 +169,9 @@ func (c *importCommand) produce(a *app, p *parts) (*imported, error) {
 	for range importInFlight {
 		group.Go(func() error {
 			for batch := range batches {
+				if err := grant(batch); err != nil {
+					return err
+				}
 				at, err := producer.Produce(ctx, batch)
 				if err != nil {
 					return err
@@ -179,8 +191,9 @@ func (c *importCommand) produce(a *app, p *parts) (*imported, error) {
 	group.Go(func() error {
 		defer close(batches)
 		for _, name := range files {
+			before := result.Read
 			if err := c.file(ctx, a, name, batches, result); err != nil {
-				return fmt.Errorf("import %s: %w", name, err)
+				return fmt.Errorf("import %s: %w%s", name, damaged(err), sentBefore(result.Read-before))
 			}
 			result.Files++
 		}
@@ -190,6 +203,31 @@ func (c *importCommand) produce(a *app, p *parts) (*imported, error) {
 	close(positions)
 	<-noted
 	return result, errors.Join(err, producer.Close())
+}
+
+// granter gives records the right to amend, where the command line does.
+func (c *importCommand) granter(a *app) (func([]stream.Record) error, error) {
+	if !c.Amend {
+		return func([]stream.Record) error { return nil }, nil
+	}
+	hasher, err := newHasher(a.config)
+	return func(batch []stream.Record) error {
+		for i := range batch {
+			if err := collector.GrantAmend(hasher, who(c.By), &batch[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, err
+}
+
+// sentBefore says what is in already where a file could be read only in part.
+func sentBefore(events int64) string {
+	if events == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; %d events before it were sent: import the whole file again when it is mended, which counts "+
+		"nothing twice", events)
 }
 
 func (r *imported) note(list []stream.Position) {
@@ -260,29 +298,40 @@ func send(ctx context.Context, batches chan<- []stream.Record, batch []stream.Re
 // formatLines is how many of a file's first lines are tried for its format; a log seldom begins with so many torn ones.
 const formatLines = 100
 
-// foundFormat finds out what a file is by the first of its lines that some format knows, so that every line that does not
-// fit is rejected by itself.
+// foundFormat finds out what a file is by the first of its lines that some format can read, so that every line that does
+// not fit is rejected by itself. Where none can be read, what a line looks like must do, if it is text at all.
 func foundFormat(text *bufio.Reader) (string, error) {
 	head, err := text.Peek(decode.MaxRecordBytes)
 	if err != nil && err != io.EOF && len(head) == 0 {
 		return "", err
 	}
-	tried := 0
+	tried, like := 0, ""
 	for piece, err := range decode.ReadFile(bytes.NewReader(head), "") {
-		if err != nil {
+		if err != nil || tried == formatLines {
 			break
 		}
-		if format := decode.Detect(piece.Value, nil); format != "" {
+		tried++
+		format := decode.Detect(piece.Value, nil)
+		if format == "" {
+			continue
+		}
+		if len(decode.Inspect(format, decode.Record{Value: piece.Value}).Events) > 0 {
 			return format, nil
 		}
-		if tried++; tried == formatLines {
-			break
+		if like == "" && utf8.Valid(piece.Value) && bytes.IndexByte(piece.Value, 0) < 0 {
+			like = format
 		}
 	}
-	if tried == 0 && len(head) == 0 {
-		return decode.Native, nil // an empty file has no event in any format
+	switch {
+	case like != "":
+		return like, nil
+	case tried == 0:
+		return decode.Native, nil // a file without a line has no event in any format
+	case bytes.HasPrefix(head, []byte("\xff\xfe")) || bytes.HasPrefix(head, []byte("\xfe\xff")):
+		return "", errors.New("it is UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 FILE | tollgate import …")
 	}
-	return "", errors.New("its format is not recognised; name it with --format (`tollgate formats list`)")
+	return "", fmt.Errorf("none of its first %d lines is in a known format; name it with --format (`tollgate formats "+
+		"list`), or try a sample: tollgate formats test FILE", tried)
 }
 
 func (c *importCommand) headers(format string) []stream.Header {
@@ -295,9 +344,6 @@ func (c *importCommand) headers(format string) []stream.Header {
 		{Key: collector.HeaderCustomer, Value: []byte(c.Customer)}}
 	if format != "" {
 		headers = append(headers, stream.Header{Key: stream.HeaderFormat, Value: []byte(format)})
-	}
-	if c.Amend {
-		headers = append(headers, stream.Header{Key: collector.HeaderAmend, Value: []byte("true")})
 	}
 	return headers
 }
@@ -363,38 +409,6 @@ func (c *cutter) take(least int) []stream.Record {
 	return batch
 }
 
-// openInput opens a file, or standard input for "-". size is -1 where it is not known.
-func openInput(a *app, name string) (io.ReadCloser, int64, error) {
-	if name == "-" {
-		return io.NopCloser(a.in), -1, nil
-	}
-	file, err := os.Open(name)
-	if err != nil {
-		return nil, 0, err
-	}
-	info, err := file.Stat()
-	if err != nil {
-		return nil, 0, errors.Join(err, file.Close())
-	}
-	if info.IsDir() {
-		return nil, 0, errors.Join(fmt.Errorf("%s is a folder; name its files", name), file.Close())
-	}
-	return file, info.Size(), nil
-}
-
-// plain decompresses gzip, which it knows by its first bytes, and leaves everything else as it is.
-func plain(r io.Reader) (*bufio.Reader, error) {
-	buffered := bufio.NewReaderSize(r, decode.MaxRecordBytes)
-	if magic, _ := buffered.Peek(2); !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-		return buffered, nil
-	}
-	unzipped, err := gzip.NewReader(buffered)
-	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
-	}
-	return bufio.NewReaderSize(unzipped, decode.MaxRecordBytes), nil
-}
-
 // fileID is "f" and the hash of the file's first complete line, of which at most 1 MiB is looked at.
 func fileID(r *bufio.Reader) (string, error) {
 	head, err := r.Peek(decode.MaxRecordBytes)
@@ -414,13 +428,4 @@ func newBar(w io.Writer, name string, size int64) *progressbar.ProgressBar {
 		progressbar.OptionShowBytes(true), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(),
 		progressbar.OptionSetVisibility(isTerminal(w)))
-}
-
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := file.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

@@ -27,12 +27,12 @@ type invoiceCommands struct {
 type invoiceDraft struct {
 	Period   string   `required:"" help:"2026-02, 2026-Q1 or 2026, in every time zone that customers have." placeholder:"PERIOD"`
 	Customer []string `help:"Customers; all where none is named." placeholder:"ID"`
-	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run computes drafts from the newest usage.
 func (c invoiceDraft) Run(a *app) error {
-	return withBilling(a, 0, func(r *roles) error {
+	return a.withRoles(0, func(r *roles) error {
 		periods, err := r.billing.PeriodsNamed(a.ctx, c.Period)
 		if err != nil {
 			return err
@@ -45,33 +45,41 @@ func (c invoiceDraft) Run(a *app) error {
 			}
 			drafts = append(drafts, some...)
 		}
-		return printInvoices(a, drafts, c.Output)
+		return printInvoices(a, drafts, c.Output, fmt.Sprintf("nothing is to be invoiced for %s%s: no usage of it is "+
+			"stored and no plan has a fee; `tollgate usage --from … --to … --by customer` shows what there is", c.Period,
+			ofCustomers(c.Customer)))
 	})
 }
 
-// withBilling opens what billing needs, and runs the roles of set beside it where nobody else does.
-func withBilling(a *app, set role, do func(*roles) error) error {
-	p, err := a.open(needAll)
-	if err != nil {
-		return err
+// ofCustomers says whose, where somebody was named.
+func ofCustomers(ids []string) string {
+	if len(ids) == 0 {
+		return ""
 	}
-	defer a.close(p)
-	r, err := a.startRoles(p, set)
-	if err != nil {
-		return err
-	}
-	defer r.stop()
-	return do(r)
+	return " of customer " + strings.Join(ids, ", ")
 }
 
-func printInvoices(a *app, invoices []schemas.Invoice, output string) error {
-	t := table{columns: []string{"number", "status", "customer", "from", "to", "currency", "net", "tax", "total"}, items: invoices}
+// printInvoices prints one row an invoice; none is what is said where there is no invoice.
+func printInvoices(a *app, invoices []schemas.Invoice, output, none string) error {
+	t := table{columns: []string{"number", "status", "customer", "from", "to", "currency", "net", "tax", "total"},
+		items: invoices, none: none}
 	for i := range invoices {
 		one := &invoices[i]
-		t.add(one.Number, string(one.Status), one.Customer.ID, instant(one.From), instant(one.To), one.Currency,
-			amount(one, one.Net), amount(one, one.Tax), amount(one, one.Total))
+		zone := zoneOf(one)
+		t.add(one.Number, string(one.Status), one.Customer.ID, one.From.In(zone).Format(time.RFC3339),
+			one.To.In(zone).Format(time.RFC3339), one.Currency, amount(one, one.Net), amount(one, one.Tax),
+			amount(one, one.Total))
 	}
-	return t.print(a.out, output)
+	return a.show(&t, output)
+}
+
+// zoneOf is the zone in which the invoice's period is cut; UTC where this machine does not know it.
+func zoneOf(invoice *schemas.Invoice) *time.Location {
+	zone, err := time.LoadLocation(invoice.Zone)
+	if err != nil {
+		return time.UTC
+	}
+	return zone
 }
 
 // amount is a number with the digits of the invoice's currency, for a table that has the currency in a column.
@@ -91,12 +99,12 @@ func money(invoice *schemas.Invoice, amount schemas.Decimal) string {
 type invoiceIssue struct {
 	Period string        `required:"" help:"2026-02, 2026-Q1 or 2026, in every time zone that customers have." placeholder:"PERIOD"`
 	Wait   time.Duration `default:"5m" help:"How long to wait for usage that is still on its way."`
-	Output string        `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run issues every period of the name; one that is closed already is left as it is.
 func (c invoiceIssue) Run(a *app) error {
-	return withBilling(a, rolesOfTool, func(r *roles) error {
+	return a.withRoles(rolesOfTool, func(r *roles) error {
 		periods, err := r.billing.PeriodsNamed(a.ctx, c.Period)
 		if err != nil {
 			return err
@@ -113,7 +121,7 @@ func (c invoiceIssue) Run(a *app) error {
 			t.add(instant(run.Period.From), instant(run.Period.To), strconv.Itoa(run.Invoices), run.First, run.Last,
 				yesNo(run.Already))
 		}
-		return t.print(a.out, c.Output)
+		return a.show(&t, c.Output)
 	})
 }
 
@@ -136,7 +144,7 @@ func (c invoiceIssue) issue(a *app, r *roles, period schemas.Period) (billing.Ru
 
 type invoiceShow struct {
 	Number string `arg:"" help:"Number of the invoice."`
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run shows one issued invoice.
@@ -144,7 +152,7 @@ func (c invoiceShow) Run(a *app) error {
 	return withInvoices(a, func(store *billing.Store) error {
 		one, err := store.Invoice(a.ctx, c.Number)
 		if err != nil {
-			return err
+			return hintNumbers(err)
 		}
 		if c.Output != "table" {
 			return exportInvoices(a, []schemas.Invoice{*one}, c.Output)
@@ -154,13 +162,16 @@ func (c invoiceShow) Run(a *app) error {
 	})
 }
 
-func withInvoices(a *app, do func(*billing.Store) error) error {
-	p, err := a.open(needClickHouse)
-	if err != nil {
-		return err
+// hintNumbers says where numbers are found, where one was mistaken.
+func hintNumbers(err error) error {
+	if errors.Is(err, billing.ErrNotFound) {
+		return fmt.Errorf("%w; `tollgate invoice list` shows the numbers", err)
 	}
-	defer a.close(p)
-	return do(billing.NewStore(p.store.Conn()))
+	return err
+}
+
+func withInvoices(a *app, do func(*billing.Store) error) error {
+	return a.with(needClickHouse, func(p *parts) error { return do(billing.NewStore(p.store.Conn())) })
 }
 
 // invoiceText is an invoice as people read it.
@@ -170,9 +181,11 @@ func invoiceText(one *schemas.Invoice) string {
 	if number == "" {
 		number = "(draft)"
 	}
-	fmt.Fprintf(&b, "Invoice %s  %s  %s\n%s\nto %s %s\nperiod %s to %s (%s)\n\n", number, one.Date, one.Status,
-		printable(one.Issuer.Name), one.Customer.ID, printable(one.Customer.Name), one.From.Format(time.RFC3339),
-		one.To.Format(time.RFC3339), one.Zone)
+	zone := zoneOf(one)
+	const minute = "2006-01-02 15:04"
+	fmt.Fprintf(&b, "Invoice %s  %s  %s\n%s\nto %s %s\nperiod %s to %s, not included (%s)\n\n", number, one.Date,
+		one.Status, printable(one.Issuer.Name), one.Customer.ID, printable(one.Customer.Name),
+		one.From.In(zone).Format(minute), one.To.In(zone).Format(minute), zone)
 	t := table{columns: []string{"line", "what", "quantity", "unit", "amount", "how"}}
 	for _, l := range one.Lines {
 		quantity := l.Quantity.String()
@@ -216,7 +229,7 @@ func (c invoiceFilter) filter() (f billing.Filter, err error) {
 
 type invoiceList struct {
 	invoiceFilter
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run lists issued invoices in the order of their numbers.
@@ -234,7 +247,8 @@ func (c invoiceList) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		return printInvoices(a, list, c.Output)
+		return printInvoices(a, list, c.Output, "no invoice was issued that fits; `tollgate invoice draft --period "+
+			"2026-02` shows what would be, `tollgate invoice issue` closes a period")
 	})
 }
 
@@ -282,10 +296,10 @@ type invoiceExplain struct {
 
 // Run reads the usage of a line again, from the cut it was billed from.
 func (c invoiceExplain) Run(a *app) error {
-	return withBilling(a, 0, func(r *roles) error {
+	return a.withRoles(0, func(r *roles) error {
 		e, err := r.billing.Explain(a.ctx, c.Number, c.Line)
 		if err != nil {
-			return err
+			return hintNumbers(err)
 		}
 		if c.Output == "json" {
 			return (&table{items: e}).print(a.out, "json")
@@ -314,10 +328,10 @@ type invoiceCredit struct {
 
 // Run credits everything that is left of the invoice.
 func (c invoiceCredit) Run(a *app) error {
-	return withBilling(a, 0, func(r *roles) error {
+	return a.withRoles(0, func(r *roles) error {
 		note, err := r.billing.Credit(a.ctx, billing.CreditRequest{Invoice: c.Number, Reason: c.Reason, Rebill: c.Rebill})
 		if err != nil {
-			return err
+			return hintNumbers(err)
 		}
 		total := schemas.Money{Amount: note.Total, Currency: note.Currency}
 		fmt.Fprintf(a.out, "credit note %s of invoice %s: %s\n", note.Number, note.Invoice, total)

@@ -19,7 +19,7 @@ type usageCommand struct {
 	By       []string `help:"Split by customer, hour, day, month or a dimension that the meter keeps." placeholder:"PART"`
 	Where    []string `help:"Keep dimension=value only; repeat for several values." placeholder:"DIMENSION=VALUE"`
 	Zone     string   `default:"UTC" help:"Time zone of dates and of hour, day and month."`
-	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	form
 }
 
 // Run prints one row for each meter and combination of --by.
@@ -28,21 +28,17 @@ func (c usageCommand) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	p, err := a.open(needClickHouse)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	answer := []schemas.Usage{}
-	reader := aggregator.NewReader(p.store)
-	err = reader.Usage(a.ctx, query, func(u schemas.Usage) error {
-		answer = append(answer, u)
-		return nil
+	return a.with(needClickHouse, func(p *parts) error {
+		answer := []schemas.Usage{}
+		err := aggregator.NewReader(p.store).Usage(a.ctx, query, func(u schemas.Usage) error {
+			answer = append(answer, u)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return a.show(c.table(query.Period, answer), c.Output)
 	})
-	if err != nil {
-		return err
-	}
-	return c.table(answer).print(a.out, c.Output)
 }
 
 func (c usageCommand) query() (q schemas.UsageQuery, err error) {
@@ -73,20 +69,45 @@ func (c usageCommand) query() (q schemas.UsageQuery, err error) {
 }
 
 // table has a column for each part of --by, besides the meter, the period and the quantity.
-func (c usageCommand) table(answer []schemas.Usage) *table {
+func (c usageCommand) table(period schemas.Period, answer []schemas.Usage) *table {
+	t := &table{items: answer, none: c.nothing(period)}
+	split := slices.Contains(c.By, "customer")
 	dimensions := slices.DeleteFunc(slices.Clone(c.By), func(part string) bool {
 		return slices.Contains([]string{"customer", "hour", "day", "month"}, part)
 	})
-	t := &table{columns: append([]string{"meter", "customer", "from", "to"}, append(dimensions, "quantity", "unit")...),
-		items: answer}
+	t.columns = []string{"meter"}
+	if split {
+		t.columns = append(t.columns, "customer")
+	}
+	t.columns = append(append(append(t.columns, "from", "to"), dimensions...), "quantity", "unit")
 	for _, u := range answer {
-		row := []string{u.Meter, u.Customer, u.From.Format(time.RFC3339), u.To.Format(time.RFC3339)}
+		row := []string{u.Meter}
+		if split {
+			row = append(row, u.Customer)
+		}
+		row = append(row, u.From.Format(time.RFC3339), u.To.Format(time.RFC3339))
 		for _, dimension := range dimensions {
 			row = append(row, u.Dimensions[dimension])
 		}
 		t.add(append(row, u.Quantity.String(), u.Unit)...)
 	}
 	return t
+}
+
+// nothing says what was asked for where there is no answer, and what to try.
+func (c usageCommand) nothing(period schemas.Period) string {
+	asked := "usage"
+	if len(c.Meter) > 0 {
+		asked += " of meter " + strings.Join(c.Meter, ", ")
+	}
+	if len(c.Customer) > 0 {
+		asked += fmt.Sprintf(" of customer %q", strings.Join(c.Customer, ", "))
+	}
+	if len(c.Where) > 0 {
+		asked += " where " + strings.Join(c.Where, ", ")
+	}
+	wider := "try other days, and without --customer, --where and --meter"
+	return fmt.Sprintf("no %s in %s; %s; `tollgate rejected list` shows what could not be used", asked, period, wider)
 }
 
 // parseInstant reads a date, which is midnight in the zone, or an instant with its own zone.

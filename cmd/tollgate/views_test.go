@@ -51,7 +51,7 @@ func TestIntegrationViewsShowNoHalfStates(t *testing.T) {
 	stop := h.start()
 	defer stop()
 	applyViewsCatalog(h, viewsCatalog)
-	db := openViews(t)
+	db := openViews(h)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	levels := []string{"minute", "hour", "day"}
@@ -93,16 +93,16 @@ func applyViewsCatalog(h *house, text string) {
 }
 
 // openViews opens the database as a dashboard does.
-func openViews(t *testing.T) *clickhouse.DB {
-	t.Helper()
-	db, err := clickhouse.Open(t.Context(), clickhouse.Options{Addresses: []string{os.Getenv("TOLLGATE_CLICKHOUSE_ADDRESSES")},
-		Database: os.Getenv("TOLLGATE_CLICKHOUSE_DATABASE")})
+func openViews(h *house) *clickhouse.DB {
+	h.t.Helper()
+	config := h.config().ClickHouse
+	db, err := clickhouse.Open(h.t.Context(), clickhouse.Options{Addresses: config.Addresses, Database: config.Database})
 	if err != nil {
-		t.Fatal(err)
+		h.t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	h.t.Cleanup(func() {
 		if err := db.Close(); err != nil {
-			t.Error(err)
+			h.t.Error(err)
 		}
 	})
 	return db

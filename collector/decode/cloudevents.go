@@ -59,6 +59,9 @@ func hasHeader(headers []Header, name string) bool {
 type cloud struct {
 	spec, kind, contentType string
 	data, data64            []byte // raw JSON of the members data and data_base64; nil where absent
+
+	// What versions 0.2 and 0.3 called contenttype and datacontentencoding; in 1.0 such names are extensions.
+	oldType, oldEncoding string
 }
 
 func (d *Decoder) cloudStructured(e *schemas.AccessEvent) bool {
@@ -141,6 +144,15 @@ func (d *Decoder) cloudContext(e *schemas.AccessEvent, c *cloud, name, text stri
 	case "datacontenttype":
 		c.contentType = text
 	case "dataschema":
+	case "cloudEventsVersion":
+		return d.reject(ReasonWrongValue, fmt.Sprintf("CloudEvents of version %s, which names id, time and type "+
+			"otherwise", clip(text, 16)), "send CloudEvents of version 1.0; 0.2 and 0.3 are read as well")
+	case "contenttype":
+		c.oldType = text
+		return d.addAttribute(e, name, text, 0)
+	case "datacontentencoding":
+		c.oldEncoding = text
+		return d.addAttribute(e, name, text, 0)
 	default:
 		return d.addAttribute(e, name, text, 0)
 	}
@@ -156,11 +168,20 @@ func (d *Decoder) cloudComplete(e *schemas.AccessEvent, c *cloud) bool {
 				"CloudEvents 1.0 requires specversion, id, source and type")
 		}
 	}
-	if c.spec != "1.0" {
-		return d.reject(ReasonWrongValue, fmt.Sprintf("specversion is %q", clip(c.spec, 16)),
-			"send CloudEvents of version 1.0")
+	switch c.spec {
+	case "1.0":
+		return true
+	case "0.2", "0.3": // the same names, but for how data is said to be encoded
+		if c.contentType == "" {
+			c.contentType = c.oldType
+		}
+		if strings.EqualFold(c.oldEncoding, "base64") && c.data64 == nil {
+			c.data, c.data64 = nil, c.data
+		}
+		return true
 	}
-	return true
+	return d.reject(ReasonWrongValue, fmt.Sprintf("specversion is %q", clip(c.spec, 16)),
+		"send CloudEvents of version 1.0; 0.2 and 0.3 are read as well")
 }
 
 // cloudPayload reads data where it is JSON; data of another kind carries no quantities.

@@ -221,8 +221,8 @@ func (d *Decoder) documents(i int, decode element) {
 				}
 			}
 			ok = ok && !s.failed()
-		} else {
-			ok = d.value(decode)
+		} else if ok = d.value(decode); ok && len(d.out.Errors) > errors && s.b[from] != '{' {
+			d.restOfLine(from)
 		}
 		if !ok {
 			// Never half of a document: when it is mended and sent again, all of it comes again.
@@ -255,16 +255,26 @@ func (d *Decoder) value(decode element) bool {
 	return ok
 }
 
-// broken rejects the text that begins at from and is no JSON. The lines after it are read on where they begin
-// as objects do: one torn line of NDJSON must not take the others with it.
+// restOfLine makes the whole line the one event that was rejected for its first word: a line of another format may begin
+// with a number, and is one event to ReadFile.
+func (d *Decoder) restOfLine(from int) {
+	s := &d.scan
+	end := len(s.b)
+	if n := bytes.IndexByte(s.b[s.i:], '\n'); n >= 0 {
+		end = s.i + n
+	}
+	d.out.Errors[len(d.out.Errors)-1].Raw = bytes.TrimRight(s.b[from:end], "\r\n")
+	s.reset(s.b, end)
+}
+
+// broken rejects the text that begins at from and is no JSON, as far as ReadFile would read it: one torn line of
+// NDJSON must not take the others with it, and a file has as many events whoever counts them.
 func (d *Decoder) broken(from int, array bool) {
 	s := &d.scan
 	end := len(s.b)
-	for i := from; !array && i+1 < len(s.b); i++ {
-		if s.b[i] == '\n' && (s.b[i+1] == '{' || s.b[i+1] == '[') {
-			end = i + 1
-			break
-		}
+	if !array {
+		text := objectEnd{json: s.b[from] == '{' || s.b[from] == '['}
+		end = from + text.scan(s.b[from:])
 	}
 	d.fault = fault{ReasonUndecodable, fmt.Sprintf("not JSON: %s at byte %d", s.message, s.at),
 		"check the serializer of the sender; the text must be JSON by RFC 8259 in UTF-8"}

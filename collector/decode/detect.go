@@ -65,7 +65,7 @@ func detectJSON(value []byte) string {
 // have no underscore, so such names cannot be one of these.
 func (c *clues) note(name string, kind byte) string {
 	switch name {
-	case "specversion":
+	case "specversion", "cloudEventsVersion": // the second is of version 0.1, which is refused with a hint
 		return CloudEvents
 	case "started_at", "upstream_uri", "authenticated_entity":
 		return Kong

@@ -42,7 +42,7 @@ func ReadFile(r io.Reader, format string) iter.Seq2[Piece, error] {
 		case err == nil && first == '[' && format == "" && f.bracketLine():
 			err = f.lines()
 		case err == nil:
-			err = f.texts(first == '[')
+			err = f.texts()
 		}
 		if err != nil && err != io.EOF && !errors.Is(err, errStopped) {
 			yield(Piece{Offset: f.offset, Line: f.line}, fmt.Errorf("read line %d: %w", f.line, err))
@@ -143,15 +143,15 @@ func (f *fileReader) give(p Piece, long bool) error {
 	return nil
 }
 
-// texts reads JSON texts one after the other; within an array, its elements.
-func (f *fileReader) texts(array bool) error {
+// texts reads JSON texts one after the other; of an array, its elements.
+func (f *fileReader) texts() error {
 	depth := 0
 	for {
 		c, err := f.first()
 		switch {
 		case err != nil:
 			return err
-		case c == '[' && (array || depth > 0):
+		case c == '[':
 			depth++
 			f.skip(1)
 			continue
@@ -194,9 +194,9 @@ func (f *fileReader) object(first byte) error {
 	return f.give(p, long)
 }
 
-// objectEnd finds the end of a JSON object, window by window. A line that begins with a brace begins a new
-// object even where the one before was never closed: one torn line of NDJSON must not take the others with
-// it.
+// objectEnd finds the end of a JSON object, window by window. A line that cannot go on with the object begins
+// something new even where the one before was never closed: one torn line of NDJSON must not take the others
+// with it.
 type objectEnd struct {
 	json            bool // it begins as JSON; else it ends with its line
 	depth           int
@@ -209,15 +209,14 @@ type objectEnd struct {
 // scan gives how many bytes of window belong to the object.
 func (o *objectEnd) scan(window []byte) int {
 	for i, c := range window {
-		if o.newline && c == '{' || c == '\n' && !o.json {
-			o.found = true
+		if o.newline && !continues(c) || c == '\n' && (o.quoted || !o.json) {
+			o.found = true // JSON has no line breaks in texts: a line that ends in one is torn
 			return i
 		}
 		o.newline = c == '\n'
 		switch {
 		case o.newline:
 			o.lines++
-			o.quoted, o.escaped = false, false // JSON has no line breaks in texts
 		case o.escaped:
 			o.escaped = false
 		case o.quoted && c == '\\':
@@ -235,4 +234,11 @@ func (o *objectEnd) scan(window []byte) int {
 		}
 	}
 	return len(window)
+}
+
+// continues tells whether a line within an object may begin with c: JSON for people is indented, or goes on with
+// a name, a number or an end. Everything else begins anew, also another object.
+func continues(c byte) bool {
+	return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '"' || c == '}' || c == ']' || c == ',' ||
+		c == '-' || digit(c)
 }

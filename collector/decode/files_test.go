@@ -52,10 +52,31 @@ func TestReadFile(t *testing.T) {
 	want("[{\"a\":1},{\"b\":2}]\n[{\"c\":3}]", "", `1:1:{"a":1}`, `1:9:{"b":2}`, `2:19:{"c":3}`)
 	want("{\"a\":\"torn\n{\"b\":2}\n{\"c\"\n{\"d\":4}", "", `1:0:{"a":"torn`, `2:11:{"b":2}`, `3:19:{"c"`,
 		`4:24:{"d":4}`)
+	want("{\"a\":\"torn\ngarbage\n{\"b\":2}", "", `1:0:{"a":"torn`, "2:11:garbage", `3:19:{"b":2}`)
+	want("{\"a\":1\ngarbage\nmore\n{\"b\":2}", "", `1:0:{"a":1`, "2:7:garbage", "3:15:more", `4:20:{"b":2}`)
+	want("{\"a\":1,\n\"b\":[\n1,\n-2\n]\n}", "", "1:0:{\"a\":1,\n\"b\":[\n1,\n-2\n]\n}")
+	want("{\"a\":1}\n[{\"b\":2},{\"c\":3}]\n", "", `1:0:{"a":1}`, `2:9:{"b":2}`, `2:17:{"c":3}`)
 	want("{\"a\":1}\ngarbage\n{\"b\":2}", "", `1:0:{"a":1}`, `2:8:garbage`, `3:16:{"b":2}`)
 	want("[01/Mar/2001:00:00:00 +0000] \"GET / HTTP/1.1\" 200 1\nb", "",
 		`1:0:[01/Mar/2001:00:00:00 +0000] "GET / HTTP/1.1" 200 1`, "2:52:b")
 	want("{\"a\":1}\n[x", Combined, `1:0:{"a":1}`, "2:8:[x")
+}
+
+// TestTornLinesAreAsManyAnywhere: a record is decoded into as many events, good and bad, as a file of the same
+// text has pieces: else an import could not say what became of its lines.
+func TestTornLinesAreAsManyAnywhere(t *testing.T) {
+	const good = `{"source":"s","id":"1","time":"2026-01-01T00:00:00Z"}`
+	for cut := 1; cut < len(good); cut++ {
+		for _, next := range []string{good, "garbage", "", "\"text\"", "}", " garbage", `{"a":tru}`} {
+			text := good + "\n" + good[:cut] + "\n" + next + "\n" + good + "\n"
+			var d Decoder
+			var out Result
+			d.Decode(Native, Record{Value: []byte(text)}, &out)
+			if got, want := len(out.Events)+len(out.Errors), len(pieces(t, text, Native)); got != want {
+				t.Fatalf("%q: %d events decoded, %d pieces in the file", text, got, want)
+			}
+		}
+	}
 }
 
 func TestReadFileTooLong(t *testing.T) {

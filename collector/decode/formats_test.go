@@ -131,6 +131,7 @@ func TestDetect(t *testing.T) {
 		{CloudEvents, `[]`, header("content-type", "application/cloudevents-batch+json")},
 		{CloudEvents, `{"source":"s","id":"1","type":"t","specversion":"1.0"}`, nil},
 		{CloudEvents, `{"credential":"ext","quantities":1,"specversion":"1.0"}`, nil},
+		{CloudEvents, `{"cloudEventsVersion":"0.1","eventID":"1","source":"s"}`, nil},
 		{Native, "\xef\xbb\xbf \n[{\"id\":\"1\"}]", nil},
 		{Native, `{"status":200,"method":"GET","path":"/"}`, nil},
 		{Native, `{"route":"r","service":"s","request_":1,"id":"a"}`, nil},
@@ -214,7 +215,7 @@ func TestInspectHidesKeys(t *testing.T) {
 	if text := string(report.Events[0]); strings.Contains(text, "abcde") || !strings.Contains(text, "abcd…") {
 		t.Errorf("got %s", text)
 	}
-	report.Add(Inspect("", Record{Value: []byte(`{"status":"x"}`)}), 100)
+	report.Add(Inspect("", Record{Value: []byte(`{"status":"x"}`)}), Piece{Offset: 100, Line: 3})
 	if len(report.Errors) != 1 || report.Errors[0].Index != 1 || report.Errors[0].Offset != 100 {
 		t.Errorf("got %+v", report.Errors)
 	}

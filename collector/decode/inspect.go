@@ -20,6 +20,7 @@ type Report struct {
 type ReportError struct {
 	Index  int    `json:"index"`
 	Offset int    `json:"offset"`
+	Line   int64  `json:"line"` // of the file, from 1; 0 where only the record is known
 	Reason string `json:"reason"`
 	Detail string `json:"detail"`
 	Hint   string `json:"hint"`
@@ -58,13 +59,14 @@ func Inspect(format string, r Record) Report {
 		report.Events = append(report.Events, AppendNative(nil, e))
 	}
 	for _, e := range out.Errors {
-		report.Errors = append(report.Errors, ReportError{e.Index, e.Offset, e.Reason, e.Detail, e.Hint})
+		report.Errors = append(report.Errors, ReportError{Index: e.Index, Offset: e.Offset, Reason: e.Reason,
+			Detail: e.Detail, Hint: e.Hint})
 	}
 	return report
 }
 
-// Add joins the report of the next record of the same file: offsets are moved by base, indexes go on.
-func (r *Report) Add(next Report, base int64) {
+// Add joins the report of the next piece of the same file: offsets and lines are the file's, indexes go on.
+func (r *Report) Add(next Report, at Piece) {
 	if r.Format == "" {
 		r.Format = next.Format
 	}
@@ -72,7 +74,8 @@ func (r *Report) Add(next Report, base int64) {
 	r.Events = append(r.Events, next.Events...)
 	for _, e := range next.Errors {
 		e.Index += before
-		e.Offset += int(base)
+		e.Offset += int(at.Offset)
+		e.Line = at.Line
 		r.Errors = append(r.Errors, e)
 	}
 	for _, m := range next.Missing {

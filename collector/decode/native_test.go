@@ -284,3 +284,15 @@ func TestPlacesTellEventsApart(t *testing.T) {
 		t.Errorf("got %s and %v", s, r.Errors)
 	}
 }
+
+// TestLineOfAnotherFormat: a line that begins with a number is one rejected event, whole, and takes nothing with it.
+func TestLineOfAnotherFormat(t *testing.T) {
+	const line = `192.0.2.1 - - [01/Mar/2026:12:00:00 +0000] "GET / HTTP/1.1" 200 5`
+	var d Decoder
+	var got Result
+	d.Decode(Native, Record{Value: []byte(line + "\n" + `{"id":"1","path":"/a","status":200}` + "\n" + line)}, &got)
+	if len(got.Events) != 1 || len(got.Errors) != 2 || string(got.Errors[0].Raw) != line ||
+		string(got.Errors[1].Raw) != line {
+		t.Errorf("%d events, errors %+v; want one event and the two lines rejected", len(got.Events), got.Errors)
+	}
+}

@@ -7,8 +7,9 @@
 #   services.sh env [DIR]      print the variables that point the tests at them
 #
 # DIR keeps data, logs and pid files; default .cache/services of the repository. Kafka's jars (47, 43 MB) are
-# kept in .cache/kafka-VERSION. Ports: TOLLGATE_SERVICES_REDIS_PORT (16379), TOLLGATE_SERVICES_KAFKA_PORT (19092)
-# and the port above it for Kafka's controller.
+# kept in .cache/kafka-VERSION. Ports: TOLLGATE_SERVICES_REDIS_PORT (16379) and the one above it for TLS,
+# TOLLGATE_SERVICES_KAFKA_PORT (19092) and the two above it for Kafka's controller and for TLS with SASL. Over TLS,
+# Redis knows user "tollgate", Kafka "p" (PLAIN), "s256" and "s512" (SCRAM); the password of all is "secret".
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -19,7 +20,9 @@ kafka_version=4.2.0
 jars=$root/.cache/kafka-$kafka_version
 redis_port=${TOLLGATE_SERVICES_REDIS_PORT:-16379}
 kafka_port=${TOLLGATE_SERVICES_KAFKA_PORT:-19092}
+redis_tls_port=$((redis_port + 1))
 controller_port=$((kafka_port + 1))
+kafka_tls_port=$((kafka_port + 2))
 patience=60 # seconds until a server must answer
 
 say() { printf 'services: %s\n' "$*" >&2; }
@@ -85,25 +88,47 @@ fetch_kafka() {
   touch "$jars/complete"
 }
 
+# certify makes the certificate of both servers, which is its own authority.
+certify() {
+  [ -f "$dir/server.pem" ] && return
+  command -v openssl > /dev/null || die "openssl is absent: install it (Debian: apt-get install openssl)"
+  openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj /CN=localhost \
+    -addext 'subjectAltName=IP:127.0.0.1,DNS:localhost' -keyout "$dir/key.pem" -out "$dir/ca.pem" 2> "$dir/openssl.log" ||
+    { cat "$dir/openssl.log" >&2; die "openssl made no certificate"; }
+  rm -rf "$dir/kafka" # its users are made with its folder
+  cat "$dir/key.pem" "$dir/ca.pem" > "$dir/server.pem"
+}
+
 start_redis() {
   if running redis > /dev/null; then say "redis runs already"; return; fi
-  ! answers "$redis_port" || die "port $redis_port is taken: set TOLLGATE_SERVICES_REDIS_PORT"
+  for port in "$redis_port" "$redis_tls_port"; do
+    ! answers "$port" || die "port $port is taken: set TOLLGATE_SERVICES_REDIS_PORT"
+  done
   mkdir -p "$dir/redis"
   redis-server --bind 127.0.0.1 --port "$redis_port" --dir "$dir/redis" --appendonly yes --save '' \
-    --maxmemory-policy noeviction > "$dir/redis.log" 2>&1 < /dev/null &
+    --maxmemory-policy noeviction --tls-port "$redis_tls_port" --tls-cert-file "$dir/ca.pem" \
+    --tls-key-file "$dir/key.pem" --tls-ca-cert-file "$dir/ca.pem" --tls-auth-clients no \
+    --user tollgate on '>secret' '~*' '&*' +@all > "$dir/redis.log" 2>&1 < /dev/null &
   remember redis $!
   await redis redis_pong
 }
 
 kafka_config() {
+  local module=org.apache.kafka.common.security
   cat > "$dir/kafka.properties" << END
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller_port
-listeners=PLAINTEXT://127.0.0.1:$kafka_port,CONTROLLER://127.0.0.1:$controller_port
-advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port
+listeners=PLAINTEXT://127.0.0.1:$kafka_port,CONTROLLER://127.0.0.1:$controller_port,SECURE://127.0.0.1:$kafka_tls_port
+advertised.listeners=PLAINTEXT://127.0.0.1:$kafka_port,SECURE://127.0.0.1:$kafka_tls_port
 controller.listener.names=CONTROLLER
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURE:SASL_SSL
+listener.name.secure.ssl.keystore.type=PEM
+listener.name.secure.ssl.keystore.location=$dir/server.pem
+listener.name.secure.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.secure.plain.sasl.jaas.config=$module.plain.PlainLoginModule required user_p="secret";
+listener.name.secure.scram-sha-256.sasl.jaas.config=$module.scram.ScramLoginModule required;
+listener.name.secure.scram-sha-512.sasl.jaas.config=$module.scram.ScramLoginModule required;
 log.dirs=$dir/kafka
 num.partitions=4
 offsets.topic.num.partitions=4
@@ -120,7 +145,7 @@ END
 
 start_kafka() {
   if running kafka > /dev/null; then say "kafka runs already"; return; fi
-  for port in "$kafka_port" "$controller_port"; do
+  for port in "$kafka_port" "$controller_port" "$kafka_tls_port"; do
     ! answers "$port" || die "port $port is taken: set TOLLGATE_SERVICES_KAFKA_PORT"
   done
   mkdir -p "$dir/kafka"
@@ -129,7 +154,8 @@ start_kafka() {
     local id
     id=$(java -cp "$jars/*" kafka.tools.StorageTool random-uuid 2> /dev/null | tail -n 1)
     java -cp "$jars/*" kafka.tools.StorageTool format -t "$id" -c "$dir/kafka.properties" \
-      > "$dir/kafka-format.log" 2>&1 ||
+      --add-scram 'SCRAM-SHA-256=[name=s256,password=secret]' \
+      --add-scram 'SCRAM-SHA-512=[name=s512,password=secret]' > "$dir/kafka-format.log" 2>&1 ||
       { tail -n 20 "$dir/kafka-format.log" >&2; die "format of Kafka's folder failed"; }
   fi
   java -Xmx512m -Xms256m -XX:+UseG1GC -Dorg.slf4j.simpleLogger.showDateTime=true -cp "$jars/*" kafka.Kafka \
@@ -161,6 +187,7 @@ case $command in
     dir=$(cd "$dir" && pwd)
     install_redis
     fetch_kafka
+    certify
     start_redis
     start_kafka
     say "redis at 127.0.0.1:$redis_port, kafka at 127.0.0.1:$kafka_port, data in $dir"
@@ -179,9 +206,12 @@ case $command in
   env)
     echo "TOLLGATE_TEST_REDIS=127.0.0.1:$redis_port"
     echo "TOLLGATE_TEST_KAFKA=127.0.0.1:$kafka_port"
+    echo "TOLLGATE_TEST_REDIS_TLS=127.0.0.1:$redis_tls_port"
+    echo "TOLLGATE_TEST_KAFKA_TLS=127.0.0.1:$kafka_tls_port"
+    echo "TOLLGATE_TEST_CA=$(cd "$dir" && pwd)/ca.pem"
     ;;
   *)
-    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

@@ -299,7 +299,8 @@ func (s *Store) checkCustomers(ctx context.Context, ids map[string]bool) error {
 			problems.add("", 0, 0, "and %d more", len(missing)-20)
 			break
 		}
-		problems.add("", 0, 0, "customer %q is not registered; add it first", id)
+		problems.add("", 0, 0, "customer %q is not registered; add it first: `tollgate customer add %s`, or many with `tollgate customer import`",
+			id, id)
 	}
 	return problems.Err()
 }

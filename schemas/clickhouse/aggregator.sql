@@ -286,3 +286,9 @@ WHERE (bucket, shard, slot, revision) IN (
     ) ARRAY JOIN list AS part
 )
 GROUP BY bucket, meter, customer, product, route, version, method, status_class, subject, credential, attributes;
+
+-- migration 3: views are read with the rights of who made them
+-- A dashboard is granted SELECT on views and on nothing behind them. A view that is replaced needs this again.
+ALTER TABLE usage_by_minute {{on_cluster}} MODIFY {{definer}};
+ALTER TABLE usage_by_hour {{on_cluster}} MODIFY {{definer}};
+ALTER TABLE usage_by_day {{on_cluster}} MODIFY {{definer}};

@@ -47,3 +47,17 @@ SELECT id, max(a.revision) AS revisions, any(a.dedupe_key) AS dedupe_key, any(a.
     argMax(a.sentence, a.revision) AS sentence, argMax(a.evidence, a.revision) AS evidence,
     argMax(a.samples, a.revision) AS samples
 FROM alerts AS a GROUP BY id;
+
+-- migration 2: views are read with the rights of who made them
+-- A dashboard is granted SELECT on views and on nothing behind them. A view that is replaced needs this again.
+ALTER TABLE alerts_now {{on_cluster}} MODIFY {{definer}};
+
+-- migration 3: deliveries of quota notices
+-- A notice that is repeated on quota-events, or read again after a restart, is not sent again to a target that is here.
+CREATE TABLE IF NOT EXISTS notice_deliveries {{on_cluster}} (
+    id      String COMMENT 'of the notice',
+    target  String COMMENT 'name of a webhook',
+    outcome LowCardinality(String) COMMENT 'delivered, given_up',
+    at      DateTime64(3, 'UTC') COMMENT 'when; the row goes after 30 days, the topic forgets after 14'
+) ENGINE = {{engine "ReplacingMergeTree"}} ORDER BY (target, id) TTL toDateTime(at) + INTERVAL 30 DAY
+SETTINGS {{durable}};

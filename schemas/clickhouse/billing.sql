@@ -121,3 +121,9 @@ FROM invoice_lines FINAL;
 CREATE OR REPLACE VIEW billing_credit_notes {{on_cluster}} AS
 SELECT number, invoice, issuer, customer, currency, date, net, tax, total
 FROM credit_notes FINAL;
+
+-- migration 3: views are read with the rights of who made them
+-- A dashboard is granted SELECT on views and on nothing behind them. A view that is replaced needs this again.
+ALTER TABLE billing_invoices {{on_cluster}} MODIFY {{definer}};
+ALTER TABLE billing_invoice_lines {{on_cluster}} MODIFY {{definer}};
+ALTER TABLE billing_credit_notes {{on_cluster}} MODIFY {{definer}};

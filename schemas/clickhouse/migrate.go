@@ -139,7 +139,7 @@ func (db *DB) apply(ctx context.Context, m migration) error {
 
 // exec renders and runs one statement.
 func (db *DB) exec(ctx context.Context, statement string) error {
-	sql, err := render(statement, db.options.Cluster)
+	sql, err := render(statement, db.options)
 	if err != nil {
 		return err
 	}

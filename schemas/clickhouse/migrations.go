@@ -105,12 +105,14 @@ func checksum(statements []string) string {
 // durableSettings make an acknowledged insert survive a power cut (DESIGN §5).
 const durableSettings = "fsync_after_insert = 1, fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1"
 
-// render fills in what depends on where the tables live.
-func render(sql string, cluster string) (string, error) {
+// render fills in what depends on where the tables live and who makes them.
+func render(sql string, o Options) (string, error) {
+	cluster := o.Cluster
 	t, err := template.New("statement").Option("missingkey=error").Funcs(template.FuncMap{
 		"on_cluster": func() string { return onCluster(cluster) },
 		"engine":     func(engine string) (string, error) { return renderEngine(engine, cluster) },
 		"durable":    func() string { return durableSettings },
+		"definer":    func() string { return definer(o.User) },
 	}).Parse(sql)
 	if err != nil {
 		return "", err
@@ -120,6 +122,13 @@ func render(sql string, cluster string) (string, error) {
 		return "", err
 	}
 	return out.String(), nil
+}
+
+// definer makes a view read with our rights, whoever asks: its readers need no right to the tables behind it. The name
+// is written out, since on a cluster another server would put its own user for CURRENT_USER.
+func definer(user string) string {
+	quoted := strings.NewReplacer("\\", "\\\\", "`", "\\`").Replace(user)
+	return "SQL SECURITY DEFINER DEFINER = `" + quoted + "`"
 }
 
 func onCluster(cluster string) string {

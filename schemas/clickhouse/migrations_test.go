@@ -41,7 +41,7 @@ func TestShippedMigrations(t *testing.T) {
 	for _, m := range all {
 		for i, s := range m.statements {
 			for _, cluster := range []string{"", "main"} {
-				sql, err := render(s, cluster)
+				sql, err := render(s, Options{Cluster: cluster, User: "tollgate"})
 				if err != nil {
 					t.Errorf("%s line %d: %v", m, m.lines[i], err)
 				}
@@ -51,6 +51,18 @@ func TestShippedMigrations(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestDefiner(t *testing.T) {
+	f := func(user, want string) {
+		t.Helper()
+		if got := definer(user); got != "SQL SECURITY DEFINER DEFINER = "+want {
+			t.Fatalf("%q: got %s", user, got)
+		}
+	}
+	f("default", "`default`")
+	f("billing-eu@example", "`billing-eu@example`")
+	f("a`b\\c", "`a\\`b\\\\c`")
 }
 
 func TestRenderEngine(t *testing.T) {

@@ -12,13 +12,14 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"tollgate/cmd/tollgate/embedded/embeddedtest"
 )
 
-// broker returns addresses of a Kafka: the one named by TOLLGATE_TEST_KAFKA, or a fake one of this test's
-// own.
+// broker returns addresses of a Kafka: the one that the environment names, or a fake one of this test's own.
 func broker(t testing.TB) []string {
 	t.Helper()
-	if given := os.Getenv("TOLLGATE_TEST_KAFKA"); given != "" {
+	if given := os.Getenv(embeddedtest.EnvKafka); given != "" {
 		return strings.Split(given, ",")
 	}
 	return fake(t).ListenAddrs()

@@ -9,11 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"tollgate/cmd/tollgate/embedded/embeddedtest"
 )
 
 func TestOptionsSayEverythingThatIsWrong(t *testing.T) {
@@ -54,9 +57,13 @@ func TestGroupOptionsSayEverythingThatIsWrong(t *testing.T) {
 	}
 }
 
-// secured starts a fake broker with TLS and SASL, and returns the file of its CA.
-func secured(t testing.TB) (cluster *kfake.Cluster, ca string) {
+// secured returns the address of a Kafka with TLS and SASL, and the file of its CA: those that the environment names
+// where it names a real one, or of a fake one. Its users are those of deploy/services/services.sh.
+func secured(t testing.TB) (broker, ca string) {
 	t.Helper()
+	if os.Getenv(embeddedtest.EnvKafka) != "" {
+		return embeddedtest.Secured(t, embeddedtest.EnvKafkaTLS)
+	}
 	server := httptest.NewTLSServer(nil)
 	t.Cleanup(server.Close)
 	config := server.TLS.Clone()
@@ -66,16 +73,17 @@ func secured(t testing.TB) (cluster *kfake.Cluster, ca string) {
 	if err := os.WriteFile(ca, block, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return fake(t, kfake.TLS(config), kfake.EnableSASL(), kfake.Superuser(SASLPlain, "p", "secret"),
-		kfake.Superuser(SASLScramSHA256, "s256", "secret"), kfake.Superuser(SASLScramSHA512, "s512", "secret")), ca
+	cluster := fake(t, kfake.TLS(config), kfake.EnableSASL(), kfake.Superuser(SASLPlain, "p", "secret"),
+		kfake.Superuser(SASLScramSHA256, "s256", "secret"), kfake.Superuser(SASLScramSHA512, "s512", "secret"))
+	return cluster.ListenAddrs()[0], ca
 }
 
-func TestTLSAndSASL(t *testing.T) {
-	cluster, ca := secured(t)
+func TestIntegrationTLSAndSASL(t *testing.T) {
+	broker, ca := secured(t)
 	open := func(tls *TLS, sasl *SASL) (*Client, error) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // what is refused is tried again until then
 		defer cancel()
-		return Open(ctx, Options{Brokers: cluster.ListenAddrs(), TLS: tls, SASL: sasl,
+		return Open(ctx, Options{Brokers: []string{broker}, TLS: tls, SASL: sasl,
 			Log: slog.New(slog.DiscardHandler)})
 	}
 	good := &TLS{CA: ca}
@@ -93,11 +101,14 @@ func TestTLSAndSASL(t *testing.T) {
 		}
 		c.Close()
 	}
+	var group sync.WaitGroup
+	defer group.Wait()
 	refused := func(want string, tls *TLS, sasl *SASL) {
-		t.Helper()
-		if _, err := open(tls, sasl); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("got %v, want %q", err, want)
-		}
+		group.Go(func() {
+			if _, err := open(tls, sasl); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+		})
 	}
 	refused("check kafka.sasl.user", good, &SASL{Mechanism: SASLPlain, User: "p", Password: "wrong"})
 	refused("SASL authentication", good, &SASL{Mechanism: SASLScramSHA256, User: "s256", Password: "wrong"})
@@ -170,8 +181,8 @@ func TestFollowsALeaderThatMoves(t *testing.T) {
 	}
 }
 
-func TestFetchResumesAfterATimeout(t *testing.T) {
-	c := client(t, fake(t).ListenAddrs())
+func TestIntegrationFetchResumesAfterATimeout(t *testing.T) {
+	c := client(t, broker(t))
 	in := topic(t, c, 1, nil)
 	info, err := c.DescribeTopics(t.Context(), in)
 	if err != nil {
@@ -196,9 +207,9 @@ func TestFetchResumesAfterATimeout(t *testing.T) {
 	}
 }
 
-func TestMetricsAreRegisteredAndNamed(t *testing.T) {
+func TestIntegrationMetricsAreRegisteredAndNamed(t *testing.T) {
 	registry := prometheus.NewRegistry()
-	c, err := Open(t.Context(), Options{Brokers: fake(t).ListenAddrs(), Metrics: registry,
+	c, err := Open(t.Context(), Options{Brokers: broker(t), Metrics: registry,
 		Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -227,6 +238,7 @@ func TestMetricsAreRegisteredAndNamed(t *testing.T) {
 	}
 }
 
+// On a broker of its own: on a shared one other tests have our topics. Those make them on real servers, too.
 func TestOurTopicsAreMadeAndFit(t *testing.T) {
 	c := client(t, fake(t).ListenAddrs())
 	for range 2 { // the second time they exist

@@ -22,7 +22,7 @@ type fetcher struct {
 	wait      time.Duration // how long the broker holds a request while there is nothing
 	maxBytes  int
 	holes     bool // the topic may be compacted
-	accepted  func(ctx context.Context, want, got int64) (bool, error)
+	accepted  func(ctx context.Context, gap GapError) (bool, error)
 
 	next     int64 // the offset that must come next
 	high     int64
@@ -204,27 +204,29 @@ func (f *fetcher) outOfRange(ctx context.Context, cause error) error {
 	default:
 		return again
 	}
-	if err := f.gap(ctx, f.next, got); err != nil {
+	if err := f.gap(ctx, GapError{Want: f.next, Got: got}); err != nil {
 		return err
 	}
 	f.next = got
 	return again // from the accepted offset
 }
 
-// gap returns nil where somebody has accepted it, else the GapError.
-func (f *fetcher) gap(ctx context.Context, want, got int64) error {
-	g := GapError{Topic: f.topic, Partition: f.partition, Want: want, Got: got}
-	if f.accepted == nil {
+// gap returns nil where somebody has accepted it, else g, of this partition. That a log lost its end is never passed
+// here: its offsets are given a second time, so it is read again as a new generation.
+func (f *fetcher) gap(ctx context.Context, g GapError) error {
+	g.Topic, g.TopicID, g.Partition = f.topic, f.topicID, f.partition
+	if f.accepted == nil || g.Got < g.Want && !g.Recreated {
 		return g
 	}
-	ok, err := f.accepted(ctx, want, got)
+	ok, err := f.accepted(ctx, g)
 	if err != nil {
 		return fmt.Errorf("ask whether a gap is accepted: %w (%w)", err, g)
 	}
 	if !ok {
 		return g
 	}
-	f.c.log.Warn("passing an accepted gap", "topic", f.topic, "partition", f.partition, "want", want, "got", got)
+	f.c.log.Warn("passing an accepted gap", "topic", f.topic, "partition", f.partition, "want", g.Want,
+		"got", g.Got)
 	return nil
 }
 
@@ -272,7 +274,7 @@ func (f *fetcher) explain(err error) error {
 // takeBatch reads one batch that reaches beyond f.next, or passes over it.
 func (f *fetcher) takeBatch(ctx context.Context, h batchHeader) error {
 	if h.base > f.next && !f.holes {
-		if err := f.gap(ctx, f.next, h.base); err != nil {
+		if err := f.gap(ctx, GapError{Want: f.next, Got: h.base}); err != nil {
 			return err
 		}
 		f.next = h.base
@@ -293,7 +295,7 @@ func (f *fetcher) takeBatch(ctx context.Context, h batchHeader) error {
 	var hole holeError
 	if errors.As(err, &hole) {
 		undo()
-		if err = f.gap(ctx, hole.want, hole.got); err == nil {
+		if err = f.gap(ctx, GapError{Want: hole.want, Got: hole.got}); err == nil {
 			err = f.reader.read(h, f.next, true)
 		}
 	}

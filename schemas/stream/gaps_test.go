@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -49,10 +50,10 @@ type acceptance struct {
 	asked []GapError
 }
 
-func (a *acceptance) Accepted(_ context.Context, topic string, partition int, want, got int64) (bool, error) {
+func (a *acceptance) Accepted(_ context.Context, gap GapError) (bool, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.asked = append(a.asked, GapError{Topic: topic, Partition: partition, Want: want, Got: got})
+	a.asked = append(a.asked, gap)
 	return a.open, nil
 }
 
@@ -85,7 +86,8 @@ func TestIntegrationDeletedRecordsStopOnlyTheirPartitionUntilAccepted(t *testing
 	consume(t, c, o, follow(ch))
 	s := receive(t, stops)
 	var gap GapError
-	if want := (GapError{Topic: in, Partition: 0, Want: 10, Got: 15}); !errors.As(s.Err, &gap) || gap != want {
+	want := GapError{Topic: in, TopicID: idOf(t, c, in), Partition: 0, Want: 10, Got: 15}
+	if !errors.As(s.Err, &gap) || gap != want {
 		t.Fatalf("stopped by %v, want %v", s.Err, want)
 	}
 	if s := receive(t, ch); s.value != "other" {
@@ -95,6 +97,16 @@ func TestIntegrationDeletedRecordsStopOnlyTheirPartitionUntilAccepted(t *testing
 	if s := receive(t, ch); s.offset != 15 || s.value != "15" {
 		t.Fatalf("after acceptance: %+v, want offset 15", s)
 	}
+}
+
+// idOf is what Kafka calls the present creation of a topic.
+func idOf(t testing.TB, c *Client, topic string) [16]byte {
+	t.Helper()
+	info, err := c.DescribeTopics(t.Context(), topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info[0].ID
 }
 
 func TestIntegrationFirstStartBeginsAtTheEarliestRecord(t *testing.T) {
@@ -117,14 +129,9 @@ func TestIntegrationALogThatLostItsEndIsAGap(t *testing.T) {
 	p := producer(t, c)
 	in := topic(t, c, 1, nil)
 	write(t, p, in, 0, "a", "b")
-	f := &fetcher{c: c, topic: in, wait: 50 * time.Millisecond, maxBytes: 1 << 20, next: 7}
-	info, err := c.DescribeTopics(t.Context(), in)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.topicID = info[0].ID
+	f := &fetcher{c: c, topic: in, topicID: idOf(t, c, in), wait: 50 * time.Millisecond, maxBytes: 1 << 20, next: 7}
 	defer f.drop()
-	_, err = f.fetch(limit(t))
+	_, err := f.fetch(limit(t))
 	var gap GapError
 	if !errors.As(err, &gap) || gap.Want != 7 || gap.Got != 2 {
 		t.Fatalf("got %v, want a gap from 7 to 2", err)
@@ -194,15 +201,61 @@ func TestIntegrationRecreatedTopicIsAGapAndANewGeneration(t *testing.T) {
 	}
 }
 
+// A Generations that has a new creation of a topic accepted first: the partition stops, asks again, and goes on from
+// the beginning of the new topic once it is accepted. OnRead is called for each beginning.
+func TestIntegrationARecreatedTopicWaitsUntilItsGenerationIsAccepted(t *testing.T) {
+	brokers := broker(t)
+	c := client(t, brokers)
+	p := producer(t, c)
+	in := topic(t, c, 1, nil)
+	gaps, stops, ch, read := new(acceptance), make(chan Stop, 1000), make(chan got, 1000), make(chan int, 100)
+	gaps.accept()
+	generations := &numbered{strict: true}
+	o := GroupOptions{Group: name(t, "group"), Topics: []string{in}, Standalone: true, Gaps: gaps, Generations: generations,
+		GapPoll: 20 * time.Millisecond, OnStop: func(s Stop) { stops <- s },
+		OnRead: func(_ string, partition int) { read <- partition }}
+	consume(t, c, o, follow(ch))
+	write(t, p, in, 0, "old 0", "old 1")
+	receive(t, ch)
+	receive(t, ch)
+	receive(t, read)
+	waitCommitted(t, c, o.Group, in, 2)
+	recreate(t, other(t, brokers), c, in, 1)
+	write(t, p, in, 0, "new 0")
+	for range 3 {
+		if s := receive(t, stops); !errors.Is(s.Err, ErrRecreated) || s.Retry != o.GapPoll {
+			t.Fatalf("stopped by %v, tried again after %v; want the recreated topic, after %v", s.Err, s.Retry, o.GapPoll)
+		}
+	}
+	if len(ch) > 0 || len(read) > 0 {
+		t.Fatal("the new topic was read before it was accepted")
+	}
+	generations.accept()
+	if s := receive(t, ch); s.value != "new 0" {
+		t.Fatalf("read %+v after acceptance, want new 0", s)
+	}
+	receive(t, read)
+}
+
 // numbered is a Generations in memory.
 type numbered struct {
-	mu  sync.Mutex
-	ids map[[16]byte]int64
+	mu     sync.Mutex
+	ids    map[[16]byte]int64
+	strict bool // a further id has to be accepted
+}
+
+func (n *numbered) accept() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.strict = false
 }
 
 func (n *numbered) Generation(_ context.Context, _ string, id [16]byte) (int64, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if n.strict && len(n.ids) > 0 && n.ids[id] == 0 {
+		return 0, ErrRecreated
+	}
 	if n.ids == nil {
 		n.ids = make(map[[16]byte]int64)
 	}
@@ -272,5 +325,95 @@ func TestIntegrationTransactions(t *testing.T) {
 	waitCommitted(t, c, o.Group, in, 10) // 6 records and 4 markers
 	if len(ch) > 0 {
 		t.Errorf("also read %+v", <-ch)
+	}
+}
+
+// shown is how many values a metric shows.
+func shown(c prometheus.Collector) (n int) {
+	values := make(chan prometheus.Metric, 100)
+	c.Collect(values)
+	return len(values)
+}
+
+// An open transaction holds what was written after it, is shown with its beginning, and is forgotten when it ends.
+func TestIntegrationAnOpenTransactionHoldsItsPartition(t *testing.T) {
+	brokers := broker(t)
+	c := client(t, brokers)
+	p := producer(t, c)
+	in := topic(t, c, 2, nil)
+	ctx := limit(t)
+	txn := other(t, brokers, kgo.TransactionalID(name(t, "txn")), kgo.DefaultProduceTopic(in),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	write(t, p, in, 0, "before")
+	began := time.Now().Add(-time.Minute).Truncate(time.Millisecond)
+	if err := txn.BeginTransaction(); err != nil {
+		t.Fatal(err)
+	}
+	first := &kgo.Record{Topic: in, Partition: 0, Value: []byte("inside"), Timestamp: began}
+	if err := txn.ProduceSync(ctx, first).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	write(t, p, in, 0, "after", "after")
+	write(t, p, in, 1, "elsewhere")
+	open, err := c.OpenTransactions(ctx, in)
+	want := OpenTransaction{Topic: in, Partition: 0, Offset: 1, Behind: 3, Since: began}
+	if err != nil || len(open) != 1 || !open[0].Since.Equal(began) {
+		t.Fatalf("open transactions %+v, %v; want %+v", open, err, want)
+	}
+	if open[0].Since = began; open[0] != want {
+		t.Errorf("open transaction %+v, want %+v", open[0], want)
+	}
+	if age := open[0].Age(began.Add(90 * time.Second)); age != 90*time.Second {
+		t.Errorf("age %v", age)
+	}
+	ch, batches := make(chan got, 100), make(chan Batch, 1000)
+	group := name(t, "group")
+	consume(t, c, GroupOptions{Group: group, Topics: []string{in}, Standalone: true, MaxWait: 20 * time.Millisecond},
+		func(ctx context.Context, p *Partition) error {
+			for {
+				b, err := p.Fetch(ctx)
+				if err != nil {
+					return err
+				}
+				for _, r := range b.Records {
+					ch <- got{r.Partition, r.Offset, string(r.Value)}
+				}
+				if p.ID == 0 {
+					batches <- Batch{Next: b.Next, HighWatermark: b.HighWatermark, LastStable: b.LastStable}
+				}
+			}
+		})
+	values := map[string]int{}
+	for range 2 {
+		values[receive(t, ch).value]++
+	}
+	if values["before"] != 1 || values["elsewhere"] != 1 {
+		t.Fatalf("read %v while the transaction is open", values)
+	}
+	for b := receive(t, batches); b.Next != 1 || b.LastStable != 1 || b.HighWatermark != 4; b = receive(t, batches) {
+		if b.Next > 1 {
+			t.Fatalf("read to %d beyond the open transaction", b.Next)
+		}
+	}
+	receive(t, batches) // the gauge of the batch before is set by now
+	if held := shown(c.metrics.open); held != 1 {
+		t.Errorf("%d partitions are shown as held, want 1", held)
+	}
+	if err := txn.EndTransaction(ctx, kgo.TryAbort); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if s := receive(t, ch); s.value != "after" {
+			t.Fatalf("read %+v after the abort", s)
+		}
+	}
+	for b := receive(t, batches); b.Next < 5; b = receive(t, batches) {
+	}
+	receive(t, batches)
+	if held := shown(c.metrics.open); held != 0 {
+		t.Errorf("%d partitions are still shown as held", held)
+	}
+	if open, err := c.OpenTransactions(ctx, in); err != nil || len(open) != 0 {
+		t.Errorf("open transactions after the end: %v, %v", open, err)
 	}
 }

@@ -12,22 +12,27 @@ import (
 
 // Generations numbers the creations of topics: see Partition.Generation.
 type Generations interface {
-	// Generation returns the number of the topic with this id, giving it a new one when it is first seen.
+	// Generation returns the number of the topic with this id. An error that wraps ErrRecreated says that somebody
+	// has to accept this creation of the topic first: its partitions stop, and ask again every GapPoll.
 	Generation(ctx context.Context, topic string, topicID [16]byte) (int64, error)
 }
 
 // Gaps says which gaps somebody has accepted.
 type Gaps interface {
-	// Accepted reports whether reading may go on at got although want should have come.
-	Accepted(ctx context.Context, topic string, partition int, want, got int64) (bool, error)
+	// Accepted reports whether reading may go on at gap.Got although gap.Want should have come.
+	Accepted(ctx context.Context, gap GapError) (bool, error)
 }
+
+// ErrRecreated says that a topic was deleted and created again under its name, which nobody has accepted yet.
+var ErrRecreated = errors.New("the topic was deleted and created again: its offsets begin anew, and what was not " +
+	"yet read from the earlier one is gone")
 
 // Stop says why a partition is not being read.
 type Stop struct {
 	// Topic and Partition are what stopped.
 	Topic     string
 	Partition int
-	// Err is what its run returned; a GapError keeps it stopped until the gap is accepted.
+	// Err is what its run returned; a GapError or ErrRecreated keeps it stopped until somebody accepts it.
 	Err error
 	// Retry is when it is tried again: after an error the back-off, after a gap how often acceptance is asked
 	// for.
@@ -79,6 +84,9 @@ type GroupOptions struct {
 	AllowCompacted []string
 	// OnStop is called, from any goroutine, each time a partition stops. Default nil.
 	OnStop func(Stop)
+	// OnRead is called, from any goroutine, each time a partition begins to be read: after the first answer of the
+	// broker. Default nil.
+	OnRead func(topic string, partition int)
 }
 
 // Validate says everything that is wrong with the options at once.

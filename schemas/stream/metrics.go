@@ -22,6 +22,7 @@ type metrics struct {
 	retries   *prometheus.CounterVec // topic
 	seconds   prometheus.Histogram
 	inFlight  prometheus.Gauge
+	open      *prometheus.GaugeVec   // group, topic, partition
 	owned     *prometheus.GaugeVec   // group, topic
 	stopped   *prometheus.GaugeVec   // group, topic, partition, reason
 	stops     *prometheus.CounterVec // group, topic, reason
@@ -42,6 +43,8 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	}
 	m.lag = gauge("lag_records", "Offsets between the last committed one and the high watermark.",
 		"group", "topic", "partition")
+	m.open = gauge("open_transaction_seconds", "For how long this process has seen an open transaction hold a "+
+		"partition that it has otherwise read to its end.", "group", "topic", "partition")
 	m.fetched = counter("fetched_records_total", "Records read.", "topic")
 	m.fetchedB = counter("fetched_bytes_total", "Bytes of record batches read, as compressed on the wire.",
 		"topic")

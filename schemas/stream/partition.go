@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"github.com/segmentio/kafka-go/protocol/offsetcommit"
 )
@@ -46,6 +47,9 @@ type Partition struct {
 	read     atomic.Int64 // what may be committed
 	lagLabel []string
 	lose     func(error)
+	onRead   func()    // nil once it was called
+	held     int64     // offset of the open transaction that holds the partition, -1 where none does
+	since    time.Time // when it was first seen
 }
 
 // Fetch returns the records that follow, waiting for them at most GroupOptions.MaxWait, then an empty Batch.
@@ -55,6 +59,11 @@ type Partition struct {
 func (p *Partition) Fetch(ctx context.Context) (Batch, error) {
 	b, err := p.f.fetch(ctx)
 	if err == nil {
+		if p.onRead != nil {
+			p.onRead()
+			p.onRead = nil
+		}
+		p.hold(b, time.Now())
 		p.read.Store(b.Next)
 		if p.lagLabel != nil {
 			p.c.metrics.lag.WithLabelValues(p.lagLabel...).Set(float64(max(b.HighWatermark-b.Next, 0)))
@@ -83,7 +92,7 @@ func (p *Partition) Commit(ctx context.Context, next int64) error {
 		return fmt.Errorf("commit offset %d of %s partition %d: only %d has been read", next, p.Topic, p.ID, read)
 	}
 	err := p.c.commit(ctx, p.who, p.Topic, offsetcommit.RequestPartition{PartitionIndex: int32(p.ID),
-		CommittedOffset: next, CommittedLeaderEpoch: -1, CommittedMetadata: noteOf(p.TopicID)})
+		CommittedOffset: next, CommittedLeaderEpoch: -1, CommittedMetadata: noteOf(p.TopicID, p.Generation)})
 	if err != nil && notOwner(err) {
 		p.lose(err)
 	}

@@ -95,8 +95,9 @@ type Position struct {
 // GapError says that a partition does not continue where it should: records between Want and Got are not
 // there. It stops the partition until somebody accepts the loss.
 type GapError struct {
-	// Topic and Partition are where the gap is.
+	// Topic and Partition are where the gap is; TopicID is what Kafka calls this creation of the topic.
 	Topic     string
+	TopicID   [16]byte
 	Partition int
 	// Want is the offset that should have come, Got the one that can be read next. Got below Want means that the
 	// log lost its end.
@@ -115,6 +116,6 @@ func (e GapError) Error() string {
 	case e.Got < e.Want:
 		what = "the end of the log was lost"
 	}
-	return fmt.Sprintf("gap in %s partition %d: %s: expected offset %d, can read on from %d; "+
-		"the partition is stopped until the gap is accepted", e.Topic, e.Partition, what, e.Want, e.Got)
+	return fmt.Sprintf("gap in %s partition %d: %s: expected offset %d, can read on from %d; the partition is stopped "+
+		"until that is accepted, see tollgate stream list", e.Topic, e.Partition, what, e.Want, e.Got)
 }

@@ -58,8 +58,11 @@ func (s *session) standStill(at place, err error, backOff time.Duration) bool {
 	reason, retry := "error", backOff
 	var gap GapError
 	isGap := errors.As(err, &gap)
-	if isGap {
+	switch {
+	case isGap:
 		reason, retry = "gap", o.GapPoll
+	case errors.Is(err, ErrRecreated):
+		reason, retry = "recreated", o.GapPoll
 	}
 	labels := []string{o.Group, at.topic, label(at.partition), reason}
 	m.stopped.WithLabelValues(labels...).Set(1)
@@ -82,7 +85,7 @@ func (s *session) standStill(at place, err error, backOff time.Duration) bool {
 			return true
 		}
 		if o.Gaps != nil {
-			if ok, err := o.Gaps.Accepted(s.ctx, at.topic, at.partition, gap.Want, gap.Got); err == nil && ok {
+			if ok, err := o.Gaps.Accepted(s.ctx, gap); err == nil && ok {
 				return true
 			}
 		}
@@ -97,6 +100,7 @@ func (s *session) once(at place, seen *lastSeen) error {
 	}
 	defer p.f.drop()
 	defer s.g.c.metrics.lag.DeleteLabelValues(p.lagLabel...)
+	defer s.g.c.metrics.open.DeleteLabelValues(p.lagLabel...)
 	defer func() { seen.next = p.f.next }()
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -118,7 +122,7 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 		stored.offset = -1
 	}
 	p := &Partition{Topic: at.topic, TopicID: t.id, ID: at.partition, Committed: stored.offset, c: c,
-		who:      s.g.who,
+		who: s.g.who, held: -1,
 		lagLabel: []string{o.Group, at.topic, label(at.partition)}, lose: s.cancel}
 	if o.Generations != nil {
 		if p.Generation, err = o.Generations.Generation(s.ctx, at.topic, t.id); err != nil {
@@ -131,9 +135,10 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 		p.f.holes = p.f.holes || name == at.topic
 	}
 	if o.Gaps != nil {
-		p.f.accepted = func(ctx context.Context, want, got int64) (bool, error) {
-			return o.Gaps.Accepted(ctx, at.topic, at.partition, want, got)
-		}
+		p.f.accepted = o.Gaps.Accepted
+	}
+	if o.OnRead != nil {
+		p.onRead = func() { o.OnRead(at.topic, at.partition) }
 	}
 	if err := s.begin(p, stored, seen); err != nil {
 		return nil, err
@@ -145,9 +150,9 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 }
 
 // begin decides where a partition is read from: where the group left it, or, where it never began, at the
-// earliest record. A commit that belongs to an earlier topic of the same name is a gap.
+// earliest record. A commit that belongs to an earlier topic of the same name, or generation of it, is a gap.
 func (s *session) begin(p *Partition, stored commit, seen *lastSeen) error {
-	if stored.offset >= 0 && !stored.isOther(p.TopicID) {
+	if stored.offset >= 0 && !stored.isEarlier(p.TopicID, p.Generation) {
 		p.f.next = stored.offset
 		return nil
 	}
@@ -156,7 +161,7 @@ func (s *session) begin(p *Partition, stored commit, seen *lastSeen) error {
 		return err
 	}
 	p.f.next, p.Committed = w.First, -1
-	want, recreated := stored.offset, stored.isOther(p.TopicID)
+	want, recreated := stored.offset, stored.isEarlier(p.TopicID, p.Generation)
 	if !recreated && seen.topicID != [16]byte{} && seen.topicID != p.TopicID {
 		want, recreated = seen.next, true // the broker dropped our offsets together with the old topic
 	}
@@ -165,11 +170,5 @@ func (s *session) begin(p *Partition, stored commit, seen *lastSeen) error {
 			"partition", p.ID, "offset", w.First)
 		return nil
 	}
-	err = p.f.gap(s.ctx, want, w.First)
-	var gap GapError
-	if errors.As(err, &gap) {
-		gap.Recreated = true
-		return gap
-	}
-	return err
+	return p.f.gap(s.ctx, GapError{Want: want, Got: w.First, Recreated: true})
 }

@@ -272,6 +272,8 @@ type fetchRequest struct {
 	offset    int64
 	waitMS    int32 // how long the broker may hold the request while there is nothing
 	maxBytes  int32 // of the answer; a first batch that is larger comes whole
+
+	uncommitted bool // also what open transactions have written: to look, never to count
 }
 
 func appendFetchRequest(b []byte, correlation int32, clientID string, r fetchRequest) []byte {
@@ -280,7 +282,11 @@ func appendFetchRequest(b []byte, correlation int32, clientID string, r fetchReq
 	b = binary.BigEndian.AppendUint32(b, uint32(r.waitMS))
 	b = binary.BigEndian.AppendUint32(b, 1) // at least one byte
 	b = binary.BigEndian.AppendUint32(b, uint32(r.maxBytes))
-	b = append(b, 1)                                 // read_committed
+	if r.uncommitted {
+		b = append(b, 0)
+	} else {
+		b = append(b, 1) // read_committed
+	}
 	b = binary.BigEndian.AppendUint32(b, 0)          // no fetch session
 	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // session epoch -1
 	b = append(b, 2)                                 // one topic

@@ -42,7 +42,8 @@ func parsePages() map[string]*pageTemplate {
 		"instantIn": func(t time.Time, zone string) string { return t.In(zoneOf(zone)).Format("2006-01-02 15:04") },
 		"segment":   url.PathEscape, "shell": shell, "reasonText": reasonText, "places": places,
 		"detectors": func() []string {
-			return []string{schemas.DetectorSpike, schemas.DetectorBruteForce, schemas.DetectorPathScan}
+			return []string{schemas.DetectorSpike, schemas.DetectorBruteForce, schemas.DetectorPathScan, schemas.DetectorGap,
+				schemas.DetectorConflicts}
 		},
 	}
 	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "pages/layout.html",

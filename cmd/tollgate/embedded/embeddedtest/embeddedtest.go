@@ -32,6 +32,15 @@ const (
 
 	// EnvRedis names a Redis server.
 	EnvRedis = "TOLLGATE_TEST_REDIS"
+
+	// EnvKafkaTLS names the door with TLS and SASL of the broker that EnvKafka names.
+	EnvKafkaTLS = "TOLLGATE_TEST_KAFKA_TLS"
+
+	// EnvRedisTLS names the door with TLS of the Redis that EnvRedis names.
+	EnvRedisTLS = "TOLLGATE_TEST_REDIS_TLS"
+
+	// EnvCA names the file of the certificate, in PEM form, that has signed those of both.
+	EnvCA = "TOLLGATE_TEST_CA"
 )
 
 // process holds what this test process has started. A started part is a property of the process, not of a
@@ -179,6 +188,18 @@ func Cache(t testing.TB) (addr, prefix string) {
 		process.cache = cache
 	}
 	return process.cache.Addr(), prefix
+}
+
+// Secured returns the address of the door with TLS that a variable names, EnvKafkaTLS or EnvRedisTLS, and the file of
+// its CA. Tests ask where a real server is named: then its door with TLS is named too, or the test fails.
+func Secured(t testing.TB, variable string) (addr, ca string) {
+	t.Helper()
+	addr, ca = os.Getenv(variable), os.Getenv(EnvCA)
+	if addr == "" || ca == "" {
+		t.Fatalf("a real server is named, but not its door with TLS: set %s and %s; `deploy/services/services.sh env` "+
+			"prints them", variable, EnvCA)
+	}
+	return addr, ca
 }
 
 // own is a name that no other test, process or run has. Callers hold the lock.

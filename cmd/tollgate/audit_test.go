@@ -1,0 +1,173 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"tollgate/cmd/tollgate/embedded/embeddedtest"
+	"tollgate/schemas/auditlog"
+)
+
+// auditedHouse is an installation with counters, an issued month and a door to its tables.
+type auditedHouse struct {
+	*counters
+	exec func(sql string)
+}
+
+func newAuditedHouse(t *testing.T) *auditedHouse {
+	h := newHouse(t)
+	priced := strings.Replace(limitedCatalog, "    limits:", "    prices: [{meter: calls, label: Calls, amount: 0.01}]\n    limits:", 1)
+	h.do(0, "catalog", "apply", h.file("catalog.yaml", priced), "--meters-from", "2026-01-01")
+	h.do(0, "customer", "import", h.file("customers.csv", "id,name\nacme,Acme\nother,Other\n"))
+	h.do(0, "key", "add", "app", "acme", "--name", "app")
+	h.start()
+	h.up()
+	var past strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&past, `{"id":"p%d","time":"2026-02-%02dT%02d:30:00Z","customer":"acme","method":"GET","path":"/x","status":200,`+
+			`"bytes_out":9}`+"\n", i, 1+i%20, i%24)
+	}
+	h.do(0, "import", "--format", "native", "--source", "past", "--customer", "event", "--wait", h.file("past.json", past.String()))
+	h.do(0, "invoice", "issue", "--period", "2026-02")
+	c := h.counters()
+	c.send(50, "--live")
+	_, p, _ := h.further()
+	return &auditedHouse{c, func(sql string) {
+		t.Helper()
+		if err := p.store.Conn().Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}}
+}
+
+// audit runs the tool and answers its report; the exit code must say whether it balances.
+func (h *auditedHouse) audit(code int, more ...string) (report audited) {
+	h.t.Helper()
+	out, errs := h.do(code, append([]string{"audit", "-o", "json"}, more...)...)
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		h.t.Fatalf("%v in %s", err, out)
+	}
+	if report.Balanced != (code == 0) || report.Balanced != (len(report.Problems) == 0) {
+		h.t.Errorf("exit code %d, balanced %v, %d problems", code, report.Balanced, len(report.Problems))
+	}
+	for _, p := range report.Problems {
+		if p.Kind == "" || p.Where == "" || p.Expected == "" || p.Found == "" || p.Repair == "" ||
+			!strings.Contains(errs, p.String()) {
+			h.t.Errorf("a problem says too little: %+v; printed: %s", p, errs)
+		}
+	}
+	return report
+}
+
+// kinds are the sorted kinds of the problems, each once.
+func (r audited) kinds() (kinds []string) {
+	for _, p := range r.Problems {
+		kinds = append(kinds, p.Kind)
+	}
+	slices.Sort(kinds)
+	return slices.Compact(kinds)
+}
+
+// cheat takes units from one counter in Redis.
+func (h *auditedHouse) cheat() {
+	h.t.Helper()
+	address := os.Getenv(embeddedtest.EnvRedis)
+	if address == "" {
+		address = h.up().Redis
+	}
+	client := redis.NewClient(&redis.Options{Addr: address})
+	defer client.Close()
+	keys, err := client.Keys(h.t.Context(), "*").Result()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for _, key := range keys {
+		if n, err := client.HGet(h.t.Context(), key, "w").Int(); err == nil && n == 50 {
+			if err := client.HIncrBy(h.t.Context(), key, "w", -20).Err(); err != nil {
+				h.t.Fatal(err)
+			}
+			return
+		}
+	}
+	h.t.Fatalf("no counter of 50 among %v", keys)
+}
+
+// TestIntegrationAuditAndRepair: what is wrong with usage, heads, counters and invoices is found and named; --repair
+// computes again what follows from sound events, writes down what it did, and leaves documents alone.
+func TestIntegrationAuditAndRepair(t *testing.T) {
+	h := newAuditedHouse(t)
+	report := h.audit(0)
+	if report.Keys != 350 || report.Read != report.Published+report.Rejected || report.Invoices != 1 || report.Lines != 1 ||
+		report.Counters < 5 || report.NotKept != 1 {
+		t.Errorf("before anything is planted: %+v", report)
+	}
+	h.exec("DELETE FROM usage_minute WHERE customer = 'acme' AND bucket = '2026-02-03 02:30:00'")
+	h.exec("DELETE FROM heads WHERE level = 'minute' AND bucket = '2026-02-05 04:30:00'")
+	h.exec("ALTER TABLE invoices UPDATE document = replaceOne(document, '\"quantity\":\"300\"', '\"quantity\":\"301\"') " +
+		"WHERE 1 SETTINGS mutations_sync = 1")
+	h.cheat()
+	report = h.audit(1)
+	for _, want := range []string{"counter_wrong", "documents_altered", "head_lost", "line_altered", "quantity_altered",
+		"usage_rows_lost"} {
+		if !slices.Contains(report.kinds(), want) {
+			t.Errorf("%s is not found: %v", want, report.Problems)
+		}
+	}
+	h.do(1, "audit", "--repair") // it wants a reason
+	report = h.audit(1, "--repair", "--reason", "planted by a test", "--by", "tester")
+	if want := []string{"documents_altered", "line_altered", "quantity_altered"}; !slices.Equal(report.kinds(), want) {
+		t.Errorf("after the repair: %v, want %v", report.Problems, want)
+	}
+	if report.Repaired == nil || report.Repaired.Buckets < 2 {
+		t.Errorf("repaired: %+v", report.Repaired)
+	}
+	h.are("repaired", map[string]int{"month": 50, "day": 50, "key": 50})
+	var log []auditlog.Entry
+	h.json(&log, "audit-log", "--action", "audit_repair")
+	subjects := ""
+	for _, e := range log {
+		subjects += e.Subject + "\n"
+		if e.Actor != "tester" || e.Reason != "planted by a test" || e.Details["fault"] == "" {
+			t.Errorf("the audit log says %+v", e)
+		}
+	}
+	for _, want := range []string{"minute 2026-02-03T02:30:00Z", "minute 2026-02-05T04:30:00Z", "limit "} {
+		if !strings.Contains(subjects, want) {
+			t.Errorf("the audit log does not name %s:\n%s", want, subjects)
+		}
+	}
+	h.exec("ALTER TABLE invoices UPDATE document = replaceOne(document, '\"quantity\":\"301\"', '\"quantity\":\"300\"') " +
+		"WHERE 1 SETTINGS mutations_sync = 1")
+	h.audit(0)
+}
+
+// TestIntegrationAuditUnderTraffic: while events keep arriving nothing is found that is not there.
+func TestIntegrationAuditUnderTraffic(t *testing.T) {
+	h := newAuditedHouse(t)
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for range 4 {
+			h.send(40, "--live")
+		}
+	}()
+	for done := false; !done; {
+		select {
+		case <-sent:
+			done = true
+		default:
+		}
+		began := time.Now()
+		if report := h.audit(0); report.Keys < 350 {
+			t.Errorf("%d keys", report.Keys)
+		}
+		t.Logf("an audit took %s", time.Since(began).Round(time.Millisecond))
+	}
+}

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/segmentio/kafka-go"
+
+	"tollgate/schemas/clickhouse"
+	"tollgate/schemas/stream"
+)
+
+// The reference worker, written the ordinary good way: kafka-go's Reader, encoding/json, Redis pipelined by 1,000,
+// clickhouse-go batches of 50,000 rows.
+
+const referenceTable = `CREATE TABLE reference_events (time DateTime64(3, 'UTC'), source LowCardinality(String),
+	id String, customer LowCardinality(String), product LowCardinality(String), method LowCardinality(String),
+	host LowCardinality(String), path String, status UInt16, latency Float64, bytes_in Int64, bytes_out Int64,
+	address String, user_agent LowCardinality(String), tokens_in Decimal(38, 12), tokens_out Decimal(38, 12))
+	ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(time) ORDER BY (time, source, id)`
+
+const referenceUsage = `CREATE TABLE reference_usage (minute DateTime('UTC'), customer LowCardinality(String),
+	product LowCardinality(String), method LowCardinality(String), status_class LowCardinality(String), calls UInt64,
+	errors UInt64, tokens_in Decimal(38, 12), tokens_out Decimal(38, 12), bytes_out Int64) ENGINE = SummingMergeTree
+	PARTITION BY toYYYYMM(minute) ORDER BY (minute, customer, product, method, status_class)`
+
+const referenceView = `CREATE MATERIALIZED VIEW reference_view TO reference_usage AS SELECT
+	toStartOfMinute(time) AS minute, customer, product, method, concat(toString(intDiv(status, 100)), 'xx') AS status_class,
+	count() AS calls, countIf(status >= 400) AS errors, sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out,
+	sum(bytes_out) AS bytes_out FROM reference_events GROUP BY minute, customer, product, method, status_class`
+
+const groupReference = "reference"
+
+// reference measures it on a backlog of the same traffic.
+func reference(ctx context.Context, s settings, out *figures) (err error) {
+	if s.format != "native" {
+		fmt.Println("reference: it reads native events only")
+		return nil
+	}
+	h, err := fresh(ctx, s, "reference")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, h.close()) }()
+	known, period, err := preload(ctx, h, s, s.reference)
+	if err != nil {
+		return err
+	}
+	w, err := h.watch(ctx, period)
+	if err != nil {
+		return err
+	}
+	defer w.close()
+	for _, statement := range []string{referenceTable, referenceUsage, referenceView} {
+		if err := w.db.Conn().Exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	before, began := h.used(), time.Now()
+	c := exec.CommandContext(ctx, os.Args[0], "reference")
+	c.Env = append(h.environment(), "BENCHPATH_EVENTS="+strconv.FormatInt(int64(s.reference)-known.broken, 10))
+	if _, err := h.start("reference", c); err != nil {
+		return err
+	}
+	for {
+		var calls uint64
+		if err := w.db.Conn().QueryRow(ctx, "SELECT sum(calls) FROM reference_usage").Scan(&calls); err != nil {
+			return err
+		}
+		if calls >= uint64(int64(s.reference)-known.broken) {
+			break
+		}
+		if time.Since(began) > 10*time.Minute {
+			return fmt.Errorf("%d of %d events after ten minutes", calls, s.reference)
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	took := time.Since(began)
+	h.report("reference worker", s.reference, took, before, map[string]float64{})
+	if out.EventsPerS > 0 {
+		out.ReferenceRatio = out.EventsPerS / (float64(s.reference) / took.Seconds())
+		fmt.Printf("  ours is %.1f times as fast\n", out.ReferenceRatio)
+	}
+	return nil
+}
+
+// referenceEvent is what the worker reads of an event.
+type referenceEvent struct {
+	Source     string                 `json:"source"`
+	ID         string                 `json:"id"`
+	Time       time.Time              `json:"time"`
+	APIKey     string                 `json:"api_key"`
+	Method     string                 `json:"method"`
+	Host       string                 `json:"host"`
+	Path       string                 `json:"path"`
+	Status     uint16                 `json:"status"`
+	Latency    float64                `json:"latency_ms"`
+	BytesIn    int64                  `json:"bytes_in"`
+	BytesOut   int64                  `json:"bytes_out"`
+	Address    string                 `json:"address"`
+	UserAgent  string                 `json:"user_agent"`
+	Quantities map[string]json.Number `json:"quantities"`
+}
+
+// runReference is the worker.
+func runReference() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	db, err := clickhouse.Open(ctx, clickhouse.Options{Addresses: []string{os.Getenv("TOLLGATE_CLICKHOUSE_ADDRESSES")}})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	counters := redis.NewClient(&redis.Options{Addr: os.Getenv("TOLLGATE_REDIS_ADDRESSES")})
+	defer counters.Close()
+	want, err := strconv.Atoi(os.Getenv("BENCHPATH_EVENTS"))
+	if err != nil {
+		return err
+	}
+	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{os.Getenv("TOLLGATE_KAFKA_BROKERS")},
+		GroupID: groupReference, Topic: stream.TopicAccessEvents, MinBytes: 1, MaxBytes: 10 << 20, QueueCapacity: 10_000,
+		StartOffset: kafka.FirstOffset})
+	defer reader.Close()
+	return consume(ctx, reader, &worker{db: db, redis: counters, want: want, owner: owners()})
+}
+
+// owners maps keys to customers, as a cache of a customers' table would.
+func owners() map[string]string {
+	of := make(map[string]string, customers)
+	for i := range customers {
+		of[rawKey(i)] = customerID(i)
+	}
+	return of
+}
+
+type worker struct {
+	db     *clickhouse.DB
+	redis  *redis.Client
+	want   int
+	owner  map[string]string
+	events []referenceEvent
+	last   []kafka.Message
+}
+
+func consume(ctx context.Context, reader *kafka.Reader, w *worker) error {
+	pipe, now, total := w.redis.Pipeline(), time.Now(), 0
+	for {
+		m, err := reader.FetchMessage(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		w.last = append(w.last, m)
+		var e referenceEvent
+		if err := json.Unmarshal(m.Value, &e); err != nil {
+			continue // the ordinary way: it is gone
+		}
+		w.events = append(w.events, e)
+		customer := w.owner[e.APIKey]
+		pipe.Incr(ctx, "reference:m:"+customer+now.Format("200601021504"))
+		if pipe.Len() >= 1_000 {
+			if _, err := pipe.Exec(ctx); err != nil {
+				return err
+			}
+			now = time.Now()
+		}
+		if len(w.events) == 50_000 || total+len(w.events) == w.want {
+			total += len(w.events)
+			if err := w.store(ctx, reader); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (w *worker) store(ctx context.Context, reader *kafka.Reader) error {
+	batch, err := w.db.Conn().PrepareBatch(ctx, "INSERT INTO reference_events")
+	if err != nil {
+		return err
+	}
+	for i := range w.events {
+		e := &w.events[i]
+		product := "search"
+		if len(e.Path) > 10 {
+			product = "maps"
+		}
+		if err := batch.Append(e.Time, e.Source, e.ID, w.owner[e.APIKey], product, e.Method, e.Host, e.Path, e.Status,
+			e.Latency, e.BytesIn, e.BytesOut, e.Address, e.UserAgent, number(e.Quantities["tokens_in"]),
+			number(e.Quantities["tokens_out"])); err != nil {
+			return err
+		}
+	}
+	if err := batch.Send(); err != nil {
+		return err
+	}
+	w.events = w.events[:0]
+	defer func() { w.last = w.last[:0] }()
+	return reader.CommitMessages(ctx, w.last...)
+}
+
+func number(n json.Number) string {
+	if n == "" {
+		return "0"
+	}
+	return n.String()
+}

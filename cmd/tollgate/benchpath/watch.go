@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sort"
+	"time"
+
+	"tollgate/aggregator"
+	"tollgate/schemas"
+	"tollgate/schemas/clickhouse"
+	"tollgate/schemas/stream"
+)
+
+// Consumer groups of the roles, as cmd/tollgate names them.
+const (
+	groupCollector  = "tollgate-collector"
+	groupAggregator = "tollgate-aggregator"
+)
+
+// watcher asks the tables and Kafka how far the house is.
+type watcher struct {
+	db     *clickhouse.DB
+	reader *aggregator.Reader
+	kafka  *stream.Client
+	period schemas.Period
+}
+
+func (h *house) watch(ctx context.Context, period schemas.Period) (*watcher, error) {
+	db, err := clickhouse.Open(ctx, clickhouse.Options{Addresses: []string{h.clickhouse}})
+	if err != nil {
+		return nil, err
+	}
+	kafka, err := stream.Open(ctx, stream.Options{Brokers: []string{h.kafka}, Log: quietLog})
+	if err != nil {
+		return nil, err
+	}
+	return &watcher{db, aggregator.NewReader(db), kafka, period}, nil
+}
+
+func (w *watcher) close() error {
+	if err := w.kafka.Close(); err != nil {
+		return err
+	}
+	return w.db.Close()
+}
+
+// behind counts the records that a group has not committed.
+func (w *watcher) behind(ctx context.Context, group, topic string) (n int64, err error) {
+	done, err := w.kafka.Committed(ctx, group, topic)
+	if err != nil {
+		return 0, err
+	}
+	marks, err := w.kafka.Watermarks(ctx, topic)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range marks {
+		n += m.High - max(m.First, done[m.Partition])
+	}
+	return n, nil
+}
+
+// totals is what usage says of each meter.
+func (w *watcher) totals(ctx context.Context) (sums [5]int64, err error) {
+	err = w.reader.Usage(ctx, schemas.UsageQuery{Meters: meters, Period: w.period}, func(u schemas.Usage) error {
+		n, err := u.Quantity.Int64()
+		if err != nil {
+			return fmt.Errorf("usage of %s: %w", u.Meter, err)
+		}
+		sums[slices.Index(meters, u.Meter)] = n
+		return nil
+	})
+	return sums, err
+}
+
+// calls is what usage says of each customer's calls.
+func (w *watcher) calls(ctx context.Context) (of [customers]int64, err error) {
+	err = w.reader.Usage(ctx, schemas.UsageQuery{Meters: meters[:1], Period: w.period, By: []string{"customer"}},
+		func(u schemas.Usage) error {
+			var i int
+			if _, err := fmt.Sscanf(u.Customer, "customer-%04d", &i); err != nil {
+				return fmt.Errorf("usage of customer %q: %w", u.Customer, err)
+			}
+			n, err := u.Quantity.Int64()
+			of[i] = n
+			return err
+		})
+	return of, err
+}
+
+// equal waits until usage equals what is known to be sent. Until the groups have caught up it asks Kafka, which costs
+// nothing.
+func (w *watcher) equal(ctx context.Context, known *truth) error {
+	for caughtUp := false; ; {
+		if !caughtUp {
+			access, err := w.behind(ctx, groupCollector, stream.TopicAccessEvents)
+			if err != nil {
+				return err
+			}
+			usage, err := w.behind(ctx, groupAggregator, stream.TopicUsageEvents)
+			if err != nil {
+				return err
+			}
+			caughtUp = access+usage == 0
+		} else {
+			sums, err := w.totals(ctx)
+			if err != nil {
+				return err
+			}
+			known.mu.Lock()
+			same := sums == known.totals
+			known.mu.Unlock()
+			if same {
+				return nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			sums, err := w.totals(context.WithoutCancel(ctx))
+			return fmt.Errorf("usage says %v and the truth is %v: %w (%w)", sums, known.totals, ctx.Err(), err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// differences compares every customer's calls with the truth.
+func (w *watcher) differences(ctx context.Context, known *truth) (lost, doubled int64, err error) {
+	found, err := w.calls(ctx)
+	for i, n := range found {
+		if n < known.calls[i] {
+			lost += known.calls[i] - n
+		} else {
+			doubled += n - known.calls[i]
+		}
+	}
+	return lost, doubled, err
+}
+
+// ages collects how long events waited for their place in usage, until ctx ends. An event's age is the time from its
+// production to the end of the first read in which its customer's calls had reached it; an event that no read has
+// shown counts with the age that it had at the end.
+type ages struct {
+	seen    [customers]int // how many of known.sent were seen
+	samples []time.Duration
+	reads   int
+}
+
+func (a *ages) collect(ctx context.Context, w *watcher, known *truth) error {
+	for {
+		found, err := w.calls(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		a.reads++
+		a.note(found, known, time.Now())
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
+func (a *ages) note(found [customers]int64, known *truth, now time.Time) {
+	known.mu.Lock()
+	defer known.mu.Unlock()
+	for i, n := range found {
+		list := known.sent[i][a.seen[i]:]
+		k := sort.Search(len(list), func(j int) bool { return list[j].n > n })
+		for _, s := range list[:k] {
+			a.samples = append(a.samples, now.Sub(s.at))
+		}
+		a.seen[i] += k
+	}
+}
+
+// of is the age that the given share of all events did not exceed.
+func (a *ages) of(share float64) time.Duration {
+	if len(a.samples) == 0 {
+		return 0
+	}
+	return a.samples[min(int(share*float64(len(a.samples))), len(a.samples)-1)]
+}
+
+// parts counts the active data parts of our tables, and the bytes that an event takes in the table events.
+func (w *watcher) parts(ctx context.Context) (parts uint64, bytes float64, err error) {
+	err = w.db.Conn().QueryRow(ctx, `SELECT count(), sumIf(bytes_on_disk, table = 'events') /
+		greatest(sumIf(rows, table = 'events'), 1) FROM system.parts WHERE active AND database = currentDatabase()`).
+		Scan(&parts, &bytes)
+	return parts, bytes, err
+}
+
+func (a *ages) sort() { slices.Sort(a.samples) }
+
+// engineTimes are what the engine says of its own work since it was started: elapsed time of statements and merges, and
+// how many rows merges wrote.
+const engineTimes = `SELECT event, value FROM system.events WHERE event IN ('SelectQueryTimeMicroseconds',
+	'InsertQueryTimeMicroseconds', 'MergeTotalMilliseconds', 'MergesTimeMilliseconds', 'MergedRows', 'InsertedRows',
+	'SelectedRows', 'Query', 'InsertQuery', 'Merge') ORDER BY event`
+
+// engine prints where the engine's time went.
+func (w *watcher) engine(ctx context.Context) error {
+	rows, err := w.db.Conn().Query(ctx, engineTimes)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var event string
+		var value uint64
+		if err := rows.Scan(&event, &value); err != nil {
+			return err
+		}
+		fmt.Printf("    engine %-28s %12d\n", event, value)
+	}
+	return rows.Err()
+}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"tollgate/schemas/auditlog"
+)
+
+// auditLogCommand lists what people did where they overrode what the program would do by itself.
+type auditLogCommand struct {
+	Action string `help:"Only this, such as accept_gap or void." placeholder:"ACTION"`
+	Actor  string `help:"Only by this person, key or topic." placeholder:"WHO"`
+	From   string `help:"At or after." placeholder:"INSTANT"`
+	To     string `help:"Before." placeholder:"INSTANT"`
+	Limit  int    `default:"1000" help:"At most so many, the newest first."`
+	form
+}
+
+// Run prints one row a deed.
+func (c auditLogCommand) Run(a *app) (err error) {
+	filter := auditlog.Filter{Action: c.Action, Actor: c.Actor, Limit: c.Limit}
+	if c.From != "" {
+		if filter.From, err = parseInstant(c.From, time.UTC); err != nil {
+			return fmt.Errorf("--from: %w", err)
+		}
+	}
+	if c.To != "" {
+		if filter.To, err = parseInstant(c.To, time.UTC); err != nil {
+			return fmt.Errorf("--to: %w", err)
+		}
+	}
+	p, err := a.open(needClickHouse)
+	if err != nil {
+		return err
+	}
+	defer a.close(p)
+	entries, err := auditlog.NewStore(p.store).List(a.ctx, filter)
+	if err != nil {
+		return err
+	}
+	t := table{columns: []string{"time", "actor", "action", "subject", "reason", "details"},
+		items: append([]auditlog.Entry{}, entries...), none: "nobody overrode anything that fits"}
+	for _, e := range entries {
+		var details []string
+		for _, name := range slices.Sorted(maps.Keys(e.Details)) {
+			details = append(details, name+"="+e.Details[name])
+		}
+		t.add(instant(e.Time), e.Actor, e.Action, e.Subject, e.Reason, strings.Join(details, " "))
+	}
+	return a.show(&t, c.Output)
+}

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"gopkg.in/yaml.v3"
+
+	"tollgate/schemas"
+	"tollgate/schemas/catalog"
+)
+
+// keyCommands manage credentials: what is shown at the gate.
+type keyCommands struct {
+	Create keyCreate `cmd:"" help:"Make a new API key of a customer; it is shown this once."`
+	Add    keyAdd    `cmd:"" help:"Say whose a name is that a gateway gives a consumer."`
+	List   keyList   `cmd:"" help:"List credentials, without any secret."`
+	Block  keyBlock  `cmd:"" help:"Block a credential now."`
+	Ingest keyIngest `cmd:"" help:"Make a key with which a gateway may POST events, and the setting that admits it."`
+	Import keyImport `cmd:"" help:"Import credentials from CSV; raw keys in it are hashed at once."`
+}
+
+type keyCreate struct {
+	ID       string `arg:"" help:"Public name of the key, shown in usage and alerts."`
+	Customer string `arg:"" help:"Customer."`
+	change
+}
+
+// Run prints the secret once; only its keyed hash is stored.
+func (c keyCreate) Run(a *app) error {
+	hasher, err := newHasher(a.config)
+	if err != nil {
+		return err
+	}
+	return a.withCatalog(func(store *catalog.Store) error {
+		secret, credential, err := catalog.NewCredential(hasher, c.ID, c.Customer)
+		if err != nil {
+			return err
+		}
+		if _, err := store.PutCredentials(a.ctx, []catalog.Credential{credential}, c.Reason, who(c.By)); err != nil {
+			return err
+		}
+		fmt.Fprintln(a.out, secret)
+		fmt.Fprintln(a.err, "This is the only time the key is shown.")
+		return nil
+	})
+}
+
+type keyAdd struct {
+	ID       string `arg:"" help:"Public name of the credential."`
+	Customer string `arg:"" help:"Customer."`
+	Name     string `required:"" help:"What the gateway calls the consumer, application or user."`
+	Source   string `help:"Only for events of this source."`
+	change
+}
+
+// Run stores one credential of a public name.
+func (c keyAdd) Run(a *app) error {
+	return a.withCatalog(func(store *catalog.Store) error {
+		number, err := store.PutCredentials(a.ctx, []catalog.Credential{{ID: c.ID, Customer: c.Customer,
+			Kind: schemas.CredentialName, Match: c.Name, Source: c.Source}}, c.Reason, who(c.By))
+		return told(a, number, 1, "credential", err)
+	})
+}
+
+type keyList struct {
+	Customer []string `arg:"" optional:"" help:"Customers; all where none is named."`
+	form
+}
+
+// Run lists credentials by id; of a hash only its beginning is shown.
+func (c keyList) Run(a *app) error {
+	return a.withCatalog(func(store *catalog.Store) error {
+		t := table{columns: []string{"credential", "kind", "match", "source", "customer", "from", "to", "blocked"},
+			none: "no credential" + ofCustomers(c.Customer) + "; `tollgate key create ID CUSTOMER` makes an API key, " +
+				"`tollgate key add` names what a gateway calls a consumer"}
+		err := store.Credentials(a.ctx, catalog.Filter{Customers: c.Customer}, func(one catalog.Credential) error {
+			kind, match := "name", one.Match
+			if one.Kind == schemas.CredentialHash {
+				kind, match = "hash", shorten(one.Match, 20)
+			}
+			t.add(one.ID, kind, match, one.Source, one.Customer, instant(one.From), instant(one.To),
+				strings.ToLower(fmt.Sprint(one.Blocked)))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		return a.show(&t, c.Output)
+	})
+}
+
+type keyBlock struct {
+	ID []string `arg:"" help:"Credentials."`
+	change
+}
+
+// Run blocks all that are named, or none where one is unknown.
+func (c keyBlock) Run(a *app) error {
+	return a.withCatalog(func(store *catalog.Store) error {
+		var rows []catalog.Credential
+		err := store.Credentials(a.ctx, catalog.Filter{IDs: c.ID}, func(one catalog.Credential) error {
+			one.Blocked = true
+			rows = append(rows, one)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(rows) != len(c.ID) {
+			return fmt.Errorf("%d of %d credentials are known: %s; `tollgate key list` shows them", len(rows), len(c.ID),
+				strings.Join(c.ID, ", "))
+		}
+		number, err := store.PutCredentials(a.ctx, rows, c.Reason, who(c.By))
+		return told(a, number, len(rows), "credentials blocked", err)
+	})
+}
+
+type keyImport struct {
+	File string `arg:"" help:"CSV with a first line of some of: ${credential_columns}; - is standard input."`
+	change
+}
+
+// Run stores all rows of the file or none.
+func (c keyImport) Run(a *app) error {
+	hasher, err := newHasher(a.config)
+	if err != nil {
+		return err
+	}
+	return withFile(a, c.File, func(r io.Reader) error {
+		rows, problems := catalog.ReadCredentials(c.File, r, hasher)
+		if len(problems) > 0 {
+			return problems.Err()
+		}
+		return a.withCatalog(func(store *catalog.Store) error {
+			number, err := store.PutCredentials(a.ctx, rows, c.Reason, who(c.By))
+			return told(a, number, len(rows), "credentials", err)
+		})
+	})
+}
+
+type keyIngest struct {
+	ID     string   `arg:"" help:"Public name of the key."`
+	Source []string `required:"" help:"Sources that its events may name; the first is for events that name none."`
+}
+
+// Run prints the secret once, and the setting with its keyed hash.
+func (c keyIngest) Run(a *app) error {
+	hasher, err := newHasher(a.config)
+	if err != nil {
+		return err
+	}
+	secret := catalog.NewKey()
+	setting, err := yaml.Marshal([]IngestKeyConfig{{ID: c.ID, Hash: hasher.Hash(secret), Sources: c.Source}})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(a.out, secret)
+	fmt.Fprintf(a.err, "This is the only time the key is shown. Admit it with this setting and restart the collector:\n"+
+		"collector:\n  ingest_keys:\n%s\n", indent(indent(strings.TrimSpace(string(setting)))))
+	return nil
+}
