@@ -50,7 +50,7 @@ func (g *generations) Generation(ctx context.Context, topic string, topicID [16]
 		return 0, err
 	}
 	if l.n == 0 && last == 0 {
-		if l, err = g.draw(ctx, life{topic: topic, id: id}); err != nil {
+		if l, err = g.draw(ctx, life{topic: topic, id: id}, last); err != nil {
 			return 0, err
 		}
 	}
@@ -122,15 +122,17 @@ func (r *roles) resume(ctx context.Context, topic string, generation int64, part
 	}), err
 }
 
-// generationPlan is what a claim of a generation says.
+// generationPlan is what a claim of a generation says. It counts only where After is still the last number of its
+// topic: of several processes that number a life at the same time the first gives the number, the others say nothing.
 type generationPlan struct {
 	TopicID string `json:"topic_id"`
+	After   int64  `json:"after"`
 }
 
-// draw gives a life the next number of its topic. Where another process was first, the life has the number that it
-// drew, if that was for the same life; else the one it had.
-func (g *generations) draw(ctx context.Context, l life) (life, error) {
-	plan, err := json.Marshal(generationPlan{l.id})
+// draw gives a life the number after last, the last one of its topic. Where another process was first, the life has the
+// number that it drew, if that was for the same life; else the one it had.
+func (g *generations) draw(ctx context.Context, l life, last int64) (life, error) {
+	plan, err := json.Marshal(generationPlan{TopicID: l.id, After: last})
 	if err != nil {
 		return life{}, err
 	}
@@ -156,9 +158,11 @@ func (g *generations) find(ctx context.Context, topic, id string) (l life, last 
 		if !r.Valid || r.Series != seriesGenerations+topic {
 			continue
 		}
-		last++
 		var plan generationPlan
-		if json.Unmarshal(r.Plan, &plan) == nil && plan.TopicID == id {
+		if json.Unmarshal(r.Plan, &plan) != nil || plan.After != last {
+			continue
+		}
+		if last++; plan.TopicID == id {
 			l.n = last
 		}
 	}
@@ -170,13 +174,13 @@ var errNothingToAccept = errors.New("nothing waits for it; tollgate stream list 
 
 // accept lets readers go over to a life of a topic. A life that has a number already keeps it, since others may read
 // it under that number, unless anew: then its offsets are given a second time, and it gets another.
-func (g *generations) accept(ctx context.Context, l life, anew bool) (life, error) {
+func (g *generations) accept(ctx context.Context, l life, last int64, anew bool) (life, error) {
 	l.accepted = true
 	if l.n > 0 && !anew {
 		return l, g.store.putGeneration(ctx, l, g.now())
 	}
 	before := l.n
-	l, err := g.draw(ctx, l)
+	l, err := g.draw(ctx, l, last)
 	if err == nil && l.n == before {
 		err = fmt.Errorf("accept topic %s: another of its lives was accepted at the same time; look at "+
 			"tollgate stream list and try again", l.topic)

@@ -380,7 +380,7 @@ func (c streamAcceptGeneration) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	if l, err = reader.generations.accept(a.ctx, l, truncated); err != nil {
+	if l, err = reader.generations.accept(a.ctx, l, last, truncated); err != nil {
 		return errors.Join(fmt.Errorf("accept the generation of topic %s", c.Topic), err)
 	}
 	_, err = fmt.Fprintf(a.out, "accepted: topic %s with id %s is generation %d; its readers go on within ten seconds, from "+

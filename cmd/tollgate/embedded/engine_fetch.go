@@ -134,7 +134,10 @@ func fetchLibrary(ctx context.Context, o Options, f fetch) error {
 		return err
 	}
 	unpacked := filepath.Join(work, libraryName)
-	if err := unpackLibrary(packed, unpacked, newProgress(o, -1, "unpacking ClickHouse")); err != nil {
+	bar := newProgress(o, -1, "unpacking ClickHouse")
+	err = unpackLibrary(packed, unpacked, bar)
+	_ = bar.Finish() // it spins for ever otherwise; one that cannot be drawn harms nothing
+	if err != nil {
 		return err
 	}
 	if err := os.Rename(unpacked, filepath.Join(f.dir, libraryName)); err != nil {
