@@ -47,7 +47,8 @@ type Options struct {
 	// Now is the clock that tells live buckets from old ones. Default time.Now; the demo has a clock of its
 	// own.
 	Now func() time.Time
-	// Seam is where tests stand around the steps of the role; see package seam. Default nil: nobody stands there.
+	// Seam is where tests stand around the steps of the role; see package seam. Default nil: nobody stands
+	// there.
 	Seam seam.Seam
 }
 
@@ -118,8 +119,8 @@ func assemble(o Options, s tables, m *metrics) *Aggregator {
 	a.sink.seam = o.Seam
 	if o.DB != nil {
 		a.sink.audit = auditlog.NewStore(o.DB).Append
-		a.sink.watch = &lookout{recent: newRecent(recentKeys), store: &store{db: o.DB, metrics: m}, metrics: m,
-			tell: o.OnSources}
+		a.sink.watch = &lookout{recent: newRecent(recentKeys), store: &store{db: o.DB, metrics: m},
+			metrics: m, tell: o.OnSources}
 	}
 	return a
 }
@@ -186,7 +187,8 @@ func (a *Aggregator) own(ctx context.Context, at place, committed int64, f feed)
 	return a.read(ctx, l, f, committed)
 }
 
-// read hands what is fetched to the sink, which waits where ClickHouse is behind. committed is what the group had.
+// read hands what is fetched to the sink, which waits where ClickHouse is behind. committed is what the group
+// had.
 func (a *Aggregator) read(ctx context.Context, l *lane, f feed, committed int64) error {
 	var records []record
 	for begun := false; ; begun = true {
@@ -199,9 +201,10 @@ func (a *Aggregator) read(ctx context.Context, l *lane, f feed, committed int64)
 			return err
 		}
 		if !begun && b.Base != committed && b.Base > 0 {
-			// What lies before is stored or given up: said at once, since nothing more may come for long, and a close
-			// waits for it.
-			err := a.options.Seam.Do(ctx, seam.Commit, func(ctx context.Context) error { return f.Commit(ctx, b.Base) })
+			// What lies before is stored or given up: said at once, since nothing more may come for long, and
+			// a close waits for it.
+			err := a.options.Seam.Do(ctx, seam.Commit,
+				func(ctx context.Context) error { return f.Commit(ctx, b.Base) })
 			if err != nil {
 				return err
 			}

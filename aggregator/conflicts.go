@@ -10,8 +10,9 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// Conflict is an id that a source gave to several events: with other times all of them count; with other content of
-// the same time the highest rank does. Either may be tampering, since some gateways let the client choose the id.
+// Conflict is an id that a source gave to several events: with other times all of them count; with other
+// content of the same time the highest rank does. Either may be tampering, since some gateways let the client
+// choose the id.
 type Conflict struct {
 	// Kind is "time" or "content".
 	Kind string `json:"kind"`
@@ -25,9 +26,9 @@ type Conflict struct {
 	Last  time.Time `json:"last"`
 }
 
-// Conflicts lists, for a period, the ids that a source used for different times or contents, at most limit. Other times
-// within the period are found among all events that are stored; other contents, and times beyond the period, as they
-// were met when they came.
+// Conflicts lists, for a period, the ids that a source used for different times or contents, at most limit.
+// Other times within the period are found among all events that are stored; other contents, and times beyond
+// the period, as they were met when they came.
 func (r *Reader) Conflicts(ctx context.Context, p schemas.Period, limit int) ([]Conflict, error) {
 	out, err := r.store.conflicts(ctx, p, limit)
 	if err == nil && len(out) < limit {
@@ -50,14 +51,15 @@ func (r *Reader) Conflicts(ctx context.Context, p schemas.Period, limit int) ([]
 }
 
 const (
-	// lateAfter is how far behind the time of its record an event is late: its id's other event may be forgotten in
-	// memory, so it is looked up. Not less: live traffic would be looked up. Not more: recent reaches about so far.
+	// lateAfter is how far behind the time of its record an event is late: its id's other event may be
+	// forgotten in memory, so it is looked up. Not less: live traffic would be looked up. Not more: recent
+	// reaches about so far.
 	lateAfter = 10 * time.Minute
-	// lookedAround is how many minutes before and after its own a late event's id is looked for. Not more: each is a
-	// range of the table. `tollgate conflicts` looks through a whole period.
+	// lookedAround is how many minutes before and after its own a late event's id is looked for. Not more:
+	// each is a range of the table. `tollgate conflicts` looks through a whole period.
 	lookedAround = 2
-	// maxLookups bounds the late events of a flush that are looked up; a spool that comes at once has more, which are
-	// counted as skipped. Not more: the statement names up to five minutes for each.
+	// maxLookups bounds the late events of a flush that are looked up; a spool that comes at once has more,
+	// which are counted as skipped. Not more: the statement names up to five minutes for each.
 	maxLookups = 500
 	// maxMet bounds the conflicts of a flush that are kept in the table; all are counted.
 	maxMet = 10_000
@@ -89,7 +91,8 @@ type conflictFlush struct {
 	live    map[string]*SourceCount
 }
 
-// SourceCount is how many live events of a source were taken over, and how many conflicts were met among them.
+// SourceCount is how many live events of a source were taken over, and how many conflicts were met among
+// them.
 type SourceCount struct {
 	Events, Conflicts int
 }
@@ -113,7 +116,8 @@ func (w *lookout) see(f *conflictFlush, e *wire.UsageEvent, shard int, history b
 	now := remembered{at: e.Time, content: e.Content, revision: uint16(e.Revision)}
 	before, known, kind := w.recent.see(e.Source, e.Id, now)
 	if kind != noConflict {
-		w.note(f, met{kind, strings.Clone(e.Source), strings.Clone(e.Id), e.Time, before.at, written}, history)
+		w.note(f, met{kind, strings.Clone(e.Source), strings.Clone(e.Id), e.Time, before.at, written},
+			history)
 	}
 	if history {
 		return // imports and back-fills are searched on request; they alarm nobody
@@ -156,8 +160,8 @@ func (f *conflictFlush) count(source string) *SourceCount {
 	return n
 }
 
-// look looks the late events of a flush up, before they are stored: afterwards a merge may have forgotten the other
-// content. What cannot be looked up in time is counted.
+// look looks the late events of a flush up, before they are stored: afterwards a merge may have forgotten the
+// other content. What cannot be looked up in time is counted.
 func (w *lookout) look(ctx context.Context, f *conflictFlush) error {
 	lookups := w.metrics.lookups
 	lookups.WithLabelValues("skipped").Add(float64(f.skipped))

@@ -40,8 +40,9 @@ func (r *Reader) Dirty(ctx context.Context, p schemas.Period) (int, error) {
 	return int(n), nil
 }
 
-// Pending counts those of the dirty minutes of a period that wait to be recomputed by their owner: 0 where nothing more
-// will change by itself. Dirty counts buckets whose head was lost too, which nobody recomputes before Repair.
+// Pending counts those of the dirty minutes of a period that wait to be recomputed by their owner: 0 where
+// nothing more will change by itself. Dirty counts buckets whose head was lost too, which nobody recomputes
+// before Repair.
 func (r *Reader) Pending(ctx context.Context, p schemas.Period) (int, error) {
 	timeline, err := r.versions(ctx)
 	if err != nil {

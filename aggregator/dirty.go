@@ -59,10 +59,11 @@ func (p Pace) withDefaults() Pace {
 // dirt is why a bucket must be recomputed.
 type dirt struct {
 	first, last schemas.Position // uncovered marks; of a coarse bucket, of the parts that changed
-	catalog     uint64           // the catalog wanted, where the head has an older one; 0 = the head's will do
-	since       time.Time
-	rows        int64     // deliveries behind it, an estimate of what a recomputation reads
-	left        time.Time // when it was found to have lost events; zero = it has not
+	// the catalog wanted, where the head has an older one; 0 = the head's will do
+	catalog uint64
+	since   time.Time
+	rows    int64     // deliveries behind it, an estimate of what a recomputation reads
+	left    time.Time // when it was found to have lost events; zero = it has not
 }
 
 // shardState is what the ledger knows of one shard.
@@ -269,7 +270,8 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 	return live
 }
 
-// oldMinutes tells whether minutes that ended before edge (seconds) wait to be recomputed, those that lost events apart.
+// oldMinutes tells whether minutes that ended before edge (seconds) wait to be recomputed, those that lost
+// events apart.
 func (l *ledger) oldMinutes(edge int64) bool {
 	for b, d := range l.dirty {
 		if b.Level == schemas.Minute && b.end() <= edge && d.left.IsZero() {
@@ -279,11 +281,12 @@ func (l *ledger) oldMinutes(edge int64) bool {
 	return false
 }
 
-// ready tells whether recomputing a bucket can help: something of it is acknowledged, its owner knows the catalog
-// that it waits for, of which another may have heard first, and it did not lose events just now.
+// ready tells whether recomputing a bucket can help: something of it is acknowledged, its owner knows the
+// catalog that it waits for, of which another may have heard first, and it did not lose events just now.
 func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
 	s := l.shards[b.Shard]
-	return s != nil && d.first.Compare(s.bound) <= 0 && d.catalog <= s.catalog && (d.left.IsZero() || now.Sub(d.left) >= l.pace.Old)
+	return s != nil && d.first.Compare(s.bound) <= 0 && d.catalog <= s.catalog &&
+		(d.left.IsZero() || now.Sub(d.left) >= l.pace.Old)
 }
 
 // patience is how long a live bucket waits.
@@ -364,8 +367,8 @@ func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed, now time.T
 	return append(out, rest...)
 }
 
-// spansSlots tells whether a minute that was recomputed by slots lies in the range of a job, which would reread
-// it whole beside its neighbours.
+// spansSlots tells whether a minute that was recomputed by slots lies in the range of a job, which would
+// reread it whole beside its neighbours.
 func (l *ledger) spansSlots(j *job) bool {
 	for b, m := range l.live {
 		if m.patched && j.level == schemas.Minute && b.Start >= j.from && b.end() <= j.to &&

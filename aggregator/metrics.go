@@ -42,13 +42,13 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	vanished := counter("buckets_vanished_total",
 		"BUG: buckets with fewer events than their head; they keep that head.")
 	collected := counter("revisions_collected_total", "Statements that removed superseded revisions.")
-	conflicts := counter("conflicts_total", "Events that came with the id of another, by kind: another time, or another "+
-		"content of the same time.", "kind")
-	lookups := counter("conflict_lookups_total", "Late events whose id was looked up, by outcome: done, failed, or "+
-		"skipped because too many came at once.", "outcome")
-	m := &metrics{conflicts: conflicts, lookups: lookups, events: events, inserts: inserts, retries: retries.WithLabelValues(),
-		recomputed: recomputed,
-		vanished:   vanished.WithLabelValues(), collected: collected.WithLabelValues(),
+	conflicts := counter("conflicts_total", "Events that came with the id of another, by kind: another "+
+		"time, or another content of the same time.", "kind")
+	lookups := counter("conflict_lookups_total", "Late events whose id was looked up, by outcome: "+
+		"done, failed, or skipped because too many came at once.", "outcome")
+	m := &metrics{conflicts: conflicts, lookups: lookups, events: events, inserts: inserts,
+		retries: retries.WithLabelValues(), recomputed: recomputed,
+		vanished: vanished.WithLabelValues(), collected: collected.WithLabelValues(),
 		flushRows:    histogram("flush_rows", "Rows of one flush.", prometheus.ExponentialBuckets(10, 4, 8)),
 		flushSeconds: histogram("flush_seconds", "From taking a flush to its commit.", seconds),
 		freshness: histogram("freshness_seconds",

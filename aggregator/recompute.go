@@ -167,8 +167,9 @@ func (r *recomputer) round(ctx context.Context) error {
 
 // coarseWithin bounds how long hours and days wait for old minutes.
 //
-// Default 15 s. Not less: the hours of a back-fill cost as much as its minutes, and would be computed again after the
-// next of its flushes; readers combine them from minutes until then. Not more: so long do reads of old periods cost more.
+// Default 15 s. Not less: the hours of a back-fill cost as much as its minutes, and would be computed again
+// after the next of its flushes; readers combine them from minutes until then. Not more: so long do reads of
+// old periods cost more.
 const coarseWithin = 15 * time.Second
 
 // minutesFirst tells whether hours and days should wait, because more old minutes are about to be recomputed.
@@ -448,8 +449,8 @@ func (r *recomputer) noteSettled(ctx context.Context) error {
 	return nil
 }
 
-// followed is the newest catalog whose outdated minutes were found in every one of shards, so that they are dirty until
-// they know it; 0 where one is no longer ours.
+// followed is the newest catalog whose outdated minutes were found in every one of shards, so that they are
+// dirty until they know it; 0 where one is no longer ours.
 func (r *recomputer) followed(shards []int) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -11,20 +11,22 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// Repair computes usage again where an audit found usage rows or heads that are not what they must be, and the events
-// they follow from are sound: minutes from events, then hours and days from their parts. It adds revisions and heads,
-// as an owner does, and may run beside one: what covers less loses. Events and documents are never touched.
+// Repair computes usage again where an audit found usage rows or heads that are not what they must be, and
+// the events they follow from are sound: minutes from events, then hours and days from their parts. It adds
+// revisions and heads, as an owner does, and may run beside one: what covers less loses. Events and documents
+// are never touched.
 //
 // before is called with the buckets of each level before they are computed. What is still wrong is found by
 // the next audit.
-func (r *Reader) Repair(ctx context.Context, faults []Fault, before func([]Fault) error) (repaired int, err error) {
+func (r *Reader) Repair(ctx context.Context, faults []Fault,
+	before func([]Fault) error) (repaired int, err error) {
 	fail := func(err error) (int, error) { return repaired, fmt.Errorf("repair usage: %w", err) }
 	timeline, err := r.versions(ctx)
 	if err != nil {
 		return fail(err)
 	}
-	again := newRecomputer(r.store, r.store.metrics, Options{Log: slog.New(slog.DiscardHandler), Now: time.Now,
-		Catalog: func() catalog.Timeline { return timeline }})
+	again := newRecomputer(r.store, r.store.metrics, Options{Log: slog.New(slog.DiscardHandler),
+		Now: time.Now, Catalog: func() catalog.Timeline { return timeline }})
 	candidates := map[Bucket]bool{}
 	for _, f := range faults {
 		candidates[f.bucket()] = true
@@ -64,8 +66,8 @@ func (r *Reader) Repair(ctx context.Context, faults []Fault, before func([]Fault
 }
 
 // repairable are the buckets of a level, of the candidates, that are wrong now and may be computed again.
-func (r *Reader) repairable(ctx context.Context, level schemas.Level, candidates map[Bucket]bool) (out []Fault,
-	err error) {
+func (r *Reader) repairable(ctx context.Context, level schemas.Level,
+	candidates map[Bucket]bool) (out []Fault, err error) {
 	var list []Bucket
 	for b := range candidates {
 		if b.Level == level {
@@ -81,10 +83,12 @@ func (r *Reader) repairable(ctx context.Context, level schemas.Level, candidates
 	return out, err
 }
 
-// repairBounds are the positions up to which a repair knows everything. Minutes: receipts are stored after marks, and
-// marks after events, so all events up to them are visible. Hours and days: their owner has said that heads of all
-// their parts cover everything up to there; beyond it a part may still be dirty, and a head must not claim it.
-func (r *Reader) repairBounds(ctx context.Context, level schemas.Level, l *ledger) (map[int]schemas.Position, error) {
+// repairBounds are the positions up to which a repair knows everything. Minutes: receipts are stored after
+// marks, and marks after events, so all events up to them are visible. Hours and days: their owner has said
+// that heads of all their parts cover everything up to there; beyond it a part may still be dirty, and a head
+// must not claim it.
+func (r *Reader) repairBounds(ctx context.Context, level schemas.Level,
+	l *ledger) (map[int]schemas.Position, error) {
 	bounds, err := r.store.positionsOf(ctx, topicUsage)
 	if err != nil || level == schemas.Minute {
 		return bounds, err

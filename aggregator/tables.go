@@ -75,8 +75,9 @@ type headWriter interface {
 	writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, c claim) error
 }
 
-// claim is how much a head of an hour or day may say that it covers: what its owner knows to be in its parts. A part
-// may reach further, because another owner was here; whether its neighbours do too, only that one knows.
+// claim is how much a head of an hour or day may say that it covers: what its owner knows to be in its parts.
+// A part may reach further, because another owner was here; whether its neighbours do too, only that one
+// knows.
 type claim struct {
 	bounds  map[int]schemas.Position // of each shard: every mark up to it is covered by the parts
 	catalog uint64                   // parts that are to know a version up to it do
@@ -90,7 +91,8 @@ type collection interface {
 
 // usageTables are what a Reader answers usage from: heads, then the rows that they name.
 type usageTables interface {
-	summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID, yield func(summary)) error
+	summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID,
+		yield func(summary)) error
 	minuteHeads(ctx context.Context, ask span, cut schemas.CutID, yield func(Head)) error
 	readUsage(ctx context.Context, p *usagePlan, list []Head, yield func(schemas.Usage) error) (bool, error)
 }

@@ -42,16 +42,17 @@ type BruteSettings struct {
 }
 
 func defaultBrute() BruteSettings {
-	return BruteSettings{Statuses: []uint32{401, 403}, Burst: 20, Hour: 40, Day: 60, Week: 120, Share: 0.2, SameKey: 10,
-		Addresses: 30, Failures: 100, Factor: 4}
+	return BruteSettings{Statuses: []uint32{401, 403}, Burst: 20, Hour: 40, Day: 60, Week: 120, Share: 0.2,
+		SameKey: 10, Addresses: 30, Failures: 100, Factor: 4}
 }
 
 func (s *BruteSettings) table() map[string]setting {
 	return map[string]setting{
 		"off": flag(&s.Off), "statuses": statuses(&s.Statuses), "login_routes": loginRoutes(&s.LoginRoutes),
-		"burst": number(&s.Burst, 1), "hour": number(&s.Hour, 1), "day": number(&s.Day, 1), "week": number(&s.Week, 1),
-		"share": share(&s.Share), "same_key": number(&s.SameKey, 1), "addresses": number(&s.Addresses, 2),
-		"failures": number(&s.Failures, 1), "factor": number(&s.Factor, 1.1),
+		"burst": number(&s.Burst, 1), "hour": number(&s.Hour, 1), "day": number(&s.Day, 1),
+		"week": number(&s.Week, 1), "share": share(&s.Share), "same_key": number(&s.SameKey, 1),
+		"addresses": number(&s.Addresses, 2), "failures": number(&s.Failures, 1),
+		"factor": number(&s.Factor, 1.1),
 	}
 }
 
@@ -155,10 +156,12 @@ func (s *BruteSettings) judge(e *entity, t *tally) (finding, bool) {
 	case e.key.kind == kindCredential:
 		f.sentence += fmt.Sprintf(" from %s addresses", thousands(float64(from)))
 	case tried > 1:
-		// The number of credentials is an estimate over two days: it must not seem to be more than the failures.
+		// The number of credentials is an estimate over two days: it must not seem to be more than the
+		// failures.
 		f.sentence += fmt.Sprintf(", with about %s credentials", thousands(min(float64(tried), n)))
 	}
-	f.evidence = append(f.evidence, evidence(w.name, n, 0, "failure"), evidence("threshold", limits[best], 0, "failure"))
+	f.evidence = append(f.evidence, evidence(w.name, n, 0, "failure"),
+		evidence("threshold", limits[best], 0, "failure"))
 	if tried > 0 {
 		f.evidence = append(f.evidence, evidence("credentials_2d", float64(tried), 0, "credential"))
 	}
@@ -177,7 +180,8 @@ func (s *BruteSettings) judgeTarget(e *entity, t *tally, at surroundings) (findi
 	addresses, n := float64(e.fails.from.distinct()), float64(e.fails.from.total().n)
 	allowed, usual := s.Addresses, 0.0
 	if e.usual != nil {
-		allowed, usual = e.usual.allowed(at.minute/60, s.tolerance()), float64(e.usual.usual(at.minute/60).mean)
+		allowed, usual = e.usual.allowed(at.minute/60, s.tolerance()),
+			float64(e.usual.usual(at.minute/60).mean)
 	}
 	if addresses < s.Addresses || addresses < allowed || n < s.Failures {
 		return finding{}, false
@@ -185,8 +189,9 @@ func (s *BruteSettings) judgeTarget(e *entity, t *tally, at surroundings) (findi
 	f := e.finding(schemas.DetectorBruteForce, t)
 	f.value, f.excess = addresses, addresses/allowed
 	f.severity = schemas.SeverityHigh
-	f.sentence = fmt.Sprintf("%s addresses failed to authenticate at %s, %s times within 2 hours, usual %s addresses an hour: "+
-		"an attack spread over many addresses, or a broken login", thousands(addresses), e.who(), thousands(n), thousands(usual))
+	f.sentence = fmt.Sprintf("%s addresses failed to authenticate at %s, %s times within 2 hours, usual %s "+
+		"addresses an hour: an attack spread over many addresses, or a broken login", thousands(addresses),
+		e.who(), thousands(n), thousands(usual))
 	f.evidence = append(f.evidence, evidence("addresses_2h", addresses, usual, "address"),
 		evidence("failures_2h", n, 0, "failure"), evidence("threshold_2h", allowed, 0, "address"))
 	return f, true

@@ -1,17 +1,18 @@
 package anomaly
 
-// ConflictSettings say above which rate ids that a source gives to several events are alarming. They are counted where
-// usage is stored; this judges the counts.
+// ConflictSettings say above which rate ids that a source gives to several events are alarming. They are
+// counted where usage is stored; this judges the counts.
 type ConflictSettings struct {
 	// Off says that nobody wants to be told.
 	Off bool
 	// Share of a source's live events of an hour.
 	//
-	// Default 0.001. Not less: a client that times out and sends again with a new time, in place of the same event, does
-	// so about once in some thousand calls. Not more: each conflict of times is billed twice, and 0.1 % is what finance
-	// would notice.
+	// Default 0.001. Not less: a client that times out and sends again with a new time, in place of the same
+	// event, does so about once in some thousand calls. Not more: each conflict of times is billed twice, and
+	// 0.1 % is what finance would notice.
 	Share float64
-	// Least is how many conflicts in an hour are alarming at all. Default 10: one client's clumsy afternoon is not.
+	// Least is how many conflicts in an hour are alarming at all. Default 10: one client's clumsy afternoon
+	// is not.
 	Least float64
 }
 

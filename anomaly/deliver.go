@@ -74,7 +74,8 @@ func (s *Service) publish(ctx context.Context, alerts []schemas.Alert) bool {
 	ctx, cancel := lingering(ctx)
 	defer cancel()
 	if _, err := s.producer.Produce(ctx, records); err != nil {
-		s.options.Log.Error("alerts not published, the next sweep tries again", "alerts", len(alerts), "error", err)
+		s.options.Log.Error("alerts not published, the next sweep tries again", "alerts", len(alerts),
+			"error", err)
 		return false
 	}
 	s.metrics.deliveries.WithLabelValues(notify.Delivered).Add(float64(len(alerts)))
@@ -87,7 +88,8 @@ func (s *Service) note(ctx context.Context, deliveries []Delivery) bool {
 	defer cancel()
 	err := s.store.PutDeliveries(ctx, deliveries)
 	if err != nil {
-		s.options.Log.Error("deliveries not noted; they will be repeated", "deliveries", len(deliveries), "error", err)
+		s.options.Log.Error("deliveries not noted; they will be repeated", "deliveries", len(deliveries),
+			"error", err)
 	}
 	return err == nil
 }
@@ -143,8 +145,8 @@ func (s *Service) tell(ctx context.Context) {
 	s.employ(ctx, nil)
 }
 
-// employ ends the queues of senders that are not in force any more, then begins those that are new: two queues
-// of one name would tell twice.
+// employ ends the queues of senders that are not in force any more, then begins those that are new: two
+// queues of one name would tell twice.
 func (s *Service) employ(ctx context.Context, senders []notify.Sender) {
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
@@ -160,8 +162,8 @@ func (s *Service) employ(ctx context.Context, senders []notify.Sender) {
 		if slices.ContainsFunc(kept, func(q *working) bool { return q.sender == sender }) {
 			continue
 		}
-		q := notify.NewQueue(sender, notify.QueueOptions{Now: s.options.Now, Log: s.options.Log, Metrics: s.notify,
-			Done: s.done(sender.Name())})
+		q := notify.NewQueue(sender, notify.QueueOptions{Now: s.options.Now, Log: s.options.Log,
+			Metrics: s.notify, Done: s.done(sender.Name())})
 		kept = append(kept, &working{q, sender, begin(ctx, q)})
 	}
 	s.queues = kept
@@ -191,7 +193,8 @@ func (s *Service) sweep(ctx context.Context) {
 		s.enqueue(q, pending)
 	}
 	for ctx.Err() == nil {
-		pending, err := s.store.Pending(ctx, TopicTarget, allStatuses, time.UnixMilli(schemas.MinTime), sweepAtMost)
+		pending, err := s.store.Pending(ctx, TopicTarget, allStatuses, time.UnixMilli(schemas.MinTime),
+			sweepAtMost)
 		if err != nil {
 			s.sweepFailed(ctx, err)
 			return

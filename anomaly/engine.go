@@ -30,7 +30,8 @@ type Limits struct {
 }
 
 func (l Limits) withDefaults() Limits {
-	return Limits{Entities: cmp.Or(l.Entities, 100_000), Tallies: cmp.Or(l.Tallies, 200_000), Repeats: cmp.Or(l.Repeats, 1<<20)}
+	return Limits{Entities: cmp.Or(l.Entities, 100_000), Tallies: cmp.Or(l.Tallies, 200_000),
+		Repeats: cmp.Or(l.Repeats, 1<<20)}
 }
 
 const (
@@ -80,8 +81,8 @@ type Engine struct {
 
 // NewEngine begins with nothing known.
 func NewEngine(settings Settings, limits Limits) *Engine {
-	g := &Engine{settings: settings, limits: limits.withDefaults(), slots: make(map[int32]*slot), marks: newWatermark(),
-		tracker: newTracker(settings.Alerts)}
+	g := &Engine{settings: settings, limits: limits.withDefaults(), slots: make(map[int32]*slot),
+		marks: newWatermark(), tracker: newTracker(settings.Alerts)}
 	g.repeats = repeats{limit: g.limits.Repeats}
 	g.entities = newEntities(g.limits.Entities, func(e *entity) bool { return g.tracker.pinned(e.key) })
 	return g
@@ -282,8 +283,9 @@ func (k key) hash() uint64 {
 // Await makes minutes wait for a partition of which nothing was read yet.
 func (g *Engine) Await(partition int32) { g.marks.progress(partition) }
 
-// Fetched tells, after its events, when a fetch of a partition was begun and when it was read, and whether it waited and
-// brought nothing: then the partition holds no minutes open that others had reached before it was begun.
+// Fetched tells, after its events, when a fetch of a partition was begun and when it was read, and whether it
+// waited and brought nothing: then the partition holds no minutes open that others had reached before it was
+// begun.
 func (g *Engine) Fetched(partition int32, began, now time.Time, idle bool) {
 	g.marks.fetched(partition, began, now, idle)
 }
@@ -341,7 +343,8 @@ func (g *Engine) closeUntil(last int32) []schemas.Alert {
 // happen, so it is quick however far the times of events jump.
 func (g *Engine) quietUntil(last int32) []schemas.Alert {
 	var out []schemas.Alert
-	until := min(last, g.closed+max(g.settings.Alerts.Quiet, longestHold)+max(g.settings.Alerts.CoolDown, longestHold)+1)
+	until := min(last, g.closed+max(g.settings.Alerts.Quiet, longestHold)+max(g.settings.Alerts.CoolDown,
+		longestHold)+1)
 	for minute := g.closed + 1; minute <= until && len(g.tracker.incidents) > 0; minute++ {
 		out = append(out, g.tracker.tick(minute)...)
 	}

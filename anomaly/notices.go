@@ -12,14 +12,16 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// noticePrefix makes the type of a message of the type of a notice: limit.reached is told as quota.limit.reached.
+// noticePrefix makes the type of a message of the type of a notice: limit.reached is told as
+// quota.limit.reached.
 const noticePrefix = "quota."
 
 // noticeTypes are what is on quota-events; a target that wants none of them is not served.
-var noticeTypes = []string{noticePrefix + "limit.reached", noticePrefix + "limit.restored", noticePrefix + "cap.reached"}
+var noticeTypes = []string{noticePrefix + "limit.reached", noticePrefix + "limit.restored", noticePrefix +
+	"cap.reached"}
 
-// noticesAtOnce bounds the notices of one partition that a target has not taken yet: while as many wait no more
-// are read, and Kafka keeps them. 1000: about 1 MB; a target that is so far behind is away.
+// noticesAtOnce bounds the notices of one partition that a target has not taken yet: while as many wait no
+// more are read, and Kafka keeps them. 1000: about 1 MB; a target that is so far behind is away.
 const noticesAtOnce = 1000
 
 // relayNotices takes quota notices to every target in force that wants some, until ctx ends. A target is a
@@ -69,16 +71,18 @@ func (s *Service) relayTo(ctx context.Context, sender notify.Sender) (stop func(
 	var running sync.WaitGroup
 	running.Go(func() {
 		for ctx.Err() == nil {
-			err := s.client.Consume(ctx, stream.GroupOptions{Group: s.options.Group + "-notices-" + sender.Name(),
-				Topics: []string{s.options.NoticesTopic}, Standalone: s.options.Standalone,
+			err := s.client.Consume(ctx, stream.GroupOptions{Group: s.options.Group + "-notices-" +
+				sender.Name(), Topics: []string{s.options.NoticesTopic}, Standalone: s.options.Standalone,
 				Generations: s.options.Generations, Gaps: s.options.Gaps, OnStop: func(stop stream.Stop) {
 					s.options.Log.Error("quota notices of a partition are not sent", "target", sender.Name(),
 						"partition", stop.Partition, "again_in", stop.Retry, "error", stop.Err)
 				}},
-				func(ctx context.Context, p *stream.Partition) error { return newRelay(s, sender, p).run(ctx) })
+				func(ctx context.Context, p *stream.Partition) error {
+					return newRelay(s, sender, p).run(ctx)
+				})
 			if err != nil && ctx.Err() == nil {
-				s.options.Log.Error("quota notices are not sent to a target", "target", sender.Name(), "again_in", sweepEvery,
-					"error", err)
+				s.options.Log.Error("quota notices are not sent to a target", "target", sender.Name(),
+					"again_in", sweepEvery, "error", err)
 				sleep(ctx, sweepEvery)
 			}
 		}
@@ -86,8 +90,8 @@ func (s *Service) relayTo(ctx context.Context, sender notify.Sender) (stop func(
 	return func() { cancel(); running.Wait() }
 }
 
-// relay takes the notices of one partition to one target. Offsets are committed when all notices before them are
-// taken or given up, and that is noted; what is noted is never sent again.
+// relay takes the notices of one partition to one target. Offsets are committed when all notices before them
+// are taken or given up, and that is noted; what is noted is never sent again.
 type relay struct {
 	s         *Service
 	sender    notify.Sender
@@ -116,8 +120,8 @@ func (n *notice) settled() bool { return n.noted || n.repeats != nil && n.repeat
 
 func newRelay(s *Service, sender notify.Sender, p *stream.Partition) *relay {
 	r := &relay{s: s, sender: sender, partition: p, byID: map[string]*notice{}, wake: make(chan struct{}, 1)}
-	r.queue = notify.NewQueue(sender, notify.QueueOptions{Limit: noticesAtOnce, Now: s.options.Now, Log: s.options.Log,
-		Metrics: s.notify, Done: r.finished})
+	r.queue = notify.NewQueue(sender, notify.QueueOptions{Limit: noticesAtOnce, Now: s.options.Now,
+		Log: s.options.Log, Metrics: s.notify, Done: r.finished})
 	return r
 }
 
@@ -129,8 +133,10 @@ func (r *relay) run(ctx context.Context) error {
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSave)
 		defer cancel()
 		var failed storeError
-		if err := r.settle(last); errors.As(err, &failed) { // a commit that fails costs the next process a look
-			r.s.options.Log.Error("deliveries of notices not noted; they will be repeated", "target", r.sender.Name(), "error", err)
+		// a commit that fails costs the next process a look
+		if err := r.settle(last); errors.As(err, &failed) {
+			r.s.options.Log.Error("deliveries of notices not noted; they will be repeated", "target",
+				r.sender.Name(), "error", err)
 		}
 	}()
 	for wait := time.Second; ctx.Err() == nil; {
@@ -142,13 +148,15 @@ func (r *relay) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.As(err, &failed): // what the target has taken is known here only: wait, do not begin anew
-			r.s.options.Log.Error("notices wait for ClickHouse", "target", r.sender.Name(), "again_in", wait, "error", err)
+			r.s.options.Log.Error("notices wait for ClickHouse", "target", r.sender.Name(), "again_in", wait,
+				"error", err)
 			if sleep(ctx, wait) != nil {
 				return nil
 			}
 			wait = min(2*wait, 30*time.Second)
 		default:
-			return fmt.Errorf("relay %s partition %d to %s: %w", r.partition.Topic, r.partition.ID, r.sender.Name(), err)
+			return fmt.Errorf("relay %s partition %d to %s: %w", r.partition.Topic, r.partition.ID,
+				r.sender.Name(), err)
 		}
 	}
 	return nil
@@ -180,8 +188,8 @@ func (r *relay) step(ctx context.Context) error {
 	return r.settle(ctx)
 }
 
-// read appends the notices of a fetch. What the target does not want, what is too old and what cannot be read is
-// passed.
+// read appends the notices of a fetch. What the target does not want, what is too old and what cannot be read
+// is passed.
 func (r *relay) read(batch stream.Batch) {
 	expired := 0
 	for i := range batch.Records {
@@ -210,12 +218,13 @@ func (r *relay) read(batch stream.Batch) {
 	}
 	if expired > 0 {
 		r.s.metrics.notices.WithLabelValues("expired").Add(float64(expired))
-		r.s.options.Log.Warn("quota notices are too old to be sent", "target", r.sender.Name(), "notices", expired,
-			"older_than", r.s.options.NoticesWithin)
+		r.s.options.Log.Warn("quota notices are too old to be sent", "target", r.sender.Name(), "notices",
+			expired, "older_than", r.s.options.NoticesWithin)
 	}
 }
 
-// offer gives the queue what it has room for, unless the target has it from an earlier process or another record.
+// offer gives the queue what it has room for, unless the target has it from an earlier process or another
+// record.
 func (r *relay) offer(ctx context.Context) error {
 	var ids []string
 	for _, n := range r.waiting[r.offered:] {

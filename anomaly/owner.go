@@ -100,8 +100,8 @@ func (s *Service) own(ctx context.Context) error {
 		}
 	})
 	err = s.client.Consume(judging, stream.GroupOptions{Group: s.options.Group + PositionsSuffix,
-		Topics: []string{s.options.Topic}, Standalone: true, Generations: s.options.Generations, Gaps: s.options.Gaps,
-		OnStop: s.stopped, OnRead: s.options.OnRead},
+		Topics: []string{s.options.Topic}, Standalone: true, Generations: s.options.Generations,
+		Gaps: s.options.Gaps, OnStop: s.stopped, OnRead: s.options.OnRead},
 		func(ctx context.Context, p *stream.Partition) error { return o.read(ctx, p) })
 	cause := context.Cause(judging)
 	stop(nil)
@@ -118,10 +118,10 @@ func (s *Service) restore(ctx context.Context) (*owner, error) {
 	settings := s.wanted
 	s.mu.Unlock()
 	fresh := func() *owner {
-		return &owner{s: s, engine: NewEngine(settings, s.options.Limits), partitions: make(map[int32]*stream.Partition),
-			generation: make(map[int32]int64), next: make(map[int32]int64), caughtUp: make(map[int32]bool),
-			work: make(chan work), ended: make(chan struct{}),
-			lastWork: time.Now(), lastSaved: time.Now()}
+		return &owner{s: s, engine: NewEngine(settings, s.options.Limits),
+			partitions: make(map[int32]*stream.Partition), generation: make(map[int32]int64),
+			next: make(map[int32]int64), caughtUp: make(map[int32]bool), work: make(chan work),
+			ended: make(chan struct{}), lastWork: time.Now(), lastSaved: time.Now()}
 	}
 	o := fresh()
 	state, err := s.store.LoadState(ctx, s.options.Topic)
@@ -134,7 +134,8 @@ func (s *Service) restore(ctx context.Context) (*owner, error) {
 	}
 	places, err := o.engine.Restore(state.Body)
 	if err != nil {
-		s.options.Log.Error("the detectors begin anew: nothing is usual to them for the first day", "error", err)
+		s.options.Log.Error("the detectors begin anew: nothing is usual to them for the first day", "error",
+			err)
 		o = fresh()
 		o.seq = state.Seq
 		return o, nil
@@ -146,7 +147,8 @@ func (s *Service) restore(ctx context.Context) (*owner, error) {
 }
 
 func (s *Service) stopped(stop stream.Stop) {
-	s.options.Log.Error("detection does not read a partition", "partition", stop.Partition, "again_in", stop.Retry, "error", stop.Err)
+	s.options.Log.Error("detection does not read a partition", "partition", stop.Partition, "again_in",
+		stop.Retry, "error", stop.Err)
 	if s.options.OnStop != nil {
 		s.options.OnStop(stop)
 	}
@@ -168,14 +170,15 @@ func (o *owner) read(ctx context.Context, p *stream.Partition) error {
 			}
 			return fmt.Errorf("read %s partition %d: %w", p.Topic, p.ID, err)
 		}
-		w := work{partition: p, next: fetched.Next, caughtUp: fetched.Next >= fetched.HighWatermark, began: began,
-			idle: fetched.Next == fetched.Base}
+		w := work{partition: p, next: fetched.Next, caughtUp: fetched.Next >= fetched.HighWatermark,
+			began: began, idle: fetched.Next == fetched.Base}
 		for i := range fetched.Records {
 			if i == len(batches) {
 				batches = append(batches, &wire.UsageBatch{})
 			}
 			if err := decode(&fetched.Records[i], batches[i]); err != nil {
-				return fmt.Errorf("read %s partition %d offset %d: %w", p.Topic, p.ID, fetched.Records[i].Offset, err)
+				return fmt.Errorf("read %s partition %d offset %d: %w", p.Topic, p.ID,
+					fetched.Records[i].Offset, err)
 			}
 			if !batches[i].History {
 				w.events = append(w.events, timed{batches[i].Events, fetched.Records[i].Time.UnixMilli()})
@@ -311,7 +314,8 @@ func (o *owner) take(ctx context.Context, w work) error {
 		o.lastWork = time.Now()
 	}
 	o.dirty = o.dirty || w.next != o.next[id]
-	o.partitions[id], o.generation[id], o.next[id], o.caughtUp[id] = w.partition, w.partition.Generation, w.next, w.caughtUp
+	o.partitions[id], o.generation[id], o.next[id], o.caughtUp[id] = w.partition, w.partition.Generation,
+		w.next, w.caughtUp
 	o.engine.Fetched(id, w.began, time.Now(), w.idle)
 	alerts := o.engine.Advance()
 	w.answer <- answer{ahead: o.engine.Ahead(id)}
@@ -388,7 +392,8 @@ func (o *owner) emit(ctx context.Context, alerts []schemas.Alert) error {
 		if o.unsaid {
 			return nil
 		}
-		s.options.Log.Error("alerts wait for ClickHouse", "alerts", len(alerts), "again_in", wait, "error", err)
+		s.options.Log.Error("alerts wait for ClickHouse", "alerts", len(alerts), "again_in", wait, "error",
+			err)
 		if sleep(ctx, wait) != nil {
 			o.unsaid = true
 			return nil
@@ -396,7 +401,8 @@ func (o *owner) emit(ctx context.Context, alerts []schemas.Alert) error {
 	}
 	for _, a := range alerts {
 		s.metrics.alerts.WithLabelValues(a.Detector, string(a.Status)).Inc()
-		s.options.Log.Info("alert "+string(a.Status), "alert", a.ID, "severity", a.Severity, "detector", a.Detector)
+		s.options.Log.Info("alert "+string(a.Status), "alert", a.ID, "severity", a.Severity, "detector",
+			a.Detector)
 	}
 	select {
 	case s.said <- struct{}{}:
@@ -424,7 +430,8 @@ func (o *owner) save(ctx context.Context) error {
 			return fmt.Errorf("anomaly: %w", err)
 		}
 		if ctx.Err() == nil {
-			o.s.options.Log.Error("state of the detectors not stored; a restart reads more again", "error", err)
+			o.s.options.Log.Error("state of the detectors not stored; a restart reads more again", "error",
+				err)
 		}
 		return nil
 	}

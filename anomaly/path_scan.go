@@ -40,14 +40,16 @@ type ScanSettings struct {
 
 func defaultScan() ScanSettings {
 	return ScanSettings{Fast: 15, Slow: 60, Share: 0.3, Many: 3,
-		Crawlers: []string{"bot", "crawl", "spider", "slurp"}, Ignore: []string{".png", ".jpg", ".jpeg", ".gif", ".svg", ".webp",
-			".ico", ".css", ".woff", ".woff2", ".ttf", ".eot", ".map", ".js", "/robots.txt", "/ads.txt", "/sitemap.xml",
-			"/favicon.ico", "/apple-app-site-association", "/assetlinks.json"}}
+		Crawlers: []string{"bot", "crawl", "spider", "slurp"}, Ignore: []string{".png", ".jpg", ".jpeg",
+			".gif", ".svg", ".webp", ".ico", ".css", ".woff", ".woff2", ".ttf", ".eot", ".map", ".js",
+			"/robots.txt", "/ads.txt", "/sitemap.xml", "/favicon.ico", "/apple-app-site-association",
+			"/assetlinks.json"}}
 }
 
 func (s *ScanSettings) table() map[string]setting {
 	return map[string]setting{"off": flag(&s.Off), "fast": number(&s.Fast, 2), "slow": number(&s.Slow, 2),
-		"share": share(&s.Share), "many": number(&s.Many, 1), "crawlers": words(&s.Crawlers), "ignore": words(&s.Ignore)}
+		"share": share(&s.Share), "many": number(&s.Many, 1), "crawlers": words(&s.Crawlers),
+		"ignore": words(&s.Ignore)}
 }
 
 // missing tells whether e asked for what is not there, and what that is. A route with parameters counts once,
@@ -105,7 +107,8 @@ func (s *ScanSettings) judge(e *entity, t *tally) (finding, bool) {
 		limit, many float64
 		hold        int32
 		name, words string
-	}{{&e.scan.fast, s.Fast, s.Many * s.Fast, 0, "paths_20m", "20 min"}, {&e.scan.slow, slow, math.Inf(1), 12 * 60, "paths_2d", "2 days"}}
+	}{{&e.scan.fast, s.Fast, s.Many * s.Fast, 0, "paths_20m", "20 min"},
+		{&e.scan.slow, slow, math.Inf(1), 12 * 60, "paths_2d", "2 days"}}
 	best, excess, paths := -1, 0.0, 0.0
 	for i, w := range windows {
 		n := float64(w.p.distinct())
@@ -122,8 +125,9 @@ func (s *ScanSettings) judge(e *entity, t *tally) (finding, bool) {
 	all := w.p.total()
 	f := e.finding(schemas.DetectorPathScan, t)
 	f.value, f.excess, f.hold, f.severity = paths, excess, w.hold, severityOf(excess, 2, 10)
-	f.sentence = fmt.Sprintf("%s asked for %s different paths that are not there within %s, %s of its %s calls",
-		e.who(), thousands(paths), w.words, thousands(float64(all.n)), thousands(float64(all.calls)))
+	f.sentence = fmt.Sprintf("%s asked for %s different paths that are not there within %s, "+
+		"%s of its %s calls", e.who(), thousands(paths), w.words, thousands(float64(all.n)),
+		thousands(float64(all.calls)))
 	f.evidence = []schemas.Evidence{evidence(w.name, paths, 0, "path"),
 		evidence("missing", float64(all.n), 0, "call"), evidence("calls", float64(all.calls), 0, "call"),
 		evidence("threshold", w.limit, 0, "path")}

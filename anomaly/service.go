@@ -17,8 +17,8 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// PositionsSuffix ends the name of the consumer group under which the offsets of usage-events are stored; the rest is
-// Options.Group.
+// PositionsSuffix ends the name of the consumer group under which the offsets of usage-events are stored; the
+// rest is Options.Group.
 const PositionsSuffix = "-positions"
 
 // Options of a Service. The zero value means the defaults.
@@ -43,8 +43,8 @@ type Options struct {
 	// Not less: a receiver may be away over the weekend. Not more: a replay of weeks must not page anybody.
 	NotifyWithin time.Duration
 	// NoticesWithin is how old a quota notice may be when it is read and still be sent to Notifiers. Default
-	// 24h. Not less: an operator mends a receiver in the morning. Not more: that a limit was reached last week
-	// is no news, and a new receiver must not get a fortnight of them.
+	// 24h. Not less: an operator mends a receiver in the morning. Not more: that a limit was reached last
+	// week is no news, and a new receiver must not get a fortnight of them.
 	NoticesWithin time.Duration
 	// SnapshotEvery is how often the state of the detectors is stored and offsets are committed, while events
 	// come. Default 30s. Not less: a snapshot of a full engine is tens of MB. Not more: a restart reads so
@@ -78,7 +78,8 @@ func (o Options) Validate() error {
 	}
 	for name, n := range map[string]int{"Entities": o.Limits.Entities, "Tallies": o.Limits.Tallies, "Repeats": o.Limits.Repeats} {
 		if n < 0 || n > 1<<26 {
-			errs = append(errs, fmt.Errorf("Limits.%s: %d is not between 0 (the default) and %d", name, n, 1<<26))
+			errs = append(errs, fmt.Errorf("Limits.%s: %d is not between 0 (the default) and %d", name, n,
+				1<<26))
 		}
 	}
 	return errors.Join(errs...)
@@ -161,9 +162,9 @@ func (s *Service) SetSettings(settings Settings) {
 	s.settings <- settings
 }
 
-// SetNotifiers puts other targets in force, such as those of a new catalog version. A sender that was in force
-// before, compared with ==, keeps its place and its waits; what one that goes has not delivered, another of the
-// same name goes on with.
+// SetNotifiers puts other targets in force, such as those of a new catalog version. A sender that was in
+// force before, compared with ==, keeps its place and its waits; what one that goes has not delivered,
+// another of the same name goes on with.
 func (s *Service) SetNotifiers(senders []notify.Sender) {
 	s.mu.Lock()
 	s.senders = senders
@@ -208,7 +209,8 @@ func (s *Service) Run(ctx context.Context) error {
 	var failed error
 	held, release := context.WithCancel(ctx)
 	defer release()
-	err = s.client.Consume(held, stream.GroupOptions{Group: s.options.Group, Topics: []string{s.options.Lock}},
+	err = s.client.Consume(held, stream.GroupOptions{Group: s.options.Group,
+		Topics: []string{s.options.Lock}},
 		func(ctx context.Context, p *stream.Partition) error {
 			if p.ID != 0 {
 				<-ctx.Done()

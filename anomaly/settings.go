@@ -22,17 +22,17 @@ type Settings struct {
 
 // DefaultSettings are in force where the catalog says nothing.
 func DefaultSettings() Settings {
-	return Settings{Spike: defaultSpike(), Brute: defaultBrute(), Scan: defaultScan(), Alerts: defaultAlerts(),
-		Conflicts: defaultConflicts()}
+	return Settings{Spike: defaultSpike(), Brute: defaultBrute(), Scan: defaultScan(),
+		Alerts: defaultAlerts(), Conflicts: defaultConflicts()}
 }
 
-// ParseSettings reads the catalog's detectors: spike, brute_force, path_scan, conflicts and alerts, each a map of
-// setting to value. Every problem is reported at once.
+// ParseSettings reads the catalog's detectors: spike, brute_force, path_scan, conflicts and alerts, each a
+// map of setting to value. Every problem is reported at once.
 func ParseSettings(detectors map[string]map[string]string) (Settings, error) {
 	s := DefaultSettings()
 	tables := map[string]map[string]setting{
-		"spike": s.Spike.table(), "brute_force": s.Brute.table(), "path_scan": s.Scan.table(), "alerts": s.Alerts.table(),
-		"conflicts": s.Conflicts.table(),
+		"spike": s.Spike.table(), "brute_force": s.Brute.table(), "path_scan": s.Scan.table(),
+		"alerts": s.Alerts.table(), "conflicts": s.Conflicts.table(),
 	}
 	var problems []error
 	for _, detector := range slices.Sorted(maps.Keys(detectors)) {
@@ -44,7 +44,8 @@ func ParseSettings(detectors map[string]map[string]string) (Settings, error) {
 		for _, name := range slices.Sorted(maps.Keys(detectors[detector])) {
 			set, ok := table[name]
 			if !ok {
-				problems = append(problems, fmt.Errorf("detectors: %s: setting %q is not one of %s", detector, name, names(table)))
+				problems = append(problems, fmt.Errorf("detectors: %s: setting %q is not one of %s", detector,
+					name, names(table)))
 				continue
 			}
 			if err := set(strings.TrimSpace(detectors[detector][name])); err != nil {
@@ -89,7 +90,8 @@ func minutes(field *int32, low time.Duration) setting {
 	return func(text string) error {
 		d, err := time.ParseDuration(text)
 		if err != nil || d < low || d > 90*24*time.Hour || d%time.Minute != 0 {
-			return fmt.Errorf("%q is not a duration of whole minutes between %s and 2160h, such as 30m", text, low)
+			return fmt.Errorf("%q is not a duration of whole minutes between %s and 2160h, such as 30m", text,
+				low)
 		}
 		*field = int32(d / time.Minute)
 		return nil

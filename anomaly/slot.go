@@ -71,7 +71,8 @@ func (t *tally) offer(hash uint64, e *wire.UsageEvent, bad bool) {
 		hash &^= 1 << 63
 	}
 	t.samples = addSample(t.samples, hash, func() schemas.EventKey {
-		return schemas.EventKey{Source: strings.Clone(e.Source), ID: strings.Clone(e.Id), Time: time.UnixMilli(e.Time).UTC()}
+		return schemas.EventKey{Source: strings.Clone(e.Source), ID: strings.Clone(e.Id),
+			Time: time.UnixMilli(e.Time).UTC()}
 	})
 }
 

@@ -44,14 +44,16 @@ type SpikeSettings struct {
 }
 
 func defaultSpike() SpikeSettings {
-	return SpikeSettings{Calls: 300, Factor: 3, Deviations: 5, Top: 1.5, NewCalls: 1000, NewFactor: 3, WarmUp: 24 * 60}
+	return SpikeSettings{Calls: 300, Factor: 3, Deviations: 5, Top: 1.5, NewCalls: 1000, NewFactor: 3,
+		WarmUp: 24 * 60}
 }
 
 func (s *SpikeSettings) table() map[string]setting {
 	return map[string]setting{
 		"off": flag(&s.Off), "calls": number(&s.Calls, 1), "factor": number(&s.Factor, 1.1),
-		"deviations": number(&s.Deviations, 0), "top": number(&s.Top, 1.1), "new_calls": number(&s.NewCalls, 1),
-		"new_factor": number(&s.NewFactor, 1.1), "warm_up": minutes(&s.WarmUp, hourOf),
+		"deviations": number(&s.Deviations, 0), "top": number(&s.Top, 1.1),
+		"new_calls": number(&s.NewCalls, 1), "new_factor": number(&s.NewFactor, 1.1),
+		"warm_up": minutes(&s.WarmUp, hourOf),
 	}
 }
 
@@ -76,7 +78,8 @@ func (s *SpikeSettings) judge(e *entity, t *tally, at surroundings) (finding, bo
 	switch {
 	case at.warm && e.usual != nil:
 		hour := at.minute / 60
-		allowed, usual, of = e.usual.allowed(hour, s.tolerance()), float64(e.usual.usual(hour).mean), "usual for this hour"
+		allowed, usual, of = e.usual.allowed(hour, s.tolerance()), float64(e.usual.usual(hour).mean),
+			"usual for this hour"
 	case at.warm:
 		allowed, usual, of = s.Calls, s.Calls/s.Factor/2, "usual for this hour at most"
 	case at.peers == 0:

@@ -45,7 +45,8 @@ func (s *Store) PutAlerts(ctx context.Context, alerts []schemas.Alert) error {
 		}
 		if err := batch.Append(a.ID, a.Revision, a.DedupeKey, a.Detector, string(a.Status), string(a.Severity), a.Opened, a.Updated,
 			resolved, a.Entity.Kind, a.Entity.Value, a.Customer, a.Sentence, evidence, samples); err != nil {
-			return fmt.Errorf("write alert %s revision %d: %w", a.ID, a.Revision, errors.Join(err, batch.Abort()))
+			return fmt.Errorf("write alert %s revision %d: %w", a.ID, a.Revision,
+				errors.Join(err, batch.Abort()))
 		}
 	}
 	if err := batch.Send(); err != nil {
@@ -92,8 +93,9 @@ func (s *Store) Alerts(ctx context.Context, f Filter) ([]schemas.Alert, error) {
 	if f.Open {
 		open = 1
 	}
-	out, err := s.query(ctx, listAlerts, native.DateNamed("from", from.UTC(), native.Seconds), native.DateNamed("to", to.UTC(), native.Seconds),
-		native.Named("detector", f.Detector), native.Named("customer", f.Customer), native.Named("open", open),
+	out, err := s.query(ctx, listAlerts, native.DateNamed("from", from.UTC(), native.Seconds),
+		native.DateNamed("to", to.UTC(), native.Seconds), native.Named("detector", f.Detector),
+		native.Named("customer", f.Customer), native.Named("open", open),
 		native.Named("limit", uint32(f.Limit)))
 	if err != nil {
 		return nil, fmt.Errorf("list alerts: %w", err)
@@ -108,21 +110,23 @@ ORDER BY updated, id, revision LIMIT 1 BY id, revision LIMIT {limit:UInt32}`
 
 // Pending are the revisions of the given statuses since a time of events that a target has neither got nor
 // given up, the oldest first.
-func (s *Store) Pending(ctx context.Context, target string, statuses []schemas.AlertStatus, since time.Time, limit int) (
-	[]schemas.Alert, error) {
+func (s *Store) Pending(ctx context.Context, target string, statuses []schemas.AlertStatus, since time.Time,
+	limit int) ([]schemas.Alert, error) {
 	wanted := make([]string, len(statuses))
 	for i, status := range statuses {
 		wanted[i] = string(status)
 	}
 	out, err := s.query(ctx, pendingAlerts, native.DateNamed("since", since.UTC(), native.Seconds),
-		native.Named("statuses", wanted), native.Named("target", target), native.Named("limit", uint32(limit)))
+		native.Named("statuses", wanted), native.Named("target", target),
+		native.Named("limit", uint32(limit)))
 	if err != nil {
 		return nil, fmt.Errorf("read alerts not delivered to %s: %w", target, err)
 	}
 	return out, nil
 }
 
-func (s *Store) query(ctx context.Context, statement string, arguments ...any) (out []schemas.Alert, err error) {
+func (s *Store) query(ctx context.Context, statement string,
+	arguments ...any) (out []schemas.Alert, err error) {
 	rows, err := s.db.Conn().Query(ctx, statement, arguments...)
 	if err != nil {
 		return nil, err
@@ -145,8 +149,9 @@ func scanAlert(rows driver.Rows) (schemas.Alert, error) {
 	var names, units, sources, ids []string
 	var values, usual []float64
 	var times []time.Time
-	err := rows.Scan(&a.ID, &a.Revision, &a.DedupeKey, &a.Detector, &status, &severity, &a.Opened, &a.Updated, &resolved,
-		&a.Entity.Kind, &a.Entity.Value, &a.Customer, &a.Sentence, &names, &values, &usual, &units, &sources, &ids, &times)
+	err := rows.Scan(&a.ID, &a.Revision, &a.DedupeKey, &a.Detector, &status, &severity, &a.Opened, &a.Updated,
+		&resolved, &a.Entity.Kind, &a.Entity.Value, &a.Customer, &a.Sentence, &names, &values, &usual, &units,
+		&sources, &ids, &times)
 	if err != nil {
 		return a, fmt.Errorf("scan alert: %w", err)
 	}
@@ -156,7 +161,8 @@ func scanAlert(rows driver.Rows) (schemas.Alert, error) {
 		a.Resolved = resolved.UTC()
 	}
 	for i := range names {
-		a.Evidence = append(a.Evidence, schemas.Evidence{Name: names[i], Value: values[i], Usual: usual[i], Unit: units[i]})
+		a.Evidence = append(a.Evidence, schemas.Evidence{Name: names[i], Value: values[i], Usual: usual[i],
+			Unit: units[i]})
 	}
 	for i := range ids {
 		a.Samples = append(a.Samples, schemas.EventKey{Source: sources[i], ID: ids[i], Time: times[i].UTC()})

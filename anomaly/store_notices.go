@@ -38,8 +38,10 @@ const deliveredNotices = `
 SELECT DISTINCT id FROM notice_deliveries WHERE target = {target:String} AND id IN {ids:Array(String)}`
 
 // DeliveredNotices tells which of the notices a target has got or given up.
-func (s *Store) DeliveredNotices(ctx context.Context, target string, ids []string) (found map[string]bool, err error) {
-	rows, err := s.db.Conn().Query(ctx, deliveredNotices, native.Named("target", target), native.Named("ids", ids))
+func (s *Store) DeliveredNotices(ctx context.Context, target string,
+	ids []string) (found map[string]bool, err error) {
+	rows, err := s.db.Conn().Query(ctx, deliveredNotices, native.Named("target", target),
+		native.Named("ids", ids))
 	if err != nil {
 		return nil, fmt.Errorf("look for %d notices delivered to %s: %w", len(ids), target, err)
 	}

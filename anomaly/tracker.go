@@ -93,7 +93,8 @@ const (
 )
 
 func newTracker(settings AlertSettings) *tracker {
-	return &tracker{settings: settings, incidents: make(map[incidentKey]*incident), opened: make(map[string]*ring)}
+	return &tracker{settings: settings, incidents: make(map[incidentKey]*incident),
+		opened: make(map[string]*ring)}
 }
 
 // precedence of detectors about one entity: an attack explains the volume, not the other way round.
@@ -170,9 +171,9 @@ func (t *tracker) open(k incidentKey, f *finding, minute int32) schemas.Alert {
 		entity = schemas.Entity{Kind: schemas.EntityMany, Value: f.detector}
 	}
 	dedupe := f.detector + "/" + entity.Kind + ":" + entity.Value
-	i.alert = schemas.Alert{ID: alertID(dedupe, minute), DedupeKey: dedupe, Detector: f.detector, Severity: f.severity,
-		Opened: minuteTime(minute), Entity: entity, Customer: f.customer, Sentence: f.sentence, Evidence: f.evidence,
-		Samples: eventKeys(f.samples)}
+	i.alert = schemas.Alert{ID: alertID(dedupe, minute), DedupeKey: dedupe, Detector: f.detector,
+		Severity: f.severity, Opened: minuteTime(minute), Entity: entity, Customer: f.customer,
+		Sentence: f.sentence, Evidence: f.evidence, Samples: eventKeys(f.samples)}
 	t.incidents[k] = i
 	return i.revise(schemas.AlertOpened, minute)
 }
@@ -185,13 +186,14 @@ func (t *tracker) many(f *finding, minute int32) (schemas.Alert, bool) {
 	var out schemas.Alert
 	changed := i == nil
 	if changed {
-		out = t.open(k, &finding{detector: f.detector, value: 1, severity: schemas.SeverityMedium, samples: f.samples}, minute)
+		out = t.open(k, &finding{detector: f.detector, value: 1, severity: schemas.SeverityMedium,
+			samples: f.samples}, minute)
 		i = t.incidents[k]
 	}
 	i.members.add(f.entity.hash())
 	i.last, i.value = minute, float64(i.members.count())
-	i.alert.Sentence = fmt.Sprintf("%s: %s more entities within hours, beside those with alerts of their own; the newest: %s",
-		strings.ReplaceAll(f.detector, "_", " "), thousands(i.value), f.sentence)
+	i.alert.Sentence = fmt.Sprintf("%s: %s more entities within hours, beside those with alerts of their "+
+		"own; the newest: %s", strings.ReplaceAll(f.detector, "_", " "), thousands(i.value), f.sentence)
 	i.alert.Evidence = []schemas.Evidence{evidence("entities", i.value, 0, "entity")}
 	switch {
 	case changed:

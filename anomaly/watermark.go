@@ -6,19 +6,21 @@ import (
 	"time"
 )
 
-// watermark says up to which time events have come, by the times of events alone. A partition holds it back at its
-// newest event, unless it is idle: a fetch of it that was begun after the newer events of others were read has waited
-// and brought nothing. That it had been read to its end some time before is not enough: what was published together is
-// read from one partition before the other, and where time runs fast (a backlog, the demo) that is hours of events. Idle
-// partitions must not hold, or one shard without traffic would stop all detection.
+// watermark says up to which time events have come, by the times of events alone. A partition holds it back
+// at its newest event, unless it is idle: a fetch of it that was begun after the newer events of others were
+// read has waited and brought nothing. That it had been read to its end some time before is not enough: what
+// was published together is read from one partition before the other, and where time runs fast (a backlog,
+// the demo) that is hours of events. Idle partitions must not hold, or one shard without traffic would stop
+// all detection.
 type watermark struct {
 	partitions map[int32]*progress
 	rises      []rise // in order of time
 }
 
 type progress struct {
-	newest int64     // milliseconds; the newest event read
-	idle   time.Time // when the last fetch was begun, where it brought nothing; zero where it brought something
+	newest int64 // milliseconds; the newest event read
+	// when the last fetch was begun, where it brought nothing; zero where it brought something
+	idle time.Time
 }
 
 // rise is when the newest event of all partitions became newer.
@@ -27,8 +29,8 @@ type rise struct {
 	newest int64
 }
 
-// maxRises bounds what is remembered. 1000: some seconds of 16 busy partitions, where an idle one is asked four times a
-// second. Where it is too little, partitions hold back longer than they must.
+// maxRises bounds what is remembered. 1000: some seconds of 16 busy partitions, where an idle one is asked
+// four times a second. Where it is too little, partitions hold back longer than they must.
 const maxRises = 1000
 
 func newWatermark() *watermark { return &watermark{partitions: make(map[int32]*progress)} }
@@ -42,7 +44,8 @@ func (w *watermark) progress(partition int32) *progress {
 	return p
 }
 
-// fetched takes note of a fetch, after its events: when it was begun, when it was read, and whether it brought nothing.
+// fetched takes note of a fetch, after its events: when it was begun, when it was read, and whether it
+// brought nothing.
 func (w *watermark) fetched(partition int32, began, now time.Time, idle bool) {
 	p := w.progress(partition)
 	if idle {
@@ -69,7 +72,8 @@ func (w *watermark) before(at time.Time) int64 {
 	return w.rises[n-1].newest
 }
 
-// now is the newest time that every partition has reached, or had nothing for; ok is false while there is none.
+// now is the newest time that every partition has reached, or had nothing for; ok is false while there is
+// none.
 func (w *watermark) now() (now int64, ok bool) {
 	now = w.newest()
 	for _, p := range w.partitions {

@@ -20,9 +20,10 @@ type billedKey struct {
 	line string
 }
 
-// Adjustments compares what an earlier period is worth now with what was billed of it, and answers a line for every
-// difference: amount(current cut) − Σ already billed. Lines are sorted by key within an invoice.
-func Adjustments(now map[invoiceKey][]schemas.InvoiceLine, billed []Billed) map[invoiceKey][]schemas.InvoiceLine {
+// Adjustments compares what an earlier period is worth now with what was billed of it, and answers a line for
+// every difference: amount(current cut) − Σ already billed. Lines are sorted by key within an invoice.
+func Adjustments(now map[invoiceKey][]schemas.InvoiceLine,
+	billed []Billed) map[invoiceKey][]schemas.InvoiceLine {
 	before := map[billedKey]*Billed{}
 	for i := range billed {
 		b := &billed[i]
@@ -61,7 +62,8 @@ func adjust(now schemas.InvoiceLine, before *Billed, currency string) (schemas.I
 	now.Quantity, now.Amount = now.Quantity.Sub(now.BilledQuantity), now.Amount.Sub(now.Billed)
 	now.Kind = schemas.LineAdjustment
 	now.Label = adjustmentLabel + strings.TrimPrefix(now.Label, adjustmentLabel)
-	now.Formula += ", less " + schemas.Money{Amount: now.Billed, Currency: currency}.String() + " billed before"
+	now.Formula += ", less " + schemas.Money{Amount: now.Billed, Currency: currency}.String() +
+		" billed before"
 	return now, !now.Quantity.IsZero() || !now.Amount.IsZero()
 }
 

@@ -16,8 +16,8 @@ type Version struct {
 	Change  uint64 `json:"change"`  // change number of customers and subscriptions
 }
 
-// Agreement is what was agreed at a version: the catalog, its customers and their subscriptions. It is not changed
-// after NewAgreement.
+// Agreement is what was agreed at a version: the catalog, its customers and their subscriptions. It is not
+// changed after NewAgreement.
 type Agreement struct {
 	Version   Version
 	Catalog   *catalog.Catalog
@@ -30,16 +30,16 @@ type Agreement struct {
 	zones         *Agreement                // whose time zones hold; nil = its own
 }
 
-// inZonesOf is a with the time zones of an earlier agreement: an issued period keeps its beginning and end, whoever has
-// moved since. A customer who was not registered then was in the issuer's zone.
+// inZonesOf is a with the time zones of an earlier agreement: an issued period keeps its beginning and end,
+// whoever has moved since. A customer who was not registered then was in the issuer's zone.
 func (a *Agreement) inZonesOf(then *Agreement) *Agreement {
 	moved := *a
 	moved.zones = then
 	return &moved
 }
 
-// NewAgreement indexes a catalog and its customers. Deleted subscriptions do not count. A deleted customer still does:
-// what was used is owed.
+// NewAgreement indexes a catalog and its customers. Deleted subscriptions do not count. A deleted customer
+// still does: what was used is owed.
 func NewAgreement(v Version, c *catalog.Catalog, customers []catalog.Customer,
 	subscriptions []catalog.Subscription) *Agreement {
 	a := &Agreement{
@@ -153,15 +153,16 @@ type Segment struct {
 	Plan     *catalog.Plan
 	Period   schemas.Period // the whole billing period
 	Stretch  schemas.Period // the part of it on this plan, cut at minutes
-	// Implied is true where nobody subscribed and the catalog's default plan applies. An implied segment is billed
-	// only where there is usage, so that a customer owes no base fee for a time before anybody agreed to one.
+	// Implied is true where nobody subscribed and the catalog's default plan applies. An implied segment is
+	// billed only where there is usage, so that a customer owes no base fee for a time before anybody agreed
+	// to one.
 	Implied bool
 }
 
-// Segments lists what the customer is billed for in period, in order of time: the parts of it that its subscriptions
-// cover with plans of that billing period, and for time without any subscription the default plan. Adjacent or
-// overlapping subscriptions to the same plan are one segment: splitting never changes the sum. Subscriptions to
-// different plans at the same time are all billed.
+// Segments lists what the customer is billed for in period, in order of time: the parts of it that its
+// subscriptions cover with plans of that billing period, and for time without any subscription the default
+// plan. Adjacent or overlapping subscriptions to the same plan are one segment: splitting never changes the
+// sum. Subscriptions to different plans at the same time are all billed.
 func (a *Agreement) Segments(c *catalog.Customer, period schemas.Period) ([]Segment, error) {
 	return a.segmentsOf(c, period, period)
 }
@@ -182,8 +183,8 @@ func (a *Agreement) segmentsOf(c *catalog.Customer, period, span schemas.Period)
 		covered = append(covered, stretch)
 		plan := a.plan(s.Plan)
 		if plan == nil {
-			return nil, fmt.Errorf("segments of customer %q: subscription %q names plan %q, which the catalog does "+
-				"not have; put the plan back or end the subscription", c.ID, s.ID, s.Plan)
+			return nil, fmt.Errorf("segments of customer %q: subscription %q names plan %q, which "+
+				"the catalog does not have; put the plan back or end the subscription", c.ID, s.ID, s.Plan)
 		}
 		regular, err := PeriodOf(period.From, plan.Every, zone)
 		if err != nil {
@@ -209,7 +210,8 @@ func (a *Agreement) segmentsOf(c *catalog.Customer, period, span schemas.Period)
 		return out, err
 	}
 	for _, gap := range gaps(span, covered) {
-		out = append(out, Segment{Customer: c.ID, Plan: plan, Period: utc(period), Stretch: gap, Implied: true})
+		out = append(out, Segment{Customer: c.ID, Plan: plan, Period: utc(period), Stretch: gap,
+			Implied: true})
 	}
 	slices.SortStableFunc(out, func(x, y Segment) int { return x.Stretch.From.Compare(y.Stretch.From) })
 	return out, nil
@@ -224,8 +226,8 @@ func lastOfPlan(segments []Segment, plan *catalog.Plan) *Segment {
 	return nil
 }
 
-// clip is the part of period within [from, to), each end moved to the next whole minute; zero ends are open, and a zero
-// answer is no part.
+// clip is the part of period within [from, to), each end moved to the next whole minute; zero ends are open,
+// and a zero answer is no part.
 func clip(from, to time.Time, period schemas.Period) schemas.Period {
 	q := utc(period)
 	if !from.IsZero() {

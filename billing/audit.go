@@ -16,8 +16,8 @@ import (
 
 // Limits of an audit of documents.
 const (
-	// auditBatch is how many invoices are compared at once. Default 5,000: some 50 MB with their lines; each batch
-	// reads every cut that it bills from once.
+	// auditBatch is how many invoices are compared at once. Default 5,000: some 50 MB with their lines; each
+	// batch reads every cut that it bills from once.
 	auditBatch = 5_000
 	// auditProblems bounds the problems that are listed. Default 100: more tell a person nothing new.
 	auditProblems = 100
@@ -25,7 +25,8 @@ const (
 
 // AuditOptions say how documents are audited.
 type AuditOptions struct {
-	// RowsMissing is the error by which Usage says that rows of a cut were lost. Default nil: any error ends the audit.
+	// RowsMissing is the error by which Usage says that rows of a cut were lost. Default nil: any error ends
+	// the audit.
 	RowsMissing error
 }
 
@@ -50,8 +51,9 @@ type checkKey struct {
 	kind   Kind
 }
 
-// Audit compares every issued document with the claim it was planned under, by its digest; every line of an invoice
-// with the table of lines; and every quantity with the usage of the cut that it was billed from. It changes nothing.
+// Audit compares every issued document with the claim it was planned under, by its digest; every line of an
+// invoice with the table of lines; and every quantity with the usage of the cut that it was billed from. It
+// changes nothing.
 func (b *Billing) Audit(ctx context.Context, o AuditOptions) (*Audited, error) {
 	out := &Audited{}
 	fail := func(err error) (*Audited, error) { return nil, fmt.Errorf("audit documents: %w", err) }
@@ -70,9 +72,10 @@ func (b *Billing) Audit(ctx context.Context, o AuditOptions) (*Audited, error) {
 	checks := map[checkKey][]*claimCheck{} // in order of their numbers
 	for _, p := range plans {
 		if !done[p.offset] {
-			out.add(schemas.AuditProblem{Kind: "documents_unfinished", Where: fmt.Sprintf("claim %d", p.offset),
-				Expected: fmt.Sprintf("%d documents", p.plan.Count), Found: "no note that all are written",
-				Repair: "tollgate billing finishes them, or any `tollgate invoice issue`"})
+			out.add(schemas.AuditProblem{Kind: "documents_unfinished",
+				Where: fmt.Sprintf("claim %d", p.offset), Expected: fmt.Sprintf("%d documents", p.plan.Count),
+				Found: "no note that all are written", Repair: "tollgate billing finishes them, or any " +
+					"`tollgate invoice issue`"})
 			continue
 		}
 		key := checkKey{p.plan.Issuer, p.plan.Year, p.plan.Kind}
@@ -119,8 +122,9 @@ func (a *Audited) seen(list []*claimCheck, number string, sequence int64, docume
 		return 0
 	})
 	if !ok {
-		a.add(schemas.AuditProblem{Kind: "document_unclaimed", Where: number, Expected: "a claim that planned it",
-			Found: "none", Repair: "it was not issued by this program: find who may write to the tables of billing"})
+		a.add(schemas.AuditProblem{Kind: "document_unclaimed", Where: number,
+			Expected: "a claim that planned it", Found: "none",
+			Repair: "it was not issued by this program: find who may write to the tables of billing"})
 		return
 	}
 	c := list[i]
@@ -138,8 +142,9 @@ func (a *Audited) claim(c *claimCheck) {
 	got := hex.EncodeToString(c.digest.Sum(nil))
 	switch {
 	case c.seen != p.Count:
-		a.add(schemas.AuditProblem{Kind: "documents_lost", Where: where, Expected: fmt.Sprint(p.Count, " documents"),
-			Found: fmt.Sprint(c.seen), Repair: "restore table invoices or credit_notes; documents are never made twice"})
+		a.add(schemas.AuditProblem{Kind: "documents_lost", Where: where,
+			Expected: fmt.Sprint(p.Count, " documents"), Found: fmt.Sprint(c.seen),
+			Repair: "restore table invoices or credit_notes; documents are never made twice"})
 	case p.Count > 0 && got != p.Digest:
 		a.add(schemas.AuditProblem{Kind: "documents_altered", Where: where, Expected: "digest " + p.Digest,
 			Found: got, Repair: "restore the documents from the export or a backup; they never change"})
@@ -180,7 +185,8 @@ type auditQuestion struct {
 }
 
 // auditLines compares the lines of invoices of one series with the table of lines and with usage.
-func (b *Billing) auditLines(ctx context.Context, o AuditOptions, out *Audited, batch []schemas.Invoice) error {
+func (b *Billing) auditLines(ctx context.Context, o AuditOptions, out *Audited,
+	batch []schemas.Invoice) error {
 	if len(batch) == 0 {
 		return nil
 	}
@@ -198,7 +204,8 @@ func (b *Billing) auditLines(ctx context.Context, o AuditOptions, out *Audited, 
 			if !ok || !have.says(l) {
 				found := "no such line"
 				if ok {
-					found = fmt.Sprintf("quantity %s, amount %s in table invoice_lines", have.quantity, have.amount)
+					found = fmt.Sprintf("quantity %s, amount %s in table invoice_lines", have.quantity,
+						have.amount)
 				}
 				out.add(schemas.AuditProblem{Kind: "line_altered", Where: where, Found: found,
 					Expected: fmt.Sprintf("quantity %s, amount %s, by the document", l.Quantity, l.Amount),
@@ -239,8 +246,8 @@ func (b *Billing) answers(ctx context.Context, o AuditOptions, asked map[auditQu
 	for q, n := range asked {
 		got := map[customerMeter]schemas.Decimal{}
 		err := b.o.Usage.Usage(ctx, schemas.UsageQuery{Meters: slices.Sorted(maps.Keys(n.meters)),
-			Customers: slices.Sorted(maps.Keys(n.customers)), Period: q.stretch(), By: []string{"customer"}, Where: n.where,
-			Cut: q.cut}, func(u schemas.Usage) error {
+			Customers: slices.Sorted(maps.Keys(n.customers)), Period: q.stretch(), By: []string{"customer"},
+			Where: n.where, Cut: q.cut}, func(u schemas.Usage) error {
 			got[customerMeter{u.Customer, u.Meter}] = u.Quantity
 			return nil
 		})
@@ -266,8 +273,9 @@ func (a *Audited) line(inv *schemas.Invoice, l *schemas.InvoiceLine,
 	where := fmt.Sprintf("%s line %d, meter %s of %s", inv.Number, l.Number, l.Meter, inv.Customer.ID)
 	billed := l.Quantity.Add(l.BilledQuantity)
 	if err := lost[q]; err != nil {
-		a.add(schemas.AuditProblem{Kind: "cut_unreadable", Where: where, Expected: billed.String(), Found: err.Error(),
-			Repair: "restore the usage tables; revisions of a cut are never computed again"})
+		a.add(schemas.AuditProblem{Kind: "cut_unreadable", Where: where, Expected: billed.String(),
+			Found: err.Error(), Repair: "restore the usage tables; revisions of a cut are " +
+				"never computed again"})
 		return
 	}
 	if has := answers[q][customerMeter{inv.Customer.ID, l.Meter}]; !has.Equal(billed) {

@@ -27,31 +27,33 @@ type Options struct {
 
 	// Grace is how long after a period's end events of it are still awaited before it closes.
 	//
-	// Default 1h. Not less: gateways spool while Kafka is away. Not more: finance expects drafts on the morning of
-	// the 1st. Later events are billed as adjustments.
+	// Default 1h. Not less: gateways spool while Kafka is away. Not more: finance expects drafts on the
+	// morning of the 1st. Later events are billed as adjustments.
 	Grace time.Duration
 
-	// AdjustFor is how long before a closing period an earlier one may have ended to be compared with what was
-	// billed of it.
+	// AdjustFor is how long before a closing period an earlier one may have ended to be compared with what
+	// was billed of it.
 	//
-	// Default 400 days: a year and its closing. Not less: annual audits still find events. Not more: each earlier
-	// period is read again at each close that follows a change.
+	// Default 400 days: a year and its closing. Not less: annual audits still find events. Not more: each
+	// earlier period is read again at each close that follows a change.
 	AdjustFor time.Duration
 
 	// CatchUp is how many past periods of each length a closer looks at.
 	//
-	// Default 3. Not less: a service may be down over a turn of the month. Not more: a fresh service would bill years
-	// of imported history; `tollgate invoice issue` does that on request.
+	// Default 3. Not less: a service may be down over a turn of the month. Not more: a fresh service would
+	// bill years of imported history; `tollgate invoice issue` does that on request.
 	CatchUp int
 
-	// Begin is when the first agreement was made: a closer closes no period that ended before it, since nobody agreed to
-	// be billed for it then; Issue does on request. Default nil: no such bound. The zero time closes nothing.
+	// Begin is when the first agreement was made: a closer closes no period that ended before it, since
+	// nobody agreed to be billed for it then; Issue does on request. Default nil: no such bound. The zero
+	// time closes nothing.
 	Begin func(ctx context.Context) (time.Time, error)
 
 	Log     *slog.Logger          // default slog.Default()
 	Metrics prometheus.Registerer // nil = none
 
-	// Seam is where tests stand around the steps of a run; see package seam. Default nil: nobody stands there.
+	// Seam is where tests stand around the steps of a run; see package seam. Default nil: nobody stands
+	// there.
 	Seam seam.Seam
 }
 
@@ -123,7 +125,8 @@ func (b *Billing) latest(ctx context.Context) (*Agreement, error) {
 	return a, nil
 }
 
-// Periods lists the billing periods that contain a moment, each once: one per time zone and length that customers have.
+// Periods lists the billing periods that contain a moment, each once: one per time zone and length that
+// customers have.
 func (b *Billing) Periods(ctx context.Context, at time.Time) ([]schemas.Period, error) {
 	a, err := b.latest(ctx)
 	if err != nil {
@@ -144,8 +147,8 @@ func (b *Billing) Periods(ctx context.Context, at time.Time) ([]schemas.Period, 
 	return out, nil
 }
 
-// PeriodsNamed lists the billing periods of a name, each once: "2026-02" a month, "2026-Q1" a quarter, "2026" a year,
-// in every time zone in which customers have periods of that length.
+// PeriodsNamed lists the billing periods of a name, each once: "2026-02" a month, "2026-Q1" a quarter, "2026"
+// a year, in every time zone in which customers have periods of that length.
 func (b *Billing) PeriodsNamed(ctx context.Context, name string) ([]schemas.Period, error) {
 	a, err := b.latest(ctx)
 	if err != nil {
@@ -154,12 +157,14 @@ func (b *Billing) PeriodsNamed(ctx context.Context, name string) ([]schemas.Peri
 	return NamedPeriods(GroupsOf(a), name)
 }
 
-// ErrClosed says that a period is closed: its invoices are issued, what comes now are adjustments on later ones.
+// ErrClosed says that a period is closed: its invoices are issued, what comes now are adjustments on later
+// ones.
 var ErrClosed = errors.New("the period is closed")
 
-// Draft computes the invoices that a period would have now, for some customers or (with none named) all, from the
-// newest usage. It writes nothing. The adjustments that are due are on them too.
-func (b *Billing) Draft(ctx context.Context, period schemas.Period, customers ...string) ([]schemas.Invoice, error) {
+// Draft computes the invoices that a period would have now, for some customers or (with none named) all, from
+// the newest usage. It writes nothing. The adjustments that are due are on them too.
+func (b *Billing) Draft(ctx context.Context, period schemas.Period,
+	customers ...string) ([]schemas.Invoice, error) {
 	a, err := b.latest(ctx)
 	if err != nil {
 		return nil, err
@@ -196,7 +201,8 @@ func regular(a *Agreement, p schemas.Period) error {
 		return err
 	}
 	if len(groups) == 0 {
-		return errors.New("nobody is on a plan: the catalog has no default plan and nobody has a subscription")
+		return errors.New("nobody is on a plan: the catalog has no default plan and nobody " +
+			"has a subscription")
 	}
 	near, err := PeriodOf(p.From, groups[0].Every, groups[0].Zone)
 	if err != nil {

@@ -14,16 +14,16 @@ import (
 
 // DefaultSchedule is when a closer looks for due periods, in cron's words: every ten minutes.
 //
-// Not rarer: a period that waited for its usage should close soon after. Not more often: a look reads offsets of all
-// topics.
+// Not rarer: a period that waited for its usage should close soon after. Not more often: a look reads offsets
+// of all topics.
 const DefaultSchedule = "*/10 * * * *"
 
 // CloserOptions say when a closer works.
 type CloserOptions struct {
 	// Schedule is a cron expression of five fields or "@every 10m", in UTC; default DefaultSchedule.
 	Schedule string
-	// Wait returns nil at a time of the clock, or the context's error; default waits on the real clock. A demo on a
-	// clock of its own gives its own.
+	// Wait returns nil at a time of the clock, or the context's error; default waits on the real clock. A
+	// demo on a clock of its own gives its own.
 	Wait func(ctx context.Context, until time.Time) error
 }
 
@@ -41,8 +41,8 @@ func NewCloser(b *Billing, o CloserOptions) (*Closer, error) {
 	}
 	schedule, err := cron.ParseStandard(o.Schedule)
 	if err != nil {
-		return nil, fmt.Errorf("schedule %q of the closer: %w; want five fields such as %q, or \"@every 10m\"", o.Schedule,
-			err, DefaultSchedule)
+		return nil, fmt.Errorf("schedule %q of the closer: %w; want five fields "+
+			"such as %q, or \"@every 10m\"", o.Schedule, err, DefaultSchedule)
 	}
 	c := &Closer{b: b, schedule: schedule, wait: o.Wait}
 	if c.wait == nil {
@@ -62,8 +62,8 @@ func (c *Closer) sleep(ctx context.Context, until time.Time) error {
 	}
 }
 
-// Run closes what is due, at once and then on schedule, until ctx ends. A failure is logged, counted and tried again
-// at the next time. Closes never overlap: a long one skips times.
+// Run closes what is due, at once and then on schedule, until ctx ends. A failure is logged, counted and
+// tried again at the next time. Closes never overlap: a long one skips times.
 func (c *Closer) Run(ctx context.Context) error {
 	for {
 		if _, err := c.b.Close(ctx); err != nil && ctx.Err() == nil {
@@ -78,8 +78,8 @@ func (c *Closer) Run(ctx context.Context) error {
 	}
 }
 
-// Close issues every period that is due and not closed yet, oldest first, and answers what it did. A period that
-// cannot close does not hold up the others; one whose usage is not complete is no error, it waits.
+// Close issues every period that is due and not closed yet, oldest first, and answers what it did. A period
+// that cannot close does not hold up the others; one whose usage is not complete is no error, it waits.
 func (b *Billing) Close(ctx context.Context) ([]Run, error) {
 	due, err := b.DuePeriods(ctx)
 	if err != nil {
@@ -118,7 +118,8 @@ func (b *Billing) due(ctx context.Context, a *Agreement) ([]schemas.Period, erro
 	if err != nil {
 		return nil, fmt.Errorf("find when the first agreement was made: %w", err)
 	}
-	return slices.DeleteFunc(due, func(p schemas.Period) bool { return begin.IsZero() || p.To.Before(begin) }), nil
+	return slices.DeleteFunc(due,
+		func(p schemas.Period) bool { return begin.IsZero() || p.To.Before(begin) }), nil
 }
 
 // DuePeriods lists the periods that have ended and are not closed yet, oldest first.

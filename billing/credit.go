@@ -18,14 +18,15 @@ func FullCredit(inv *schemas.Invoice, earlier []schemas.CreditNote) []CreditedAm
 	return out
 }
 
-// Credit draws up a credit note for parts of an issued invoice. Taxes are rounded cumulatively over all credit notes
-// of the invoice, so that the last one that leaves nothing of the net leaves nothing of the tax either: an invoice and
-// its credit notes net to zero by line, tax and total.
+// Credit draws up a credit note for parts of an issued invoice. Taxes are rounded cumulatively over all
+// credit notes of the invoice, so that the last one that leaves nothing of the net leaves nothing of the tax
+// either: an invoice and its credit notes net to zero by line, tax and total.
 func Credit(inv *schemas.Invoice, earlier []schemas.CreditNote, plan CreditPlan) (schemas.CreditNote, error) {
-	note := schemas.CreditNote{Invoice: inv.Number, Issuer: inv.Issuer, Customer: inv.Customer, Currency: inv.Currency,
-		Reason: plan.Reason, Rebill: plan.Rebill}
+	note := schemas.CreditNote{Invoice: inv.Number, Issuer: inv.Issuer, Customer: inv.Customer,
+		Currency: inv.Currency, Reason: plan.Reason, Rebill: plan.Rebill}
 	fail := func(format string, args ...any) (schemas.CreditNote, error) {
-		return schemas.CreditNote{}, fmt.Errorf("credit of invoice %s: "+format, append([]any{inv.Number}, args...)...)
+		return schemas.CreditNote{}, fmt.Errorf("credit of invoice %s: "+format,
+			append([]any{inv.Number}, args...)...)
 	}
 	places, err := schemas.MinorUnits(inv.Currency)
 	if err != nil {
@@ -50,7 +51,8 @@ func Credit(inv *schemas.Invoice, earlier []schemas.CreditNote, plan CreditPlan)
 			return fail("line %d: %s cannot be taken back, %s is left", c.Line, c.Amount, rest.Fixed(places))
 		}
 		if c.Amount.Places() > places {
-			return fail("line %d: %s has more than the %d digits of %s", c.Line, c.Amount, places, inv.Currency)
+			return fail("line %d: %s has more than the %d digits of %s", c.Line, c.Amount, places,
+				inv.Currency)
 		}
 		note.Lines = append(note.Lines, schemas.CreditLine{Line: c.Line, Label: line.Label, Amount: c.Amount})
 		note.Net = note.Net.Add(c.Amount)
@@ -84,9 +86,10 @@ func creditedLines(notes []schemas.CreditNote) map[int]schemas.Decimal {
 	return out
 }
 
-// StatusOf is where an issued invoice stands: void once credit notes leave nothing of its total (and took anything
-// back), paid once payments cover what they leave.
-func StatusOf(inv *schemas.Invoice, notes []schemas.CreditNote, events []schemas.InvoiceEvent) schemas.InvoiceStatus {
+// StatusOf is where an issued invoice stands: void once credit notes leave nothing of its total (and took
+// anything back), paid once payments cover what they leave.
+func StatusOf(inv *schemas.Invoice, notes []schemas.CreditNote,
+	events []schemas.InvoiceEvent) schemas.InvoiceStatus {
 	left := inv.Total
 	for i := range notes {
 		left = left.Sub(notes[i].Total)

@@ -2,8 +2,9 @@ package billing
 
 import "tollgate/schemas"
 
-// Exact is an amount before rounding, Num ÷ Den with Den > 0. A fraction, because a price per 3 units or 17 days of 31
-// has no finite decimal, and a rate is never rounded (law 6). The zero value is not valid; use exactly.
+// Exact is an amount before rounding, Num ÷ Den with Den > 0. A fraction, because a price per 3 units or 17
+// days of 31 has no finite decimal, and a rate is never rounded (law 6). The zero value is not valid; use
+// exactly.
 type Exact struct{ Num, Den schemas.Decimal }
 
 var one = schemas.NewDecimal(1, 0)

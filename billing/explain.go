@@ -13,7 +13,8 @@ type Explanation struct {
 	Customer string              `json:"customer"`
 	Line     schemas.InvoiceLine `json:"line"`
 
-	// Query asks for the quantity again, from the cut the line was billed from. Empty where the line bills no usage.
+	// Query asks for the quantity again, from the cut the line was billed from. Empty where the line bills no
+	// usage.
 	Query schemas.UsageQuery `json:"query"`
 	// Quantity is its answer now: the line's quantity, for an adjustment that and what was billed before.
 	Quantity schemas.Decimal `json:"quantity"`
@@ -28,8 +29,8 @@ func (b *Billing) Explain(ctx context.Context, number string, line int) (Explana
 		return Explanation{}, err
 	}
 	if line < 1 || line > len(inv.Lines) {
-		return Explanation{}, fmt.Errorf("explain line %d of invoice %s: it has the lines 1 to %d", line, number,
-			len(inv.Lines))
+		return Explanation{}, fmt.Errorf("explain line %d of invoice %s: it has the lines 1 to %d", line,
+			number, len(inv.Lines))
 	}
 	l := inv.Lines[line-1]
 	e := Explanation{Invoice: number, Customer: inv.Customer.ID, Line: l, Agrees: true}
@@ -37,8 +38,8 @@ func (b *Billing) Explain(ctx context.Context, number string, line int) (Explana
 		e.Quantity = l.Quantity
 		return e, nil
 	}
-	e.Query = schemas.UsageQuery{Meters: []string{l.Meter}, Customers: []string{inv.Customer.ID}, Period: l.Stretch(),
-		By: []string{"customer"}, Where: l.Where, Cut: l.Cut}
+	e.Query = schemas.UsageQuery{Meters: []string{l.Meter}, Customers: []string{inv.Customer.ID},
+		Period: l.Stretch(), By: []string{"customer"}, Where: l.Where, Cut: l.Cut}
 	err = b.o.Usage.Usage(ctx, e.Query, func(u schemas.Usage) error {
 		if u.Customer == inv.Customer.ID && u.Meter == l.Meter {
 			e.Quantity = u.Quantity

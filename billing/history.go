@@ -25,10 +25,12 @@ func lastOffset(plans []planned) int64 {
 	return plans[len(plans)-1].offset
 }
 
-// earlierRuns lists the closed periods that precede period for the customers who are billed in it, oldest first, as
-// far back as those that ended at most reach before it; and those that are nobody's any more, because whoever had them
-// moved to another time zone. A period may be compared in any run: all runs are one after the other in the chain.
-func earlierRuns(a *Agreement, plans []planned, period schemas.Period, reach time.Duration) ([]Adjusted, error) {
+// earlierRuns lists the closed periods that precede period for the customers who are billed in it, oldest
+// first, as far back as those that ended at most reach before it; and those that are nobody's any more,
+// because whoever had them moved to another time zone. A period may be compared in any run: all runs are one
+// after the other in the chain.
+func earlierRuns(a *Agreement, plans []planned, period schemas.Period,
+	reach time.Duration) ([]Adjusted, error) {
 	found := map[schemas.Period]Adjusted{}
 	groups := GroupsOf(a)
 	for _, p := range plans {
@@ -70,7 +72,8 @@ func earlierRuns(a *Agreement, plans []planned, period schemas.Period, reach tim
 	for _, e := range found {
 		out = append(out, e)
 	}
-	slices.SortFunc(out, func(x, y Adjusted) int { return cmp.Or(x.From.Compare(y.From), x.To.Compare(y.To)) })
+	slices.SortFunc(out,
+		func(x, y Adjusted) int { return cmp.Or(x.From.Compare(y.From), x.To.Compare(y.To)) })
 	return out, nil
 }
 
@@ -88,9 +91,9 @@ func anybodys(groups []Group, p schemas.Period) (bool, error) {
 	return false, nil
 }
 
-// settled tells that nothing of an earlier period can differ from what was billed: its cuts and the customers' change
-// number are those it was last billed or compared with, nothing waited then, and no credit note since asks to bill
-// anew. What is not settled is compared, which may find no difference.
+// settled tells that nothing of an earlier period can differ from what was billed: its cuts and the
+// customers' change number are those it was last billed or compared with, nothing waited then, and no credit
+// note since asks to bill anew. What is not settled is compared, which may find no difference.
 func settled(plans []planned, period schemas.Period, cuts []PeriodCut, change uint64) bool {
 	for _, p := range slices.Backward(plans) {
 		if p.plan.Kind == KindCreditNote {

@@ -9,8 +9,8 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// draft makes the invoice of one customer and currency from its lines: it numbers them and sums up. Lines always sum
-// to Net, and Net and Tax to Total.
+// draft makes the invoice of one customer and currency from its lines: it numbers them and sums up. Lines
+// always sum to Net, and Net and Tax to Total.
 func (a *Agreement) draft(customer, currency string, period schemas.Period, lines []schemas.InvoiceLine) (
 	schemas.Invoice, error) {
 	places, err := schemas.MinorUnits(currency)
@@ -21,7 +21,8 @@ func (a *Agreement) draft(customer, currency string, period schemas.Period, line
 	period = utc(period)
 	inv := schemas.Invoice{
 		Status: schemas.InvoiceDraft, Currency: currency, From: period.From, To: period.To,
-		Issuer:      schemas.Party{ID: a.issuerID(), Name: issuer.Name, Address: issuer.Address, TaxID: issuer.TaxID},
+		Issuer: schemas.Party{ID: a.issuerID(), Name: issuer.Name, Address: issuer.Address,
+			TaxID: issuer.TaxID},
 		Customer:    schemas.Party{ID: customer, Name: c.Name, Address: c.Address, Email: c.Email},
 		TaxCategory: c.TaxCategory, Zone: a.zoneOf(c).String(),
 		Catalog: a.Version.Catalog, Change: a.Version.Change, Lines: lines,
@@ -38,14 +39,14 @@ func (a *Agreement) draft(customer, currency string, period schemas.Period, line
 	return inv, nil
 }
 
-// Taxes are the taxes of a category on a net amount, each rounded on the sum of the rounded net lines (EN 16931). A
-// category that the issuer does not have is taxed with nothing.
+// Taxes are the taxes of a category on a net amount, each rounded on the sum of the rounded net lines (EN
+// 16931). A category that the issuer does not have is taxed with nothing.
 func Taxes(rates []catalog.Tax, category string, net schemas.Decimal, places int32) []schemas.TaxLine {
 	var out []schemas.TaxLine
 	for _, t := range rates {
 		if category != "" && t.Category == category {
-			out = append(out, schemas.TaxLine{Category: t.Category, Label: t.Label, Percent: t.Percent, Net: net,
-				Tax: percentOf(net, t.Percent).Round(places)})
+			out = append(out, schemas.TaxLine{Category: t.Category, Label: t.Label, Percent: t.Percent,
+				Net: net, Tax: percentOf(net, t.Percent).Round(places)})
 		}
 	}
 	return out
@@ -61,9 +62,9 @@ func (a *Agreement) byCurrency(lines []schemas.InvoiceLine) map[string][]schemas
 	return out
 }
 
-// invoices draws up one invoice per customer and currency from the period's own lines and the adjustments of earlier
-// periods, sorted by key. An invoice of adjustments alone is drawn up only where some amount is not zero: quantities
-// that change no amount wait for the customer's next invoice.
+// invoices draws up one invoice per customer and currency from the period's own lines and the adjustments of
+// earlier periods, sorted by key. An invoice of adjustments alone is drawn up only where some amount is not
+// zero: quantities that change no amount wait for the customer's next invoice.
 func (a *Agreement) invoices(billed spans, own, adjustments map[invoiceKey][]schemas.InvoiceLine) (
 	[]schemas.Invoice, error) {
 	keys := map[invoiceKey]bool{}
@@ -71,7 +72,8 @@ func (a *Agreement) invoices(billed spans, own, adjustments map[invoiceKey][]sch
 		keys[k] = len(lines) > 0
 	}
 	for k, lines := range adjustments {
-		keys[k] = keys[k] || slices.ContainsFunc(lines, func(l schemas.InvoiceLine) bool { return !l.Amount.IsZero() })
+		keys[k] = keys[k] || slices.ContainsFunc(lines,
+			func(l schemas.InvoiceLine) bool { return !l.Amount.IsZero() })
 	}
 	var out []schemas.Invoice
 	for k, wanted := range keys {

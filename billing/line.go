@@ -31,8 +31,8 @@ func charges(s *Segment) []charge {
 	return out
 }
 
-// question is what one usage query asks: a stretch of time and a condition on dimensions. A condition is part of the
-// query, not of its grouping, because quantities such as unique counts do not add up over dimensions.
+// question is what one usage query asks: a stretch of time and a condition on dimensions. A condition is part
+// of the query, not of its grouping, because quantities such as unique counts do not add up over dimensions.
 type question struct {
 	from, to int64 // seconds since 1970 UTC
 	where    string
@@ -120,8 +120,8 @@ type measured struct {
 
 type customerMeter struct{ customer, meter string }
 
-// lines bills the segments of one customer. Lines without a quantity are left out unless the price bills something at
-// no usage (a base fee); nothing at all is billed on an implied segment without usage.
+// lines bills the segments of one customer. Lines without a quantity are left out unless the price bills
+// something at no usage (a base fee); nothing at all is billed on an implied segment without usage.
 func (m *measured) lines(a *Agreement, segments []Segment) ([]schemas.InvoiceLine, error) {
 	var out []schemas.InvoiceLine
 	zone := time.UTC
@@ -197,7 +197,8 @@ func (c charge) line() schemas.InvoiceLine {
 
 func lineKey(plan, price string, stretch schemas.Period) string {
 	const minute = "2006-01-02T15:04Z"
-	return plan + "/" + price + "@" + stretch.From.UTC().Format(minute) + ".." + stretch.To.UTC().Format(minute)
+	return plan + "/" + price + "@" + stretch.From.UTC().Format(minute) + ".." +
+		stretch.To.UTC().Format(minute)
 }
 
 // shares adds, for each plan with a revenue share, what the partner gets back of the plan's net lines.

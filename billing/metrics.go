@@ -20,7 +20,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		resumed: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_billing_resumed_claims_total",
 			Help: "Claims of closers that ended too early, carried out by this process."}),
 		run: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tollgate_billing_run_seconds",
-			Help: "Time from the cut of a period to its last invoice.", Buckets: prometheus.ExponentialBuckets(0.1, 2, 12)}),
+			Help:    "Time from the cut of a period to its last invoice.",
+			Buckets: prometheus.ExponentialBuckets(0.1, 2, 12)}),
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_billing_waiting_periods",
 			Help: "Due periods that cannot close yet because their usage is not complete."}),
 	}

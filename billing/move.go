@@ -10,15 +10,16 @@ import (
 	"tollgate/schemas"
 )
 
-// Periods of one time zone tile by themselves. Of a customer who moves to another zone the first period there would
-// overlap the last one of before, or leave hours between them that nobody bills. So what is billed of a customer in a
-// run goes from where the runs before it ended for the customer, and the chain of claims says where that is.
+// Periods of one time zone tile by themselves. Of a customer who moves to another zone the first period there
+// would overlap the last one of before, or leave hours between them that nobody bills. So what is billed of a
+// customer in a run goes from where the runs before it ended for the customer, and the chain of claims says
+// where that is.
 
 // spans are what a run bills its customers for, where that is not the run's period.
 type spans struct {
 	period schemas.Period
-	// of is by customer; "" are all who are not registered. An empty period: the customer's usage of that time is
-	// billed in other runs.
+	// of is by customer; "" are all who are not registered. An empty period: the customer's usage of that
+	// time is billed in other runs.
 	of map[string]schemas.Period
 }
 
@@ -46,8 +47,8 @@ func (s spans) hull() schemas.Period {
 	return out
 }
 
-// widest is how far the beginnings of one date lie apart around the world at most: 26 hours, and one for clocks that
-// change.
+// widest is how far the beginnings of one date lie apart around the world at most: 26 hours, and one for
+// clocks that change.
 const widest = 27 * time.Hour
 
 func near(a, b time.Time) bool { return a.Sub(b).Abs() < widest }
@@ -76,7 +77,8 @@ func begunRuns(plans []planned, through int64) []*begunRun {
 			if plans[i].offset > through {
 				continue
 			}
-			r = &begunRun{period: p.period(), version: p.Version, through: p.Through, billed: map[string]bool{}}
+			r = &begunRun{period: p.period(), version: p.Version, through: p.Through,
+				billed: map[string]bool{}}
 			of[r.period], out = r, append(out, r)
 		}
 		for customer := range keyed(plans[i : i+1]) {
@@ -98,8 +100,9 @@ func keyed(parts []planned) map[string]bool {
 	return out
 }
 
-// has tells whether the customer is billed in the run: by the zone that it had then. Who was not registered then was
-// billed where it had usage; where it had none, its periods are those of the zone that it was registered with.
+// has tells whether the customer is billed in the run: by the zone that it had then. Who was not registered
+// then was billed where it had usage; where it had none, its periods are those of the zone that it was
+// registered with.
 func (r *begunRun) has(customer, every string) bool {
 	if customer != "" && r.then.customers[customer] == nil && !r.billed[customer] {
 		return false
@@ -117,8 +120,8 @@ func lengthIn(p schemas.Period, zone *time.Location) string {
 	return ""
 }
 
-// beside are the customer's runs around a period, each the first of its name in the chain: a customer who moved while
-// the zones' runs of a month were closing may seem to be in two.
+// beside are the customer's runs around a period, each the first of its name in the chain: a customer who
+// moved while the zones' runs of a month were closing may seem to be in two.
 type beside struct{ twoBefore, before, same, after *begunRun }
 
 func besides(runs []*begunRun, customer, every string, period, before schemas.Period) (b beside) {
@@ -145,10 +148,10 @@ func besides(runs []*begunRun, customer, every string, period, before schemas.Pe
 	return b
 }
 
-// moves tells what the run of a period bills its customers for, as the runs begun at most at through leave it. It is a
-// function of the chain up to there and of a, so every closer finds the same.
-func (b *Billing) moves(ctx context.Context, a *Agreement, period schemas.Period, plans []planned, through int64) (
-	spans, error) {
+// moves tells what the run of a period bills its customers for, as the runs begun at most at through leave
+// it. It is a function of the chain up to there and of a, so every closer finds the same.
+func (b *Billing) moves(ctx context.Context, a *Agreement, period schemas.Period, plans []planned,
+	through int64) (spans, error) {
 	s := spans{period: utc(period), of: map[string]schemas.Period{}}
 	runs, err := b.runsAround(ctx, s.period, plans, through)
 	if err != nil || len(runs) == 0 {
@@ -174,7 +177,8 @@ func (b *Billing) moves(ctx context.Context, a *Agreement, period schemas.Period
 				if r.before, err = Before(s.period, r.every, zone); err != nil {
 					return s, err
 				}
-				r.closed = slices.ContainsFunc(runs, func(one *begunRun) bool { return samePeriod(one.period, r.before) })
+				r.closed = slices.ContainsFunc(runs,
+					func(one *begunRun) bool { return samePeriod(one.period, r.before) })
 			}
 		}
 		if r.every == "" {
@@ -187,7 +191,8 @@ func (b *Billing) moves(ctx context.Context, a *Agreement, period schemas.Period
 			span = schemas.Period{}
 		case beside.before != nil:
 			span.From = beside.before.period.To
-		case beside.twoBefore != nil && r.closed: // the run of before closed without the customer, who moved just then
+		// the run of before closed without the customer, who moved just then
+		case beside.twoBefore != nil && r.closed:
 			span.From = beside.twoBefore.period.To
 		}
 		if beside.after != nil && beside.same == nil {
@@ -206,10 +211,12 @@ func (b *Billing) moves(ctx context.Context, a *Agreement, period schemas.Period
 	return s, nil
 }
 
-// leave takes out of an earlier run's spans what another run bills, of customers who were neither registered when the
-// earlier one began nor billed in it: registered since with a zone of their own, they have that zone's periods.
+// leave takes out of an earlier run's spans what another run bills, of customers who were neither registered
+// when the earlier one began nor billed in it: registered since with a zone of their own, they have that
+// zone's periods.
 func (b *Billing) leave(ctx context.Context, a *Agreement, s *spans, plans []planned, through int64) error {
-	own := slices.IndexFunc(begunRuns(plans, through), func(r *begunRun) bool { return samePeriod(r.period, s.period) })
+	own := slices.IndexFunc(begunRuns(plans, through),
+		func(r *begunRun) bool { return samePeriod(r.period, s.period) })
 	if a.zones == nil || own < 0 {
 		return nil // as it was then: nobody has been registered since
 	}
@@ -243,8 +250,8 @@ func (b *Billing) leave(ctx context.Context, a *Agreement, s *spans, plans []pla
 	return nil
 }
 
-// runsAround are the runs from two periods before to one after, with the agreement that each was begun under; none
-// where all of them are of one zone's row, in which nobody can have moved.
+// runsAround are the runs from two periods before to one after, with the agreement that each was begun under;
+// none where all of them are of one zone's row, in which nobody can have moved.
 func (b *Billing) runsAround(ctx context.Context, period schemas.Period, plans []planned, through int64) (
 	[]*begunRun, error) {
 	length := period.To.Sub(period.From)
@@ -256,7 +263,8 @@ func (b *Billing) runsAround(ctx context.Context, period schemas.Period, plans [
 			continue
 		}
 		if !r.closed {
-			return nil, fmt.Errorf("%w: the invoices of %s are being issued; issue it again to finish", ErrNotReady, r.period)
+			return nil, fmt.Errorf("%w: the invoices of %s are being issued; issue it again to finish",
+				ErrNotReady, r.period)
 		}
 		runs = append(runs, r)
 	}
@@ -268,7 +276,8 @@ func (b *Billing) runsAround(ctx context.Context, period schemas.Period, plans [
 		if known[r.version] == nil {
 			then, err := b.o.Agreements.At(ctx, r.version)
 			if err != nil {
-				return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", r.version.Catalog, r.version.Change, err)
+				return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", r.version.Catalog,
+					r.version.Change, err)
 			}
 			known[r.version] = then
 		}

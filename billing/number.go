@@ -2,10 +2,11 @@ package billing
 
 import "fmt"
 
-// Chain names the log of claims of all documents: invoices and credit notes of all issuers and years. One chain and not
-// one per number series, because a run at the turn of a year and one after it must not both believe to be the first to
-// bill a late event, nor a period be billed again when the catalog names another issuer. Numbers are counted per issuer,
-// kind and year along the chain, gapless because every valid claim takes exactly those that follow the last one's.
+// Chain names the log of claims of all documents: invoices and credit notes of all issuers and years. One
+// chain and not one per number series, because a run at the turn of a year and one after it must not both
+// believe to be the first to bill a late event, nor a period be billed again when the catalog names another
+// issuer. Numbers are counted per issuer, kind and year along the chain, gapless because every valid claim
+// takes exactly those that follow the last one's.
 const Chain = "documents"
 
 // Kind is a kind of document; each has a number series of its own per issuer and year.
@@ -17,8 +18,8 @@ const (
 	KindCreditNote Kind = "credit_note"
 )
 
-// Number is the text of a document's number: "ACME-2026-000042", credit notes "ACME-CN-2026-000003". Six digits, more
-// where a year needs them.
+// Number is the text of a document's number: "ACME-2026-000042", credit notes "ACME-CN-2026-000003". Six
+// digits, more where a year needs them.
 func Number(issuer string, kind Kind, year int, sequence int64) string {
 	if kind == KindCreditNote {
 		return fmt.Sprintf("%s-CN-%d-%06d", issuer, year, sequence)

@@ -9,8 +9,8 @@ import (
 	"tollgate/schemas"
 )
 
-// PeriodOf is the billing period that contains t: the calendar month, quarter or year in zone. every is "month" (also
-// when empty), "quarter" or "year".
+// PeriodOf is the billing period that contains t: the calendar month, quarter or year in zone. every is
+// "month" (also when empty), "quarter" or "year".
 func PeriodOf(t time.Time, every string, zone *time.Location) (schemas.Period, error) {
 	local := t.In(zone)
 	year, month, months := local.Year(), local.Month(), 1
@@ -40,8 +40,9 @@ func samePeriod(a, b schemas.Period) bool { return a.From.Equal(b.From) && a.To.
 // utc writes p in UTC, so that equal periods are equal texts and equal map keys.
 func utc(p schemas.Period) schemas.Period { return schemas.Period{From: p.From.UTC(), To: p.To.UTC()} }
 
-// DaysIn counts the days of zone that begin within p: a day belongs to the stretch that holds its midnight (its first
-// instant, where a clock change skips midnight), so the days of a period's parts always sum to the period's.
+// DaysIn counts the days of zone that begin within p: a day belongs to the stretch that holds its midnight
+// (its first instant, where a clock change skips midnight), so the days of a period's parts always sum to the
+// period's.
 func DaysIn(p schemas.Period, zone *time.Location) int {
 	day := p.From.In(zone)
 	days := 0
@@ -64,8 +65,9 @@ type Group struct {
 	Every string // month, quarter, year
 }
 
-// Due lists the periods of groups that ended at least grace ago, each once, oldest first, at most back of each group:
-// a service that was down for a while catches up, and a fresh one does not bill the years before it.
+// Due lists the periods of groups that ended at least grace ago, each once, oldest first, at most back of
+// each group: a service that was down for a while catches up, and a fresh one does not bill the years before
+// it.
 func Due(groups []Group, now time.Time, grace time.Duration, back int) ([]schemas.Period, error) {
 	found := map[schemas.Period]bool{}
 	for _, g := range groups {
@@ -95,7 +97,8 @@ func Due(groups []Group, now time.Time, grace time.Duration, back int) ([]schema
 	return due, nil
 }
 
-// GroupsOf lists the groups that the agreement's customers are in, and that of unregistered customers, sorted.
+// GroupsOf lists the groups that the agreement's customers are in, and that of unregistered customers,
+// sorted.
 func GroupsOf(a *Agreement) []Group {
 	type key struct{ zone, every string }
 	found := map[key]Group{}
@@ -142,7 +145,8 @@ func NamedPeriods(groups []Group, name string) ([]schemas.Period, error) {
 	} else if t, err := time.Parse("2006", name); err == nil {
 		every, year = "year", t.Year()
 	} else {
-		return nil, fmt.Errorf("period %q: want a month such as 2026-02, a quarter such as 2026-Q1, or a year", name)
+		return nil, fmt.Errorf("period %q: want a month such as 2026-02, a quarter such as "+
+			"2026-Q1, or a year", name)
 	}
 	var out []schemas.Period
 	seen := map[schemas.Period]bool{}

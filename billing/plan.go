@@ -11,13 +11,14 @@ import (
 	"tollgate/schemas"
 )
 
-// Rules numbers the way documents follow from plans. It grows whenever the same plan would make other documents; a
-// claim planned under other rules is finished by the program version that planned it.
+// Rules numbers the way documents follow from plans. It grows whenever the same plan would make other
+// documents; a claim planned under other rules is finished by the program version that planned it.
 const Rules = 2
 
 // maxPlanBytes bounds the plan of one claim; a run of more invoices takes several claims ("parts") in a row.
 //
-// 850 KiB: some twenty thousand customers. Not more: a claim is one record, and brokers take 1 MiB by default.
+// 850 KiB: some twenty thousand customers. Not more: a claim is one record, and brokers take 1 MiB by
+// default.
 const maxPlanBytes = 850 << 10
 
 // minKeyBytes is what a plan must have left for invoice keys; less would make too many parts.
@@ -55,8 +56,8 @@ type PeriodCut struct {
 	Cut  schemas.CutID `json:"cut"`
 }
 
-// Adjusted is an earlier period, and the version it was issued under: a new price list never re-rates an issued period,
-// and a customer who changes time zone does not move it.
+// Adjusted is an earlier period, and the version it was issued under: a new price list never re-rates an
+// issued period, and a customer who changes time zone does not move it.
 type Adjusted struct {
 	From    time.Time `json:"from"`
 	To      time.Time `json:"to"`
@@ -135,7 +136,8 @@ func decodePlan(text []byte) (Plan, error) {
 	}
 	check(p.Kind == KindInvoices || p.Kind == KindCreditNote, fmt.Sprintf("kind %q is not known", p.Kind))
 	check(p.First >= 1 && p.Count >= 0, "numbers start at 1")
-	check(p.Kind != KindCreditNote || p.Credit != nil && p.Count == 1, "a credit note has one number and its lines")
+	check(p.Kind != KindCreditNote || p.Credit != nil && p.Count == 1,
+		"a credit note has one number and its lines")
 	check(p.Kind != KindInvoices || len(p.Keys) == p.Count, "as many keys as numbers")
 	check(p.Kind != KindInvoices || p.From.Before(p.To), "a period")
 	if len(problems) > 0 {
@@ -144,8 +146,8 @@ func decodePlan(text []byte) (Plan, error) {
 	return p, nil
 }
 
-// numbered turns drafts into the issued invoices of p: it selects those of p's keys, numbers them from p.First and
-// stamps the date. It is an error when a key has no draft.
+// numbered turns drafts into the issued invoices of p: it selects those of p's keys, numbers them from
+// p.First and stamps the date. It is an error when a key has no draft.
 func (p *Plan) numbered(drafts []schemas.Invoice) ([]schemas.Invoice, error) {
 	byKey := make(map[string]int, len(drafts))
 	for i := range drafts {

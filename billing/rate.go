@@ -34,10 +34,10 @@ type Step struct {
 
 // Rate puts a price on the quantity of one whole period: G(q), exact, never rounded.
 //
-// Units free in each period come off first. A tier's units are those above the previous tier's UpTo, up to and
-// including its own. The first tier of graduated and volume prices is reached from the start, so its flat amount is
-// due even at no usage; stairs and packages cost nothing before the first unit. A quantity below zero (a sum of
-// negative quantities) is rated as zero: money goes back by credit notes only.
+// Units free in each period come off first. A tier's units are those above the previous tier's UpTo, up to
+// and including its own. The first tier of graduated and volume prices is reached from the start, so its flat
+// amount is due even at no usage; stairs and packages cost nothing before the first unit. A quantity below
+// zero (a sum of negative quantities) is rated as zero: money goes back by credit notes only.
 func Rate(price *catalog.Price, quantity schemas.Decimal) (Rating, error) {
 	quantity = quantity.Max(schemas.Decimal{})
 	var steps []Step
@@ -52,7 +52,8 @@ func Rate(price *catalog.Price, quantity schemas.Decimal) (Rating, error) {
 	}
 	switch price.Model {
 	case catalog.PriceFlat:
-		return Rating{exactly(price.Amount), []Step{{Kind: StepFlat, Units: one, Rate: price.Amount, Per: one}}}, nil
+		return Rating{exactly(price.Amount), []Step{{Kind: StepFlat, Units: one, Rate: price.Amount,
+			Per: one}}}, nil
 	case catalog.PricePerUnit:
 		if rest.Sign() > 0 {
 			steps = append(steps, unitsStep(rest, price.Amount, per))
@@ -70,7 +71,8 @@ func Rate(price *catalog.Price, quantity schemas.Decimal) (Rating, error) {
 
 func ratePackage(price *catalog.Price, rest schemas.Decimal, steps []Step) (Rating, error) {
 	if price.Size.Sign() <= 0 {
-		return Rating{}, fmt.Errorf("rate price %q: size of a package is %s, want more than 0", price.ID, price.Size)
+		return Rating{}, fmt.Errorf("rate price %q: size of a package is %s, want more than 0", price.ID,
+			price.Size)
 	}
 	packages := rest.DivCeil(price.Size)
 	if price.Round == "down" {
@@ -109,8 +111,8 @@ func rateGraduated(price *catalog.Price, rest, per schemas.Decimal, steps []Step
 	return Rating{}, beyondTiers(price, rest)
 }
 
-// rateWhole prices all units by the tier that the whole quantity reaches: volume at a price per unit, stairs at the
-// price of the stair.
+// rateWhole prices all units by the tier that the whole quantity reaches: volume at a price per unit, stairs
+// at the price of the stair.
 func rateWhole(price *catalog.Price, rest, per schemas.Decimal, steps []Step) (Rating, error) {
 	for _, tier := range price.Tiers {
 		if tier.UpTo != nil && rest.Cmp(*tier.UpTo) > 0 {
@@ -147,8 +149,8 @@ func unitsStep(units, rate, per schemas.Decimal) Step {
 	return Step{StepUnits, units, rate, per}
 }
 
-// RateFlat is the part of a price per period that days of the period's days are worth: multiplied first, so that all
-// parts of a period sum to the price exactly.
+// RateFlat is the part of a price per period that days of the period's days are worth: multiplied first, so
+// that all parts of a period sum to the price exactly.
 func RateFlat(price *catalog.Price, days, of int) Rating {
 	d, n := schemas.NewDecimal(int64(days), 0), schemas.NewDecimal(int64(of), 0)
 	step := Step{StepFlat, d, price.Amount, n}
@@ -158,9 +160,11 @@ func RateFlat(price *catalog.Price, days, of int) Rating {
 	return Rating{Exact{price.Amount.Mul(d), n}, []Step{step}}
 }
 
-// Part is the rounded amount of a period's usage between two readings of its quantity: round(G(to)) − round(G(from)),
-// from nil before anything was billed. However a period is split, the parts sum to round(G(whole)) (law 6).
-func Part(price *catalog.Price, from *schemas.Decimal, to schemas.Decimal, places int32) (schemas.Decimal, error) {
+// Part is the rounded amount of a period's usage between two readings of its quantity: round(G(to)) −
+// round(G(from)), from nil before anything was billed. However a period is split, the parts sum to
+// round(G(whole)) (law 6).
+func Part(price *catalog.Price, from *schemas.Decimal, to schemas.Decimal,
+	places int32) (schemas.Decimal, error) {
 	after, err := Rate(price, to)
 	if err != nil {
 		return schemas.Decimal{}, err

@@ -25,12 +25,13 @@ var ErrNotReady = errors.New("the period is not complete")
 
 // maxLost bounds how often a run is planned again because another document was claimed first.
 //
-// 20: each loss means that somebody else got on; with a handful of closers 20 in a row mean that something is wrong.
+// 20: each loss means that somebody else got on; with a handful of closers 20 in a row mean that something is
+// wrong.
 const maxLost = 20
 
-// Issue closes a period: it waits for nobody, but refuses where usage is not complete; else it cuts, plans, claims and
-// writes all invoices of the period. It is safe to run at the same time anywhere, to end at any moment and to repeat:
-// a run that another began is finished with identical documents.
+// Issue closes a period: it waits for nobody, but refuses where usage is not complete; else it cuts, plans,
+// claims and writes all invoices of the period. It is safe to run at the same time anywhere, to end at any
+// moment and to repeat: a run that another began is finished with identical documents.
 func (b *Billing) Issue(ctx context.Context, period schemas.Period) (Run, error) {
 	period = utc(period)
 	for range maxLost {
@@ -98,8 +99,8 @@ func (b *Billing) issue(ctx context.Context, period schemas.Period) (run Run, do
 	}
 }
 
-// begin is the plan of a run before its documents are known: that of its first part where the run has begun, else a
-// new one from usage that is complete.
+// begin is the plan of a run before its documents are known: that of its first part where the run has begun,
+// else a new one from usage that is complete.
 func (b *Billing) begin(ctx context.Context, a *Agreement, plans, parts []planned, period schemas.Period) (
 	*Plan, error) {
 	if len(parts) > 0 {
@@ -134,8 +135,8 @@ func (b *Billing) begin(ctx context.Context, a *Agreement, plans, parts []planne
 	return base, b.cut(ctx, a, plans, base, billed)
 }
 
-// cut stores the cuts of everything that the run reads, and leaves out earlier periods of which nothing can have
-// changed since they were last compared.
+// cut stores the cuts of everything that the run reads, and leaves out earlier periods of which nothing can
+// have changed since they were last compared.
 func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *Plan, billed spans) error {
 	cuts := func(r *roll) ([]PeriodCut, error) {
 		var out []PeriodCut
@@ -182,7 +183,8 @@ func (b *Billing) cut(ctx context.Context, a *Agreement, plans []planned, base *
 
 // inputs are what the plan's documents follow from.
 func (p *Plan) inputs(plans []planned) inputs {
-	return inputs{version: p.Version, period: p.period(), cuts: p.cuts(), adjust: p.Adjust, through: p.Through, plans: plans}
+	return inputs{version: p.Version, period: p.period(), cuts: p.cuts(), adjust: p.Adjust,
+		through: p.Through, plans: plans}
 }
 
 // nextPart plans the part of a run that follows parts, over drafts, which are the same for all parts.
@@ -192,15 +194,16 @@ func nextPart(base *Plan, plans, parts []planned, drafts []schemas.Invoice) (pla
 		at += p.plan.Count
 	}
 	if at > len(drafts) || at > 0 && drafts[at-1].Key() != lastKey(parts) {
-		return planned{}, fmt.Errorf("BUG: %d invoices of %s are issued, %d follow from the plan", at, base.period(),
-			len(drafts))
+		return planned{}, fmt.Errorf("BUG: %d invoices of %s are issued, %d follow from the plan", at,
+			base.period(), len(drafts))
 	}
 	rest := drafts[at:]
 	p := *base
 	room := maxPlanBytes - len(p.encode())
 	if room < minKeyBytes {
-		return planned{}, fmt.Errorf("the plan reads %d stretches of time, which leaves no room for invoices in a claim; "+
-			"let subscriptions change at common times, such as the beginnings of days", len(p.Cuts))
+		return planned{}, fmt.Errorf("the plan reads %d stretches of time, which leaves no room for "+
+			"invoices in a claim; let subscriptions change at common times, such as the beginnings of days",
+			len(p.Cuts))
 	}
 	p.Part, p.Count = len(parts), chunk(rest, room)
 	p.Last = p.Count == len(rest)
@@ -232,8 +235,9 @@ func (b *Billing) writeInvoices(ctx context.Context, c planned, drafts []schemas
 		return err
 	}
 	if got := digest(documents); got != c.plan.Digest {
-		return fmt.Errorf("BUG: the invoices of claim %d of %s are not those that were planned (digest %.12s, planned "+
-			"%.12s); nothing of it was written", c.offset, c.plan.period(), got, c.plan.Digest)
+		return fmt.Errorf("BUG: the invoices of claim %d of %s are not those that were planned "+
+			"(digest %.12s, planned %.12s); nothing of it was written", c.offset, c.plan.period(), got,
+			c.plan.Digest)
 	}
 	err = b.o.Seam.Do(ctx, seam.InsertInvoices, func(ctx context.Context) error {
 		return b.o.Store.WriteInvoices(ctx, c.offset, documents)
@@ -326,8 +330,8 @@ func (b *Billing) Resume(ctx context.Context) error {
 }
 
 func otherRules(c *planned) error {
-	return fmt.Errorf("claim %d was planned under billing rules %d, this program has rules %d: finish it with the "+
-		"version that planned it", c.offset, c.plan.Rules, Rules)
+	return fmt.Errorf("claim %d was planned under billing rules %d, this program has rules %d: "+
+		"finish it with the version that planned it", c.offset, c.plan.Rules, Rules)
 }
 
 func summary(period schemas.Period, parts []planned, already bool) Run {

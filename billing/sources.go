@@ -25,7 +25,8 @@ type Readiness interface {
 type Agreements interface {
 	// Latest is the newest catalog version and the newest change of customers and subscriptions.
 	Latest(ctx context.Context) (Version, error)
-	// At is the agreement as of v: rows of changes up to v.Change and no later one. It answers the same for ever.
+	// At is the agreement as of v: rows of changes up to v.Change and no later one. It answers the same for
+	// ever.
 	At(ctx context.Context, v Version) (*Agreement, error)
 }
 
@@ -33,8 +34,8 @@ type Agreements interface {
 type Series interface {
 	// Read returns all valid claims of one chain, oldest first.
 	Read(ctx context.Context, chain string) ([]Claim, error)
-	// Claim appends plan to the chain after the claim at offset previous (-1 = none) and reads it back. It answers
-	// false where another claim came first.
+	// Claim appends plan to the chain after the claim at offset previous (-1 = none) and reads it back. It
+	// answers false where another claim came first.
 	Claim(ctx context.Context, chain string, previous int64, plan []byte) (claim Claim, won bool, err error)
 }
 

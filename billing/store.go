@@ -13,8 +13,8 @@ import (
 	"tollgate/schemas"
 )
 
-// Store is the door to the tables of billing.sql. It only adds rows; a row that is added again is identical and
-// collapses, so everything may be repeated. It is safe for concurrent use.
+// Store is the door to the tables of billing.sql. It only adds rows; a row that is added again is identical
+// and collapses, so everything may be repeated. It is safe for concurrent use.
 type Store struct{ conn driver.Conn }
 
 // NewStore uses a connection to a database that is migrated.
@@ -24,15 +24,15 @@ func NewStore(conn driver.Conn) *Store { return &Store{conn} }
 var ErrNotFound = errors.New("no such document")
 
 const (
-	insertInvoices = "INSERT INTO invoices (number, issuer, year, sequence, customer, currency, period_from, " +
-		"period_to, date, net, tax, total, claim, document)"
-	insertLines = "INSERT INTO invoice_lines (period_from, period_to, issuer, year, sequence, line, number, customer, " +
-		"currency, line_key, kind, label, plan, price, meter, unit, dimensions, `from`, `to`, quantity, amount, " +
-		"formula, claim)"
-	insertCreditNotes = "INSERT INTO credit_notes (number, issuer, year, sequence, invoice, customer, currency, date, " +
-		"rebill, net, tax, total, claim, document)"
-	insertCreditLines = "INSERT INTO credit_note_lines (period_from, period_to, issuer, year, sequence, line, number, " +
-		"customer, currency, line_key, rebill, quantity, amount, claim)"
+	insertInvoices = "INSERT INTO invoices (number, issuer, year, sequence, customer, " +
+		"currency, period_from, period_to, date, net, tax, total, claim, document)"
+	insertLines = "INSERT INTO invoice_lines (period_from, period_to, issuer, year, sequence, line, " +
+		"number, customer, currency, line_key, kind, label, plan, price, meter, unit, dimensions, `from`, " +
+		"`to`, quantity, amount, formula, claim)"
+	insertCreditNotes = "INSERT INTO credit_notes (number, issuer, year, sequence, invoice, customer, " +
+		"currency, date, rebill, net, tax, total, claim, document)"
+	insertCreditLines = "INSERT INTO credit_note_lines (period_from, period_to, issuer, year, " +
+		"sequence, line, number, customer, currency, line_key, rebill, quantity, amount, claim)"
 	insertRun = "INSERT INTO invoice_runs (issuer, claim, kind, period_from, period_to, part, last, first, " +
 		"count, digest)"
 	insertEvent = "INSERT INTO invoice_events (invoice, id, kind, time, amount, note, by)"
@@ -69,9 +69,10 @@ func (s *Store) WriteInvoices(ctx context.Context, claim int64, invoices []schem
 			inv := &invoices[i]
 			for j := range inv.Lines {
 				l := &inv.Lines[j]
-				add(l.PeriodFrom, l.PeriodTo, inv.Issuer.ID, uint16(inv.Year), uint64(inv.Sequence), uint32(l.Number),
-					inv.Number, inv.Customer.ID, inv.Currency, l.Key, string(l.Kind), l.Label, l.Plan, l.Price, l.Meter,
-					l.Unit, whereText(l.Where), l.From, l.To, l.Quantity, l.Amount, l.Formula, claim)
+				add(l.PeriodFrom, l.PeriodTo, inv.Issuer.ID, uint16(inv.Year), uint64(inv.Sequence),
+					uint32(l.Number), inv.Number, inv.Customer.ID, inv.Currency, l.Key, string(l.Kind),
+					l.Label, l.Plan, l.Price, l.Meter, l.Unit, whereText(l.Where), l.From, l.To, l.Quantity,
+					l.Amount, l.Formula, claim)
 			}
 		}
 		return nil
@@ -86,8 +87,8 @@ func (s *Store) WriteInvoices(ctx context.Context, claim int64, invoices []schem
 			if err != nil {
 				return err
 			}
-			add(inv.Number, inv.Issuer.ID, uint16(inv.Year), uint64(inv.Sequence), inv.Customer.ID, inv.Currency,
-				inv.From, inv.To, date, inv.Net, inv.Tax, inv.Total, claim, document)
+			add(inv.Number, inv.Issuer.ID, uint16(inv.Year), uint64(inv.Sequence), inv.Customer.ID,
+				inv.Currency, inv.From, inv.To, date, inv.Net, inv.Tax, inv.Total, claim, document)
 		}
 		return nil
 	})
@@ -107,8 +108,9 @@ func (s *Store) WriteCreditNote(ctx context.Context, claim int64, note *schemas.
 			if c.Amount.Equal(l.Amount) {
 				quantity = l.Quantity
 			}
-			add(l.PeriodFrom, l.PeriodTo, note.Issuer.ID, uint16(note.Year), uint64(note.Sequence), uint32(c.Line),
-				note.Number, note.Customer.ID, note.Currency, l.Key, note.Rebill, quantity, c.Amount, claim)
+			add(l.PeriodFrom, l.PeriodTo, note.Issuer.ID, uint16(note.Year), uint64(note.Sequence),
+				uint32(c.Line), note.Number, note.Customer.ID, note.Currency, l.Key, note.Rebill, quantity,
+				c.Amount, claim)
 		}
 		return nil
 	})
@@ -120,8 +122,9 @@ func (s *Store) WriteCreditNote(ctx context.Context, claim int64, note *schemas.
 		if err != nil {
 			return err
 		}
-		add(note.Number, note.Issuer.ID, uint16(note.Year), uint64(note.Sequence), note.Invoice, note.Customer.ID,
-			note.Currency, date, note.Rebill, note.Net, note.Tax, note.Total, claim, document)
+		add(note.Number, note.Issuer.ID, uint16(note.Year), uint64(note.Sequence), note.Invoice,
+			note.Customer.ID, note.Currency, date, note.Rebill, note.Net, note.Tax, note.Total, claim,
+			document)
 		return nil
 	})
 	if err != nil {
@@ -139,15 +142,16 @@ func encodeDocument(document any, date string) (text string, day time.Time, err 
 	return string(encoded), day, err
 }
 
-// MarkDone notes that every document of a claim is written. It comes last: a claim without it is finished by whoever
-// finds it.
+// MarkDone notes that every document of a claim is written. It comes last: a claim without it is finished by
+// whoever finds it.
 func (s *Store) MarkDone(ctx context.Context, claim int64, p *Plan) error {
 	from, to := p.From, p.To
 	if p.Kind == KindCreditNote {
 		from, to = time.Unix(0, 0), time.Unix(0, 0)
 	}
 	err := s.insert(ctx, insertRun, func(add func(...any)) error {
-		add(p.Issuer, claim, string(p.Kind), from, to, uint32(p.Part), p.Last, uint64(p.First), uint64(p.Count), p.Digest)
+		add(p.Issuer, claim, string(p.Kind), from, to, uint32(p.Part), p.Last, uint64(p.First),
+			uint64(p.Count), p.Digest)
 		return nil
 	})
 	if err != nil {
@@ -160,8 +164,8 @@ func (s *Store) MarkDone(ctx context.Context, claim int64, p *Plan) error {
 func (s *Store) AddEvent(ctx context.Context, e schemas.InvoiceEvent) error {
 	switch {
 	case e.ID == "":
-		return fmt.Errorf("event of invoice %s: want an id, such as the payment's reference, so that it counts once",
-			e.Invoice)
+		return fmt.Errorf("event of invoice %s: want an id, such as the payment's reference, so "+
+			"that it counts once", e.Invoice)
 	case e.Kind != EventPayment:
 		return fmt.Errorf("event of invoice %s: kind %q: want %s", e.Invoice, e.Kind, EventPayment)
 	}
@@ -199,7 +203,8 @@ func (s *Store) Done(ctx context.Context, after int64) (map[int64]bool, error) {
 }
 
 // each runs a query and scans its rows one by one.
-func (s *Store) each(ctx context.Context, query string, scan func(driver.Rows) error, parameters ...any) (err error) {
+func (s *Store) each(ctx context.Context, query string, scan func(driver.Rows) error,
+	parameters ...any) (err error) {
 	rows, err := s.conn.Query(ctx, query, parameters...)
 	if err != nil {
 		return err

@@ -33,7 +33,8 @@ WHERE ({issuer:String} = '' OR issuer = {issuer:String})
   AND period_from >= toDateTime({from:Int64}, 'UTC') AND period_from < toDateTime({to:Int64}, 'UTC')
 `
 
-// The orders of readInvoices. That of numbers is the table's own, so all invoices are streamed without being sorted.
+// The orders of readInvoices. That of numbers is the table's own, so all invoices are streamed without being
+// sorted.
 const (
 	inOrderOfNumbers = `ORDER BY issuer, year, sequence LIMIT {limit:UInt64}`
 	newestFirst      = `ORDER BY date DESC, issuer, year DESC, sequence DESC LIMIT {limit:UInt64}`
@@ -42,8 +43,8 @@ const (
 // farFuture is later than every period: 2100-01-01 UTC, the end of the times that events may have.
 const farFuture = schemas.MaxTime / 1000
 
-// Invoices reads issued invoices in the order of their numbers, or the newest first, with the status that credit
-// notes and payments give them.
+// Invoices reads issued invoices in the order of their numbers, or the newest first, with the status that
+// credit notes and payments give them.
 func (s *Store) Invoices(ctx context.Context, f Filter, yield func(*schemas.Invoice) error) error {
 	notes, err := s.creditNotesByInvoice(ctx, f.Number)
 	if err != nil {
@@ -78,8 +79,9 @@ func (s *Store) Invoices(ctx context.Context, f Filter, yield func(*schemas.Invo
 		}
 		inv.Status = StatusOf(&inv, notes[inv.Number], events[inv.Number])
 		return yield(&inv)
-	}, native.Named("issuer", f.Issuer), native.Named("customer", f.Customer), native.Named("number", f.Number),
-		native.Named("year", f.Year), native.Named("from", from), native.Named("to", to), native.Named("limit", limit))
+	}, native.Named("issuer", f.Issuer), native.Named("customer", f.Customer),
+		native.Named("number", f.Number), native.Named("year", f.Year), native.Named("from", from),
+		native.Named("to", to), native.Named("limit", limit))
 	if err != nil {
 		return fmt.Errorf("read invoices: %w", err)
 	}
@@ -109,13 +111,15 @@ SELECT document FROM credit_notes FINAL
 WHERE ({invoice:String} = '' OR invoice = {invoice:String}) AND claim <= {through:Int64}
 ORDER BY issuer, year, sequence`
 
-// CreditNotes reads the credit notes of an invoice, or all where invoice is "", in the order of their numbers.
+// CreditNotes reads the credit notes of an invoice, or all where invoice is "", in the order of their
+// numbers.
 func (s *Store) CreditNotes(ctx context.Context, invoice string) ([]schemas.CreditNote, error) {
 	return s.creditNotesThrough(ctx, invoice, math.MaxInt64)
 }
 
 // creditNotesThrough leaves out those of claims after an offset.
-func (s *Store) creditNotesThrough(ctx context.Context, invoice string, through int64) ([]schemas.CreditNote, error) {
+func (s *Store) creditNotesThrough(ctx context.Context, invoice string,
+	through int64) ([]schemas.CreditNote, error) {
 	var notes []schemas.CreditNote
 	err := s.each(ctx, readCreditNotes, func(rows driver.Rows) error {
 		var document string
@@ -135,7 +139,8 @@ func (s *Store) creditNotesThrough(ctx context.Context, invoice string, through 
 	return notes, nil
 }
 
-func (s *Store) creditNotesByInvoice(ctx context.Context, invoice string) (map[string][]schemas.CreditNote, error) {
+func (s *Store) creditNotesByInvoice(ctx context.Context,
+	invoice string) (map[string][]schemas.CreditNote, error) {
 	all, err := s.CreditNotes(ctx, invoice)
 	if err != nil {
 		return nil, err
@@ -183,9 +188,9 @@ WHERE claim <= {through:Int64} AND rebill
   AND period_from = toDateTime({from:Int64}, 'UTC') AND period_to = toDateTime({to:Int64}, 'UTC')
 ORDER BY claim, sequence, line`
 
-// Billed sums what documents of claims up to through billed of a period, by customer, currency and line key: lines of
-// invoices, less what credit notes took back to be billed anew. Other credits do not count: they are a concession,
-// and the next close does not take it back.
+// Billed sums what documents of claims up to through billed of a period, by customer, currency and line key:
+// lines of invoices, less what credit notes took back to be billed anew. Other credits do not count: they are
+// a concession, and the next close does not take it back.
 func (s *Store) Billed(ctx context.Context, period schemas.Period, through int64) ([]Billed, error) {
 	var out []Billed
 	at := map[billedKey]int{}
@@ -195,8 +200,8 @@ func (s *Store) Billed(ctx context.Context, period schemas.Period, through int64
 		var b Billed
 		var kind, where string
 		l := &b.Line
-		err := rows.Scan(&b.Customer, &b.Currency, &l.Key, &kind, &l.Label, &l.Plan, &l.Price, &l.Meter, &l.Unit, &where,
-			&l.From, &l.To, &l.Quantity, &l.Amount)
+		err := rows.Scan(&b.Customer, &b.Currency, &l.Key, &kind, &l.Label, &l.Plan, &l.Price, &l.Meter,
+			&l.Unit, &where, &l.From, &l.To, &l.Quantity, &l.Amount)
 		if err != nil {
 			return err
 		}
@@ -228,7 +233,8 @@ func (s *Store) Billed(ctx context.Context, period schemas.Period, through int64
 		}
 		i, ok := at[key]
 		if !ok {
-			return fmt.Errorf("BUG: a credit note takes back line %s of %s that was never billed", key.line, key.customer)
+			return fmt.Errorf("BUG: a credit note takes back line %s of %s that was never billed", key.line,
+				key.customer)
 		}
 		l := &out[i].Line
 		l.Quantity, l.Amount = l.Quantity.Sub(quantity), l.Amount.Sub(amount)
@@ -271,8 +277,8 @@ func (s *Store) lineFacts(ctx context.Context, batch []schemas.Invoice) (map[lin
 		}
 		out[lineAt{int64(sequence), int(line)}] = lineFact{quantity, amount}
 		return nil
-	}, native.Named("issuer", first.Issuer.ID), native.Named("year", first.Year), native.Named("first", first.Sequence),
-		native.Named("last", last.Sequence))
+	}, native.Named("issuer", first.Issuer.ID), native.Named("year", first.Year),
+		native.Named("first", first.Sequence), native.Named("last", last.Sequence))
 	if err != nil {
 		return nil, fmt.Errorf("read lines of invoices: %w", err)
 	}

@@ -18,8 +18,8 @@ type CreditRequest struct {
 	Rebill  bool             // what is credited counts as not billed, and the next close bills what is due
 }
 
-// Credit issues a credit note: it claims a number and writes the note. Requests at the same time cannot together take
-// back more than was billed.
+// Credit issues a credit note: it claims a number and writes the note. Requests at the same time cannot
+// together take back more than was billed.
 func (b *Billing) Credit(ctx context.Context, r CreditRequest) (schemas.CreditNote, error) {
 	for range maxLost {
 		note, done, err := b.credit(ctx, r)
@@ -30,11 +30,12 @@ func (b *Billing) Credit(ctx context.Context, r CreditRequest) (schemas.CreditNo
 			return note, nil
 		}
 	}
-	return schemas.CreditNote{}, fmt.Errorf("credit invoice %s: other documents were claimed first %d times; try again",
-		r.Invoice, maxLost)
+	return schemas.CreditNote{}, fmt.Errorf("credit invoice %s: other documents were claimed first %d "+
+		"times; try again", r.Invoice, maxLost)
 }
 
-func (b *Billing) credit(ctx context.Context, r CreditRequest) (note schemas.CreditNote, done bool, err error) {
+func (b *Billing) credit(ctx context.Context,
+	r CreditRequest) (note schemas.CreditNote, done bool, err error) {
 	a, err := b.latest(ctx)
 	if err != nil {
 		return note, false, err
@@ -103,7 +104,8 @@ func (b *Billing) finishCredit(ctx context.Context, c planned) error {
 	return b.writeCredit(ctx, c, &note, inv)
 }
 
-func (b *Billing) writeCredit(ctx context.Context, c planned, note *schemas.CreditNote, inv *schemas.Invoice) error {
+func (b *Billing) writeCredit(ctx context.Context, c planned, note *schemas.CreditNote,
+	inv *schemas.Invoice) error {
 	err := b.o.Seam.Do(ctx, seam.InsertInvoices, func(ctx context.Context) error {
 		return b.o.Store.WriteCreditNote(ctx, c.offset, note, inv)
 	})

@@ -8,7 +8,8 @@ import (
 	"tollgate/schemas"
 )
 
-// Text is an invoice as a terminal shows it: one line per line, its formula beneath, then taxes and the total.
+// Text is an invoice as a terminal shows it: one line per line, its formula beneath, then taxes and the
+// total.
 func Text(inv *schemas.Invoice) string {
 	places, err := schemas.MinorUnits(inv.Currency)
 	if err != nil {

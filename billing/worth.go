@@ -40,7 +40,8 @@ type roll struct {
 // newRoll lists the registered customers of a period, and whether unregistered ones are billed in it.
 func newRoll(a *Agreement, billed spans, customers []string) (*roll, error) {
 	period := billed.period
-	r := &roll{agreement: a, period: period, spans: billed, segments: map[string][]Segment{}, needs: needs{map[question]*need{}}}
+	r := &roll{agreement: a, period: period, spans: billed, segments: map[string][]Segment{},
+		needs: needs{map[question]*need{}}}
 	if len(customers) > 0 {
 		r.wanted = map[string]bool{}
 		for _, c := range customers {
@@ -92,7 +93,8 @@ func (r *roll) query(q question, cut schemas.CutID) schemas.UsageQuery {
 	return out
 }
 
-// worth reads the usage of a period and bills it: the lines of every customer and currency, by the cuts given.
+// worth reads the usage of a period and bills it: the lines of every customer and currency, by the cuts
+// given.
 func (b *Billing) worth(ctx context.Context, r *roll, cuts map[schemas.Period]schemas.CutID) (
 	map[invoiceKey][]schemas.InvoiceLine, error) {
 	m := &measured{quantity: map[question]map[customerMeter]schemas.Decimal{}, cuts: cuts}
@@ -126,7 +128,8 @@ func (b *Billing) measure(ctx context.Context, m *measured, q question, query sc
 	err := b.o.Usage.Usage(ctx, query, func(u schemas.Usage) error {
 		key := customerMeter{u.Customer, u.Meter}
 		if _, twice := answers[key]; twice {
-			return fmt.Errorf("BUG: usage of meter %s was answered twice for customer %q", u.Meter, u.Customer)
+			return fmt.Errorf("BUG: usage of meter %s was answered twice for customer %q", u.Meter,
+				u.Customer)
 		}
 		if u.Customer != "" {
 			answers[key] = u.Quantity
@@ -159,9 +162,9 @@ func (r *roll) admit(m *measured) {
 	}
 }
 
-// compute draws up the invoices of a period, with what earlier periods are worth more or less than was billed of
-// them. It is a function of in alone. open tells, of each adjusted period, whether differences are left that wait for
-// their customers' next invoices.
+// compute draws up the invoices of a period, with what earlier periods are worth more or less than was billed
+// of them. It is a function of in alone. open tells, of each adjusted period, whether differences are left
+// that wait for their customers' next invoices.
 func (b *Billing) compute(ctx context.Context, in inputs) (drafts []schemas.Invoice, open []bool, err error) {
 	a, err := b.o.Agreements.At(ctx, in.version)
 	if err != nil {
@@ -207,13 +210,14 @@ func (b *Billing) compute(ctx context.Context, in inputs) (drafts []schemas.Invo
 	return drafts, open, nil
 }
 
-// earlierRoll is who is billed for an earlier period, and for what: under the catalog and the time zones that it was
-// issued with, and the subscriptions as of change, because one that is corrected for the past counts.
+// earlierRoll is who is billed for an earlier period, and for what: under the catalog and the time zones that
+// it was issued with, and the subscriptions as of change, because one that is corrected for the past counts.
 func (b *Billing) earlierRoll(ctx context.Context, e Adjusted, in inputs) (*roll, error) {
 	change, plans, customers, through := in.version.Change, in.plans, in.customers, in.through
 	then, err := b.o.Agreements.At(ctx, e.Version)
 	if err != nil {
-		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog, e.Version.Change, err)
+		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog,
+			e.Version.Change, err)
 	}
 	parts, _ := runOf(plans, e.period())
 	if len(parts) == 0 {
@@ -223,7 +227,8 @@ func (b *Billing) earlierRoll(ctx context.Context, e Adjusted, in inputs) (*roll
 	if change != e.Version.Change {
 		now, err := b.o.Agreements.At(ctx, Version{Catalog: e.Version.Catalog, Change: change})
 		if err != nil {
-			return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog, change, err)
+			return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog,
+				change, err)
 		}
 		a = now.inZonesOf(then)
 	}

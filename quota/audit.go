@@ -11,8 +11,8 @@ import (
 
 // Limits of an audit of counters.
 const (
-	// auditReadings is how often a counter that differs from usage is read, auditPause the time between two readings:
-	// a collector that could not count at once, because Redis was away, does so within seconds.
+	// auditReadings is how often a counter that differs from usage is read, auditPause the time between two
+	// readings: a collector that could not count at once, because Redis was away, does so within seconds.
 	auditReadings = 4
 	auditPause    = time.Second
 )
@@ -27,9 +27,9 @@ type Audited struct {
 	Problems []schemas.AuditProblem
 }
 
-// Audit compares the counters of a customer with usage and changes nothing: each must lie between the usage that it
-// surely includes and the usage that it can include at most, at its own position. Where nothing arrives meanwhile and
-// nothing of the window came as history, both are the same.
+// Audit compares the counters of a customer with usage and changes nothing: each must lie between the usage
+// that it surely includes and the usage that it can include at most, at its own position. Where nothing
+// arrives meanwhile and nothing of the window came as history, both are the same.
 func (c *Counter) Audit(ctx context.Context, u Usage, whose Account) (Audited, error) {
 	var out Audited
 	err := c.each(whose, func(limit, key string, q UsageOf) error {
@@ -51,8 +51,8 @@ func (c *Counter) Audit(ctx context.Context, u Usage, whose Account) (Audited, e
 }
 
 // compared reads a counter and its bounds, until it lies between them or has been given time enough.
-func (c *Counter) compared(ctx context.Context, u Usage, key string, q UsageOf) (counted, least, most schemas.Decimal,
-	err error) {
+func (c *Counter) compared(ctx context.Context, u Usage, key string,
+	q UsageOf) (counted, least, most schemas.Decimal, err error) {
 	if least, _, err = u.Certain(ctx, q); err != nil {
 		return counted, least, most, err
 	}
@@ -89,6 +89,7 @@ func counterProblem(limit string, q UsageOf, counted, least, most schemas.Decima
 	if !least.Equal(most) {
 		expected = fmt.Sprintf("%s to %s, by usage at its position", least, most)
 	}
-	return schemas.AuditProblem{Kind: ProblemCounter, Where: where, Expected: expected, Found: counted.String(),
-		Repair: "tollgate audit --repair adds what is missing; collectors do so every few minutes by themselves"}
+	return schemas.AuditProblem{Kind: ProblemCounter, Where: where, Expected: expected,
+		Found: counted.String(), Repair: "tollgate audit --repair adds what is missing; collectors do so " +
+			"every few minutes by themselves"}
 }

@@ -8,8 +8,8 @@ import (
 	"tollgate/schemas"
 )
 
-// fence is how far a source partition is counted in one customer bucket, as Redis holds it: "generation:offset", the
-// offset being the next one to count; "" = never.
+// fence is how far a source partition is counted in one customer bucket, as Redis holds it:
+// "generation:offset", the offset being the next one to count; "" = never.
 type fence string
 
 func fenceAt(p schemas.Position) fence {
@@ -32,8 +32,8 @@ type step struct {
 	from int64 // count those at this offset and after it
 }
 
-// stepAfter decides what of [source.From, source.To) a bucket has not counted yet, its fence being f. It is where a
-// range that is read again, with other borders after a crash, finds its place.
+// stepAfter decides what of [source.From, source.To) a bucket has not counted yet, its fence being f. It is
+// where a range that is read again, with other borders after a crash, finds its place.
 func stepAfter(f fence, source schemas.SourceRange) (step, error) {
 	if f == "" {
 		return step{from: source.From}, nil

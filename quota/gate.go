@@ -55,10 +55,11 @@ type GateOptions struct {
 	OnError OnError
 	// Timeout bounds the reading of counters. Default 100ms: the gateway's client waits for it.
 	Timeout time.Duration
-	// Freshness is how old a counter may be, from the call at the gateway to the counter: with it the answer states
-	// how far a limit can be overshot.
+	// Freshness is how old a counter may be, from the call at the gateway to the counter: with it the answer
+	// states how far a limit can be overshot.
 	//
-	// Default 2s: a gateway's log plugin batches for up to 1 s, the collector for 0.1 s, and both have work to do.
+	// Default 2s: a gateway's log plugin batches for up to 1 s, the collector for 0.1 s, and both have work
+	// to do.
 	Freshness time.Duration
 	// Log receives failures to read counters. Default slog.Default().
 	Log *slog.Logger
@@ -66,8 +67,8 @@ type GateOptions struct {
 	Metrics prometheus.Registerer
 }
 
-// Gate answers whether a call may pass. It only looks (law 8: limits counted from events are soft): what passes is
-// counted when its event arrives. Safe for concurrent use.
+// Gate answers whether a call may pass. It only looks (law 8: limits counted from events are soft): what
+// passes is counted when its event arrives. Safe for concurrent use.
 type Gate struct {
 	o       GateOptions
 	book    rulebook
@@ -83,7 +84,8 @@ func NewGate(o GateOptions) (*Gate, error) {
 		o.OnError = AllowOnError
 	}
 	if o.OnError != AllowOnError && o.OnError != DenyOnError {
-		return nil, fmt.Errorf("quota gate: on_error is %q, want %s or %s", o.OnError, AllowOnError, DenyOnError)
+		return nil, fmt.Errorf("quota gate: on_error is %q, want %s or %s", o.OnError, AllowOnError,
+			DenyOnError)
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -104,7 +106,8 @@ func NewGate(o GateOptions) (*Gate, error) {
 	return &Gate{o: o, book: rulebook{log: o.Log}, metrics: m}, nil
 }
 
-// Question is what a gateway asks before it lets a call pass. Who is asked for is a key, a name or a customer.
+// Question is what a gateway asks before it lets a call pass. Who is asked for is a key, a name or a
+// customer.
 type Question struct {
 	Key      string // the raw secret that was shown: hashed at once
 	Name     string // the gateway's public name of the consumer
@@ -128,7 +131,8 @@ type Standing struct {
 	// Reset is in how many whole seconds the window ends, rounded up.
 	Reset    int64     `json:"reset"`
 	ResetsAt time.Time `json:"resets_at"`
-	// Overshoot is how many units may have been used that are not counted yet: the window's mean rate × freshness.
+	// Overshoot is how many units may have been used that are not counted yet: the window's mean rate ×
+	// freshness.
 	Overshoot schemas.Decimal `json:"overshoot"`
 	Action    string          `json:"action"`
 
@@ -138,12 +142,13 @@ type Standing struct {
 	take   units // what the call would use
 }
 
-// Decision is the gate's answer. The limit that decides is the first of Limits: what denies, else what is nearest to
-// its end.
+// Decision is the gate's answer. The limit that decides is the first of Limits: what denies, else what is
+// nearest to its end.
 type Decision struct {
 	Allowed bool   `json:"allowed"`
 	Reason  Reason `json:"reason,omitempty"`
-	// Status is what the gateway should answer its client with: 200, 401 (unknown), 403 (blocked), 429 (limit) or 503.
+	// Status is what the gateway should answer its client with: 200, 401 (unknown), 403 (blocked), 429
+	// (limit) or 503.
 	Status     int        `json:"status"`
 	Customer   string     `json:"customer,omitempty"`
 	Credential string     `json:"credential,omitempty"` // public id
@@ -154,8 +159,8 @@ type Decision struct {
 	Freshness int64 `json:"freshness_ms"`
 }
 
-// Check answers a question. It takes no units. It does not fail: where the counters cannot be read, the decision is
-// what on_error declares, and says so.
+// Check answers a question. It takes no units. It does not fail: where the counters cannot be read, the
+// decision is what on_error declares, and says so.
 func (g *Gate) Check(ctx context.Context, q Question) Decision {
 	start := time.Now()
 	d := g.decide(ctx, q)
@@ -175,7 +180,8 @@ func (g *Gate) decide(ctx context.Context, q Question) Decision {
 	if refusal != nil {
 		return *refusal
 	}
-	d := Decision{Allowed: true, Status: 200, Customer: who.customer, Credential: who.credential, Limits: []Standing{}}
+	d := Decision{Allowed: true, Status: 200, Customer: who.customer, Credential: who.credential,
+		Limits: []Standing{}}
 	standings, keys := g.asked(s, q, who, now)
 	if len(standings) == 0 {
 		return d
@@ -227,10 +233,13 @@ func (g *Gate) identify(s *catalog.Snapshot, q Question, now time.Time) (identit
 	return identity{}, &Decision{Reason: ReasonUnknownCredential, Status: 401, Limits: []Standing{}}
 }
 
-// asked are the limits that the call would count towards, each with the units it would take, and their counters.
-func (g *Gate) asked(s *catalog.Snapshot, q Question, who identity, now time.Time) (out []Standing, keys []string) {
-	e := schemas.UsageEvent{Source: q.Source, Time: now.UnixMilli(), Customer: who.customer, Credential: who.credential,
-		Subject: who.subject, Method: q.Call.Method, Host: q.Call.Host, Path: q.Call.Path}
+// asked are the limits that the call would count towards, each with the units it would take, and their
+// counters.
+func (g *Gate) asked(s *catalog.Snapshot, q Question, who identity,
+	now time.Time) (out []Standing, keys []string) {
+	e := schemas.UsageEvent{Source: q.Source, Time: now.UnixMilli(), Customer: who.customer,
+		Credential: who.credential, Subject: who.subject, Method: q.Call.Method, Host: q.Call.Host,
+		Path: q.Call.Path}
 	e.Product, e.Route, e.Version = s.Route(&q.Call)
 	zone := s.Zone(who.customer)
 	for _, r := range g.book.of(s, who.customer, now) {
@@ -250,15 +259,15 @@ func (g *Gate) asked(s *catalog.Snapshot, q Question, who identity, now time.Tim
 		if r.byCredential {
 			credential = who.credential
 		}
-		out = append(out, Standing{Limit: r.limit.ID, Meter: r.limit.Meter, Per: r.limit.Per, Units: r.limit.Units,
-			Action: r.limit.Action, window: window, units: r.units, take: take})
+		out = append(out, Standing{Limit: r.limit.ID, Meter: r.limit.Meter, Per: r.limit.Per,
+			Units: r.limit.Units, Action: r.limit.Action, window: window, units: r.units, take: take})
 		keys = append(keys, counterKey(r.series, window, who.customer, credential))
 	}
 	return out, keys
 }
 
-// mayConcern tells whether a call could count towards the rule, from what is known before it is served: what only the
-// answer tells (status, sizes) is not looked at, nor what the question leaves open.
+// mayConcern tells whether a call could count towards the rule, from what is known before it is served: what
+// only the answer tells (status, sizes) is not looked at, nor what the question leaves open.
 func (r *rule) mayConcern(e *schemas.UsageEvent, named bool) bool {
 	if !named && r.knownAtGate && !r.match(e) {
 		return false

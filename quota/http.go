@@ -41,9 +41,9 @@ type question struct {
 //	method, host, path, route, service   of the call, for limits of a product or route
 //
 // The answer is 200 with a Decision, allowed or not; RateLimit-Policy and RateLimit carry the limits as
-// draft-ietf-httpapi-ratelimit-headers has them, Retry-After when to come back. 400 and 413 are for questions that
-// cannot be read, as problem+json. Nothing of the key is answered or logged. Who can reach it can try keys: mount it
-// where only gateways reach it.
+// draft-ietf-httpapi-ratelimit-headers has them, Retry-After when to come back. 400 and 413 are for questions
+// that cannot be read, as problem+json. Nothing of the key is answered or logged. Who can reach it can try
+// keys: mount it where only gateways reach it.
 func (g *Gate) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodPost {
@@ -70,7 +70,8 @@ func (g *Gate) Handler() http.Handler {
 	})
 }
 
-// knows says which meter of a question is in no catalog: to answer "allowed" would only mean that nothing was looked at.
+// knows says which meter of a question is in no catalog: to answer "allowed" would only mean that nothing was
+// looked at.
 func (g *Gate) knows(q Question) error {
 	s, now := g.o.Agreement(), g.o.Now()
 	for _, name := range q.Meters {
@@ -97,7 +98,8 @@ func readQuestion(body io.Reader) (q Question, err error) {
 		return q, errors.New("read the question: there is more after the JSON object")
 	}
 	q = Question{Customer: in.Customer, Source: in.Source, Meters: in.Meters, Units: schemas.NewDecimal(1, 0)}
-	q.Call = schemas.AccessEvent{Method: strings.ToUpper(in.Method), Host: in.Host, Route: in.Route, Service: in.Service}
+	q.Call = schemas.AccessEvent{Method: strings.ToUpper(in.Method), Host: in.Host, Route: in.Route,
+		Service: in.Service}
 	q.Call.Path, _, _ = strings.Cut(in.Path, "?")
 	if in.Credential != nil {
 		q.Key, q.Name = in.Credential.Key, in.Credential.Name
@@ -135,7 +137,8 @@ func (d *Decision) headers(h http.Header) {
 		name := structuredString(s.Limit)
 		policies = append(policies, fmt.Sprintf("%s;q=%d;w=%d;qu=%s", name, s.units.wholeNumber(),
 			int64(s.window.Length().Seconds()), structuredString(s.Meter)))
-		states = append(states, fmt.Sprintf("%s;r=%d;t=%d", name, unitsOf(s.Remaining).wholeNumber(), s.Reset))
+		states = append(states, fmt.Sprintf("%s;r=%d;t=%d", name, unitsOf(s.Remaining).wholeNumber(),
+			s.Reset))
 	}
 	if len(states) > 0 {
 		h.Set("RateLimit-Policy", strings.Join(policies, ", "))

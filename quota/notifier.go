@@ -38,8 +38,8 @@ type NotifierOptions struct {
 	Metrics prometheus.Registerer
 }
 
-// Notifier publishes limits reached and restored to quota-events: at least once each, and no repeat within a process
-// that lives. Several may run; readers know repeats by the notice's id.
+// Notifier publishes limits reached and restored to quota-events: at least once each, and no repeat within a
+// process that lives. Several may run; readers know repeats by the notice's id.
 type Notifier struct {
 	o       NotifierOptions
 	metrics *metrics
@@ -102,8 +102,8 @@ func (n *Notifier) Publish(ctx context.Context) (int, error) {
 					return published, fmt.Errorf("notice %.80q in Redis is no notice: %w", text, err)
 				}
 				n.metrics.notices.WithLabelValues(string(notice.Type)).Inc()
-				records = append(records, stream.Record{Topic: stream.TopicQuotaEvents, Partition: stream.AnyPartition,
-					Key: []byte(notice.Customer), Value: []byte(text)})
+				records = append(records, stream.Record{Topic: stream.TopicQuotaEvents,
+					Partition: stream.AnyPartition, Key: []byte(notice.Customer), Value: []byte(text)})
 			}
 			if _, err := n.o.Publisher.Produce(ctx, records); err != nil {
 				return published, fmt.Errorf("publish %d quota notices: %w", len(records), err)

@@ -14,13 +14,13 @@ import (
 // Usage is what ClickHouse knows of the events that counters count. It goes on while it is read, so it gives
 // bounds.
 type Usage interface {
-	// Certain is usage of live deliveries, with positions that all of them are before and that collectors have
-	// passed: what a counter that includes these positions has at least. It leaves out what cannot be told from
-	// history.
+	// Certain is usage of live deliveries, with positions that all of them are before and that collectors
+	// have passed: what a counter that includes these positions has at least. It leaves out what cannot be
+	// told from history.
 	Certain(ctx context.Context, q UsageOf) (schemas.Decimal, []SourcePosition, error)
 	// UpTo waits until the receipts of all source ranges pass the positions, and is usage that includes every
-	// delivery before them and perhaps others: what a counter that includes no more than these positions has at
-	// most.
+	// delivery before them and perhaps others: what a counter that includes no more than these positions has
+	// at most.
 	UpTo(ctx context.Context, q UsageOf, positions []SourcePosition) (schemas.Decimal, error)
 }
 

@@ -29,8 +29,8 @@ type RedisOptions struct {
 	TLS *RedisTLS
 	// Prefix begins all keys, so that installations can share a server. Default "tollgate".
 	Prefix string
-	// Timeout bounds one command at the gate's door: connect, read, write. Default 500ms: a longer one is an outage
-	// for who waits at the gate.
+	// Timeout bounds one command at the gate's door: connect, read, write. Default 500ms: a longer one is an
+	// outage for who waits at the gate.
 	Timeout time.Duration
 	// Seam is where tests stand around what is counted; see package seam. Default nil: nobody stands there.
 	Seam seam.Seam
@@ -51,15 +51,17 @@ type Store struct {
 	seam    seam.Seam
 }
 
-// OpenStore connects; it fails where Redis does not answer within ctx. A policy that evicts keys is an error: evicted
-// counters would let everybody pass.
+// OpenStore connects; it fails where Redis does not answer within ctx. A policy that evicts keys is an error:
+// evicted counters would let everybody pass.
 func OpenStore(ctx context.Context, o RedisOptions) (*Store, error) {
 	if len(o.Addresses) == 0 {
-		return nil, errors.New("open Redis: redis.addresses is empty; name one host:port, or the seeds of a cluster")
+		return nil, errors.New("open Redis: redis.addresses is empty; name one host:port, or the " +
+			"seeds of a cluster")
 	}
 	u := &redis.UniversalOptions{Addrs: o.Addresses, Username: o.User, Password: o.Password,
-		DialTimeout: 5 * time.Second, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout, ContextTimeoutEnabled: true,
-		MaxRetries: -1} // scripts are repeated by us, who know what an unknown outcome means
+		DialTimeout: 5 * time.Second, ReadTimeout: o.Timeout, WriteTimeout: o.Timeout,
+		ContextTimeoutEnabled: true,
+		MaxRetries:            -1} // scripts are repeated by us, who know what an unknown outcome means
 	if o.Timeout == 0 {
 		u.ReadTimeout, u.WriteTimeout = 500*time.Millisecond, 500*time.Millisecond
 	}
@@ -83,12 +85,12 @@ func OpenStore(ctx context.Context, o RedisOptions) (*Store, error) {
 	return s, nil
 }
 
-// quietClient sends what the client library says to slog, once: it has one logger for all clients, which else writes
-// lines of its own to standard error.
+// quietClient sends what the client library says to slog, once: it has one logger for all clients, which else
+// writes lines of its own to standard error.
 var quietClient = sync.OnceFunc(func() { redis.SetLogger(clientLog{}) })
 
-// clientLog is the client library's logger. Errors reach us as errors, so what it says beside them is for who looks
-// closely: level info, which tools do not show.
+// clientLog is the client library's logger. Errors reach us as errors, so what it says beside them is for who
+// looks closely: level info, which tools do not show.
 type clientLog struct{}
 
 // Printf logs one line of the client library.
@@ -129,7 +131,8 @@ func (s *Store) Ping(ctx context.Context) error {
 // Close closes the connections.
 func (s *Store) Close() error { return s.client.Close() }
 
-// ServerFacts are what one Redis server says of itself, for doctor; "" where it does not say (hosted ones forbid CONFIG).
+// ServerFacts are what one Redis server says of itself, for doctor; "" where it does not say (hosted ones
+// forbid CONFIG).
 type ServerFacts struct {
 	Addr       string
 	Version    string
@@ -209,8 +212,8 @@ type applied struct {
 // reach is a limit that an addition of a block has reached, both by their place.
 type reach struct{ add, limit int }
 
-// countScript applies blocks. Nothing is written for a block whose fence is not `previous`. Every check comes before
-// the first write, as Redis does not roll back: a sum that would leave 64 bits stays where it is.
+// countScript applies blocks. Nothing is written for a block whose fence is not `previous`. Every check comes
+// before the first write, as Redis does not roll back: a sum that would leave 64 bits stays where it is.
 var countScript = redis.NewScript(`
 local a, k, out = 2, 1, {}
 for b = 1, tonumber(ARGV[1]) do
@@ -256,8 +259,8 @@ return out`)
 // maxScriptAdds bounds one script run, in counters: about 10 ms, so that the gate's reads wait no longer.
 const maxScriptAdds = 2000
 
-// apply runs the blocks. On a cluster each is a script run of its own, since its keys share a slot; elsewhere many
-// share one, which costs a tenth. An error leaves it open which of them were applied: the fences tell.
+// apply runs the blocks. On a cluster each is a script run of its own, since its keys share a slot; elsewhere
+// many share one, which costs a tenth. An error leaves it open which of them were applied: the fences tell.
 func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
 	var out []applied
 	for len(blocks) > 0 {
@@ -316,7 +319,8 @@ func (s *Store) arguments(blocks []block) (keys []string, args []any) {
 		args = append(args, b.field, string(b.previous), string(b.last), len(b.adds))
 		for _, d := range b.adds {
 			keys = append(keys, d.counter.key)
-			args = append(args, d.units.whole, d.units.part, max(d.expire.Milliseconds(), 1), len(d.counter.limits))
+			args = append(args, d.units.whole, d.units.part, max(d.expire.Milliseconds(), 1),
+				len(d.counter.limits))
 			for _, r := range d.counter.limits {
 				args = append(args, r.mark, r.units.whole, r.units.part)
 			}
@@ -340,8 +344,8 @@ return 1`)
 
 // note adds the notices of a limit to those to publish, unless that was done before.
 func (s *Store) note(ctx context.Context, k *counted, mark string, n notice) (bool, error) {
-	told, err := noteScript.Run(ctx, s.client, []string{k.key, s.key(k.bucket, "notices")}, mark, n.reached, n.restored,
-		n.restoredAt).Int()
+	told, err := noteScript.Run(ctx, s.client, []string{k.key, s.key(k.bucket, "notices")}, mark, n.reached,
+		n.restored, n.restoredAt).Int()
 	if err != nil {
 		return false, fmt.Errorf("note a limit reached in Redis: %w", err)
 	}
@@ -435,10 +439,12 @@ end
 return {redis.call('HMGET', KEYS[2], 'w', 'p', 'r'), redis.call('HGETALL', KEYS[1])}`)
 
 // reading reads a counter of a bucket whose fences include the positions to raise them to.
-func (s *Store) reading(ctx context.Context, bucket int, key string, raise []SourcePosition) (reading, error) {
+func (s *Store) reading(ctx context.Context, bucket int, key string,
+	raise []SourcePosition) (reading, error) {
 	var args []any
 	for _, p := range raise {
-		args = append(args, p.Topic+"/"+strconv.Itoa(int(p.Partition)), p.Position.Generation, p.Position.Offset)
+		args = append(args, p.Topic+"/"+strconv.Itoa(int(p.Partition)), p.Position.Generation,
+			p.Position.Offset)
 	}
 	keys := []string{s.key(bucket, "fence"), s.key(bucket, key)}
 	answer, err := readingScript.Run(ctx, s.client, keys, args...).Slice()
@@ -448,7 +454,8 @@ func (s *Store) reading(ctx context.Context, bucket int, key string, raise []Sou
 	counter, ok := answer[0].([]any)
 	pairs, ok2 := answer[1].([]any)
 	if !ok || !ok2 || len(counter) != 3 {
-		return reading{}, fmt.Errorf("read counter %s with its fences: an answer of another form: %v", key, answer)
+		return reading{}, fmt.Errorf("read counter %s with its fences: an answer of another form: %v", key,
+			answer)
 	}
 	r := reading{fences: map[string]string{}}
 	if r.units, err = unitsFrom(counter[:2]); err != nil {
@@ -490,8 +497,8 @@ type adjustment struct {
 
 // adjust adds to a counter, unless it was reconciled since it was read.
 func (s *Store) adjust(ctx context.Context, a adjustment) (bool, error) {
-	n, err := adjustScript.Run(ctx, s.client, []string{s.key(a.bucket, a.key)}, a.read.reconciled, a.by.whole, a.by.part,
-		max(a.expire.Milliseconds(), 1)).Int()
+	n, err := adjustScript.Run(ctx, s.client, []string{s.key(a.bucket, a.key)}, a.read.reconciled, a.by.whole,
+		a.by.part, max(a.expire.Milliseconds(), 1)).Int()
 	if err != nil {
 		return false, fmt.Errorf("add to counter %s: %w", a.key, err)
 	}

@@ -38,8 +38,8 @@ type dimension struct {
 // compileRule makes a limit fast. Only meters that add up can be limited: count and sum.
 func compileRule(limit catalog.Limit, meter *catalog.Meter) (*rule, error) {
 	r := &rule{limit: limit, units: unitsOf(limit.Units), match: meter.Where.Compile(),
-		byCredential: limit.Scope == "credential", knownAtGate: true, meterFrom: meter.From, meterVersion: meter.Version,
-		mark: "n:" + limit.ID + ":" + limit.Units.String()}
+		byCredential: limit.Scope == "credential", knownAtGate: true, meterFrom: meter.From,
+		meterVersion: meter.Version, mark: "n:" + limit.ID + ":" + limit.Units.String()}
 	switch meter.Aggregate {
 	case catalog.Count:
 	case catalog.Sum:

@@ -8,16 +8,16 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// rulebook keeps the compiled limits of plans. A catalog never changes behind its pointer, so what was compiled for
-// one stays right; a new version has new pointers.
+// rulebook keeps the compiled limits of plans. A catalog never changes behind its pointer, so what was
+// compiled for one stays right; a new version has new pointers.
 type rulebook struct {
 	log *slog.Logger
 	mu  sync.RWMutex
 	set map[planMeters]planRules
 }
 
-// planMeters is a plan and the catalog whose meters count: while a new version's meters wait for their minute, these
-// are from two versions.
+// planMeters is a plan and the catalog whose meters count: while a new version's meters wait for their
+// minute, these are from two versions.
 type planMeters struct {
 	plan   *catalog.Plan
 	meters *catalog.Catalog
@@ -26,11 +26,12 @@ type planMeters struct {
 // planRules are, for each limit of a plan, its rules by version of the meter, lowest first.
 type planRules [][]*rule
 
-// maxBook bounds the plans kept compiled. 4096: 1000 plans in four versions. Beyond it the book is begun anew.
+// maxBook bounds the plans kept compiled. 4096: 1000 plans in four versions. Beyond it the book is begun
+// anew.
 const maxBook = 4096
 
-// metersAt is the catalog whose meters count events of a time, as Timeline.At says, without making a Version of the
-// built-in one each time.
+// metersAt is the catalog whose meters count events of a time, as Timeline.At says, without making a Version
+// of the built-in one each time.
 func metersAt(s *catalog.Snapshot, at time.Time) *catalog.Catalog {
 	minute, timeline := at.Truncate(time.Minute), s.Timeline()
 	for i := len(timeline) - 1; i >= 0; i-- {
@@ -41,8 +42,8 @@ func metersAt(s *catalog.Snapshot, at time.Time) *catalog.Catalog {
 	return catalog.Default()
 }
 
-// of returns the rules that hold for a customer at a time: those of all its plans, each with the version of its meter
-// that is in force then.
+// of returns the rules that hold for a customer at a time: those of all its plans, each with the version of
+// its meter that is in force then.
 func (b *rulebook) of(s *catalog.Snapshot, customer string, at time.Time) []*rule {
 	var out []*rule
 	for _, plan := range s.PlansAt(customer, at) {
@@ -61,8 +62,8 @@ func (b *rulebook) of(s *catalog.Snapshot, customer string, at time.Time) []*rul
 	return out
 }
 
-// plan compiles each plan once. A limit that cannot be counted was refused when its catalog was checked; one that
-// slips through is logged once for each catalog, and the others hold.
+// plan compiles each plan once. A limit that cannot be counted was refused when its catalog was checked; one
+// that slips through is logged once for each catalog, and the others hold.
 func (b *rulebook) plan(k planMeters) planRules {
 	b.mu.RLock()
 	rules, ok := b.set[k]

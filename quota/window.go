@@ -14,9 +14,9 @@ func (w Window) Contains(ms int64) bool { return w.From <= ms && ms < w.To }
 // Length of the window: a day has 23 to 25 hours, a month 28 to 31 days.
 func (w Window) Length() time.Duration { return time.Duration(w.To-w.From) * time.Millisecond }
 
-// WindowOf is the calendar minute, hour, day or month in zone that contains the time, in milliseconds. The windows of
-// a zone follow each other without gap or overlap, also where clocks are changed: an hour that comes twice is two
-// windows, a day then has 23 or 25 hours.
+// WindowOf is the calendar minute, hour, day or month in zone that contains the time, in milliseconds. The
+// windows of a zone follow each other without gap or overlap, also where clocks are changed: an hour that
+// comes twice is two windows, a day then has 23 or 25 hours.
 func WindowOf(per string, ms int64, zone *time.Location) (Window, error) {
 	switch t := time.UnixMilli(ms).In(zone); per {
 	case "minute":
@@ -26,7 +26,8 @@ func WindowOf(per string, ms int64, zone *time.Location) (Window, error) {
 	case "day":
 		y, m, d := t.Date()
 		w := Window{midnight(y, m, d, zone), midnight(y, m, d+1, zone)}
-		if ms >= w.To { // clocks went back over midnight: the new day has begun and goes on, whatever they show
+		// clocks went back over midnight: the new day has begun and goes on, whatever they show
+		if ms >= w.To {
 			w = Window{w.To, midnight(y, m, d+2, zone)}
 		}
 		return w, nil
@@ -41,8 +42,8 @@ func WindowOf(per string, ms int64, zone *time.Location) (Window, error) {
 	return Window{}, fmt.Errorf("window %q: want minute, hour, day or month", per)
 }
 
-// cutByClock is the stretch of length d, as the clocks of the zone show it, that contains t. A change of clocks that
-// is no multiple of d (Lord Howe Island: 30 minutes) ends one window and begins the next.
+// cutByClock is the stretch of length d, as the clocks of the zone show it, that contains t. A change of
+// clocks that is no multiple of d (Lord Howe Island: 30 minutes) ends one window and begins the next.
 func cutByClock(t time.Time, d time.Duration) Window {
 	_, offset := t.Zone()
 	local := t.UnixMilli() + int64(offset)*1000
@@ -64,7 +65,8 @@ func offsetAt(ms int64, zone *time.Location) int {
 	return offset
 }
 
-// midnight is when the day begins in zone: its first instant, also where clocks skip midnight or show it twice.
+// midnight is when the day begins in zone: its first instant, also where clocks skip midnight or show it
+// twice.
 func midnight(year int, month time.Month, day int, zone *time.Location) int64 {
 	t := time.Date(year, month, day, 0, 0, 0, 0, zone)
 	begin, end := t.ZoneBounds()
@@ -87,8 +89,8 @@ func midnight(year int, month time.Month, day int, zone *time.Location) int64 {
 	return t.UnixMilli()
 }
 
-// slack is how long a counter outlives its window, for late events and reconciliation: as long as the window, at
-// least 10 minutes (gateways spool), at most 3 days (a month is reconciled daily).
+// slack is how long a counter outlives its window, for late events and reconciliation: as long as the window,
+// at least 10 minutes (gateways spool), at most 3 days (a month is reconciled daily).
 func slack(w Window) time.Duration {
 	return max(10*time.Minute, min(w.Length(), 72*time.Hour))
 }

@@ -20,8 +20,9 @@ const (
 	CredentialName
 )
 
-// AccessEvent is what a gateway reports of one request, as a decoder read it: nothing is attributed or checked yet.
-// Text fields may alias the record they were read from; they are valid until the record's buffer is reused.
+// AccessEvent is what a gateway reports of one request, as a decoder read it: nothing is attributed or
+// checked yet. Text fields may alias the record they were read from; they are valid until the record's buffer
+// is reused.
 type AccessEvent struct {
 	Source string // who reports; "" = the record's source (its topic, header or ingest key)
 	ID     string // unique within source; "" = the coordinates where the event was first read

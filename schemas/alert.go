@@ -41,8 +41,9 @@ const (
 	DetectorSpike      = "spike"
 	DetectorBruteForce = "brute_force"
 	DetectorPathScan   = "path_scan"
-	DetectorGap        = "gap"       // a partition is not read: records are missing, or its topic was recreated
-	DetectorConflicts  = "conflicts" // ids that a source gives to several events
+	// a partition is not read: records are missing, or its topic was recreated
+	DetectorGap       = "gap"
+	DetectorConflicts = "conflicts" // ids that a source gives to several events
 )
 
 // The kinds of entity that an alert can be about.

@@ -1,7 +1,7 @@
 package schemas
 
-// CreditNote takes back all or part of one issued invoice. Its amounts are positive where they give money back, so an
-// invoice less its full credit note is zero in every line, tax and total.
+// CreditNote takes back all or part of one issued invoice. Its amounts are positive where they give money
+// back, so an invoice less its full credit note is zero in every line, tax and total.
 type CreditNote struct {
 	Number   string       `json:"number"` // "ACME-CN-2026-000003"
 	Year     int          `json:"year"`

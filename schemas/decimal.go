@@ -18,7 +18,8 @@ var exact = apd.Context{
 		apd.DivisionUndefined | apd.DivisionByZero | apd.Inexact,
 }
 
-// Decimal is an exact decimal number: a quantity, a rate or an amount. The zero value is 0. Values are immutable.
+// Decimal is an exact decimal number: a quantity, a rate or an amount. The zero value is 0. Values are
+// immutable.
 type Decimal struct{ d apd.Decimal }
 
 // MustDecimal is ParseDecimal for constants of the program; it panics on a malformed text.
@@ -74,7 +75,8 @@ func (x Decimal) Mul(y Decimal) Decimal { return compute("*", exact.Mul, x, y) }
 func (x Decimal) Div(y Decimal, places int32) Decimal {
 	wide := exact
 	wide.Traps &^= apd.Inexact
-	wide.Rounding = apd.RoundDown // a double rounding up is impossible: 200 digits truncated, then rounded once
+	// a double rounding up is impossible: 200 digits truncated, then rounded once
+	wide.Rounding = apd.RoundDown
 	return compute("/", wide.Quo, x, y).Round(places)
 }
 
@@ -129,7 +131,8 @@ func (x Decimal) Max(y Decimal) Decimal {
 	return x
 }
 
-// Round rounds half away from zero to places fractional digits. It is the only rounding of money in the program.
+// Round rounds half away from zero to places fractional digits. It is the only rounding of money in the
+// program.
 func (x Decimal) Round(places int32) Decimal {
 	c := apd.Context{Precision: 400, MaxExponent: apd.MaxExponent, MinExponent: apd.MinExponent,
 		Rounding: apd.RoundHalfUp} // apd's half up is away from zero

@@ -2,8 +2,9 @@ package schemas
 
 import "time"
 
-// InvoiceStatus is where an invoice stands: draft → issued → paid or void. Only draft and issued are written in
-// the document; paid and void follow from events and credit notes beside it, because documents never change (law 7).
+// InvoiceStatus is where an invoice stands: draft → issued → paid or void. Only draft and issued are written
+// in the document; paid and void follow from events and credit notes beside it, because documents never
+// change (law 7).
 type InvoiceStatus string
 
 // The statuses of an invoice.
@@ -25,8 +26,8 @@ const (
 	LineAdjustment LineKind = "adjustment" // what an earlier period is worth now, less what was billed of it
 )
 
-// Party is an issuer or a customer as a document shows it: copied, so that a later change of address leaves the
-// document as it was.
+// Party is an issuer or a customer as a document shows it: copied, so that a later change of address leaves
+// the document as it was.
 type Party struct {
 	ID      string   `json:"id"`
 	Name    string   `json:"name,omitempty"`
@@ -35,8 +36,9 @@ type Party struct {
 	Email   string   `json:"email,omitempty"`
 }
 
-// Invoice bills one customer for one period in one currency. Times are UTC; Zone says where the period's midnights
-// are. Amounts are net unless they are called tax or total, and already rounded to the currency's minor unit.
+// Invoice bills one customer for one period in one currency. Times are UTC; Zone says where the period's
+// midnights are. Amounts are net unless they are called tax or total, and already rounded to the currency's
+// minor unit.
 type Invoice struct {
 	Number      string        `json:"number,omitempty"` // "ACME-2026-000042"; "" for a draft
 	Year        int           `json:"year,omitempty"`   // of the number series
@@ -90,7 +92,8 @@ type InvoiceLine struct {
 	Amount   Decimal `json:"amount"`   // net, rounded
 	Formula  string  `json:"formula"`  // how quantity became amount, for people
 
-	// BilledQuantity and Billed are what documents before this one billed under the same key; 0 but for adjustments.
+	// BilledQuantity and Billed are what documents before this one billed under the same key; 0 but for
+	// adjustments.
 	BilledQuantity Decimal `json:"billed_quantity,omitzero"`
 	Billed         Decimal `json:"billed,omitzero"`
 }

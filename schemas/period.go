@@ -12,11 +12,13 @@ type Period struct{ From, To time.Time }
 // MonthOf is the calendar month of t in zone.
 func MonthOf(t time.Time, zone *time.Location) Period {
 	t = t.In(zone)
-	return Period{From: DayBegins(t.Year(), t.Month(), 1, zone), To: DayBegins(t.Year(), t.Month()+1, 1, zone)}
+	return Period{From: DayBegins(t.Year(), t.Month(), 1, zone), To: DayBegins(t.Year(), t.Month()+1, 1,
+		zone)}
 }
 
-// DayBegins is the first instant of a day in zone; months and days beyond their range are normalised, as by time.Date.
-// Where clocks skip midnight, time.Date answers an instant of the day before: an hour that would belong to no period.
+// DayBegins is the first instant of a day in zone; months and days beyond their range are normalised, as by
+// time.Date. Where clocks skip midnight, time.Date answers an instant of the day before: an hour that would
+// belong to no period.
 func DayBegins(year int, month time.Month, day int, zone *time.Location) time.Time {
 	t := time.Date(year, month, day, 0, 0, 0, 0, zone)
 	for range 24 {

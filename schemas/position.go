@@ -3,7 +3,8 @@ package schemas
 import "fmt"
 
 // Position is a place in one partition of one topic: the only clock that decides what is newer (law 4).
-// Generation numbers the lives of a topic (table generations); it grows when a topic is recreated or restored.
+// Generation numbers the lives of a topic (table generations); it grows when a topic is recreated or
+// restored.
 type Position struct {
 	Generation int64
 	Offset     int64
@@ -12,7 +13,8 @@ type Position struct {
 // Compare is −1, 0 or +1 as p is before, at or after q.
 func (p Position) Compare(q Position) int {
 	switch {
-	case p.Generation != q.Generation && p.Generation < q.Generation, p.Generation == q.Generation && p.Offset < q.Offset:
+	case p.Generation != q.Generation && p.Generation < q.Generation, p.Generation == q.Generation &&
+		p.Offset < q.Offset:
 		return -1
 	case p == q:
 		return 0

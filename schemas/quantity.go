@@ -19,8 +19,8 @@ type Quantity struct{ Name, Value string }
 // Attribute is a text that one event reports under a name, such as region = "eu".
 type Attribute struct{ Name, Value string }
 
-// CanonicalQuantity reads a number of an event and writes it in plain notation without trailing zeros, or says
-// why it cannot be counted: more than 12 fractional digits, or a magnitude above 10^15.
+// CanonicalQuantity reads a number of an event and writes it in plain notation without trailing zeros, or
+// says why it cannot be counted: more than 12 fractional digits, or a magnitude above 10^15.
 func CanonicalQuantity(text string) (string, error) {
 	if plainInteger(text) {
 		return text, nil

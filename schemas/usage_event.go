@@ -12,8 +12,8 @@ import (
 
 // DefaultShards is P, the partitions of usage-events, fixed for the life of the data (DESIGN §2).
 //
-// Default 16. Not fewer: each shard has one owner, so P bounds how far aggregators spread. Not more: every minute
-// of every shard costs a head and its rows.
+// Default 16. Not fewer: each shard has one owner, so P bounds how far aggregators spread. Not more: every
+// minute of every shard costs a head and its rows.
 const DefaultShards = 16
 
 // MinTime and MaxTime bound the time of an event, in milliseconds since 1970 UTC: 2000 ≤ time < 2100 (law 1).
@@ -110,8 +110,8 @@ func Shard(source, id string, shards int) int {
 	return int(h % uint64(shards))
 }
 
-// Normalise sorts quantities and attributes by name, as ContentHash and the tables expect them. A name given twice
-// is an error: which of the two would count is nobody's to guess.
+// Normalise sorts quantities and attributes by name, as ContentHash and the tables expect them. A name given
+// twice is an error: which of the two would count is nobody's to guess.
 func (e *UsageEvent) Normalise() error {
 	slices.SortFunc(e.Quantities, func(a, b Quantity) int { return strings.Compare(a.Name, b.Name) })
 	slices.SortFunc(e.Attributes, func(a, b Attribute) int { return strings.Compare(a.Name, b.Name) })
@@ -128,8 +128,8 @@ func (e *UsageEvent) Normalise() error {
 	return nil
 }
 
-// ContentHash is a 64-bit hash of what the gateway reported, without our attribution (customer, product, route
-// template, change), so that the same report always has the same rank among equals.
+// ContentHash is a 64-bit hash of what the gateway reported, without our attribution (customer, product,
+// route template, change), so that the same report always has the same rank among equals.
 func ContentHash(e *AccessEvent, scratch []byte) (hash uint64, reuse []byte) {
 	b := scratch[:0]
 	text := func(s string) {

@@ -48,7 +48,8 @@ type Metrics struct {
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_anomaly_notify_attempts_total",
-			Help: "Attempts to deliver a message, by target and outcome (delivered, failed, given_up)."}, []string{"target", "outcome"}),
+			Help: "Attempts to deliver a message, by target and outcome (delivered, failed, given_up)."},
+			[]string{"target", "outcome"}),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tollgate_anomaly_notify_waiting_messages",
 			Help: "Messages that wait for delivery, by target."}, []string{"target"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tollgate_anomaly_notify_attempt_seconds",
@@ -77,8 +78,8 @@ func NewQueue(sender Sender, o QueueOptions) *Queue {
 		o.Limit = 1000
 	}
 	if o.Backoff == nil {
-		o.Backoff = []time.Duration{5 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour,
-			5 * time.Hour, 10 * time.Hour, 10 * time.Hour}
+		o.Backoff = []time.Duration{5 * time.Second, time.Minute, 5 * time.Minute, 30 * time.Minute,
+			2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 10 * time.Hour}
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -183,8 +184,8 @@ func (q *Queue) try(ctx context.Context, a *attempt) {
 		m.seconds.WithLabelValues(q.Name()).Observe(time.Since(began).Seconds())
 	}
 	if err != nil {
-		q.options.Log.Warn("message not delivered", "target", q.Name(), "message", a.message.ID, "attempt", a.failed+1,
-			"outcome", outcome, "again_in", wait, "error", err)
+		q.options.Log.Warn("message not delivered", "target", q.Name(), "message", a.message.ID, "attempt",
+			a.failed+1, "outcome", outcome, "again_in", wait, "error", err)
 	}
 	if outcome == "failed" {
 		a.failed++

@@ -184,7 +184,8 @@ func refusal(answer *http.Response, now time.Time) error {
 	r := Refusal{Status: answer.StatusCode}
 	switch s := answer.StatusCode; {
 	case s/100 == 3:
-		r.Final, r.Why = true, fmt.Sprintf("answered %d, a redirect to another address: set the url to where it leads", s)
+		r.Final, r.Why = true, fmt.Sprintf("answered %d, a redirect to another address: set the url "+
+			"to where it leads", s)
 	case s == http.StatusGone:
 		r.Final = true
 	case s == http.StatusTooManyRequests, s == http.StatusServiceUnavailable:

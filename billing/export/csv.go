@@ -12,12 +12,12 @@ import (
 	"tollgate/schemas"
 )
 
-// Columns are those of the CSV format: a row per line, with the invoice it stands on repeated in every row. Sums over
-// rows must use amount; net, tax and total are the invoice's.
+// Columns are those of the CSV format: a row per line, with the invoice it stands on repeated in every row.
+// Sums over rows must use amount; net, tax and total are the invoice's.
 var Columns = []string{
-	"number", "date", "status", "customer", "customer_name", "currency", "period_from", "period_to", "line", "kind",
-	"label", "plan", "price", "meter", "unit", "dimensions", "from", "to", "quantity", "amount", "formula",
-	"net", "tax", "total",
+	"number", "date", "status", "customer", "customer_name", "currency", "period_from", "period_to", "line",
+	"kind", "label", "plan", "price", "meter", "unit", "dimensions", "from", "to", "quantity", "amount",
+	"formula", "net", "tax", "total",
 }
 
 // CSV writes RFC 4180: commas, CRLF, quotes where needed, a header.
@@ -53,10 +53,10 @@ func (c *CSV) Write(inv *schemas.Invoice) error {
 			dimensions = string(encoded)
 		}
 		err := c.w.Write([]string{
-			text(inv.Number), inv.Date, string(inv.Status), text(inv.Customer.ID), text(inv.Customer.Name), inv.Currency,
-			moment(l.PeriodFrom), moment(l.PeriodTo), strconv.Itoa(l.Number), string(l.Kind), text(l.Label),
-			text(l.Plan), text(l.Price), text(l.Meter), text(l.Unit), text(dimensions), moment(l.From), moment(l.To),
-			l.Quantity.String(), l.Amount.Fixed(places), text(l.Formula),
+			text(inv.Number), inv.Date, string(inv.Status), text(inv.Customer.ID), text(inv.Customer.Name),
+			inv.Currency, moment(l.PeriodFrom), moment(l.PeriodTo), strconv.Itoa(l.Number), string(l.Kind),
+			text(l.Label), text(l.Plan), text(l.Price), text(l.Meter), text(l.Unit), text(dimensions),
+			moment(l.From), moment(l.To), l.Quantity.String(), l.Amount.Fixed(places), text(l.Formula),
 			inv.Net.Fixed(places), inv.Tax.Fixed(places), inv.Total.Fixed(places),
 		})
 		if err != nil {
@@ -83,8 +83,8 @@ func (c *CSV) Close() error {
 	return c.w.Error()
 }
 
-// text makes a cell of a text that others chose: a spreadsheet takes a cell that begins with one of = + - @, a tab or
-// a carriage return for a formula and runs it. An apostrophe before it makes it a text.
+// text makes a cell of a text that others chose: a spreadsheet takes a cell that begins with one of = + - @,
+// a tab or a carriage return for a formula and runs it. An apostrophe before it makes it a text.
 func text(s string) string {
 	if s != "" && strings.ContainsRune("=+-@\t\r\n", rune(s[0])) {
 		return "'" + s

@@ -1,8 +1,9 @@
-// Package export writes documents for other programs: one file per format. It does not decide what is on a document
-// (package billing does) nor read it from a table. `tollgate invoice export` calls it.
+// Package export writes documents for other programs: one file per format. It does not decide what is on a
+// document (package billing does) nor read it from a table. `tollgate invoice export` calls it.
 //
-// Every format is stable: columns and fields are only ever added, at the end. Decimals are texts in plain notation
-// with a point, amounts with the digits of their currency; times are RFC 3339 in UTC, dates are ISO 8601.
+// Every format is stable: columns and fields are only ever added, at the end. Decimals are texts in plain
+// notation with a point, amounts with the digits of their currency; times are RFC 3339 in UTC, dates are ISO
+// 8601.
 package export
 
 import (

@@ -8,8 +8,8 @@ import (
 	"tollgate/schemas"
 )
 
-// JSON writes one array of invoices, each as its document is stored; the field names are those of schemas.Invoice.
-// Decimals are strings, because JSON numbers are floats to most readers.
+// JSON writes one array of invoices, each as its document is stored; the field names are those of
+// schemas.Invoice. Decimals are strings, because JSON numbers are floats to most readers.
 type JSON struct {
 	w     io.Writer
 	count int

@@ -23,8 +23,8 @@ type alarmStore interface {
 	PutDeliveries(ctx context.Context, deliveries []anomaly.Delivery) error
 }
 
-// alarms opens and resolves the alerts about the installation itself: table and topic at once, webhooks by the next
-// sweep of whoever runs the anomaly role.
+// alarms opens and resolves the alerts about the installation itself: table and topic at once, webhooks by
+// the next sweep of whoever runs the anomaly role.
 type alarms struct {
 	store   alarmStore
 	produce func(ctx context.Context, records []stream.Record) ([]stream.Position, error)
@@ -43,13 +43,14 @@ func (w *alarm) key() string {
 	return w.alert.Detector + "/" + w.alert.Entity.Kind + ":" + w.alert.Entity.Value
 }
 
-// alarmsWaiting bounds the wishes that wait for ClickHouse. Default 1,024: every partition of an installation wishes
-// once when it stops and once when it goes on.
+// alarmsWaiting bounds the wishes that wait for ClickHouse. Default 1,024: every partition of an installation
+// wishes once when it stops and once when it goes on.
 const alarmsWaiting = 1_024
 
 func newAlarms(store alarmStore, produce func(context.Context, []stream.Record) ([]stream.Position, error),
 	now func() time.Time, log *slog.Logger) *alarms {
-	return &alarms{store: store, produce: produce, now: now, log: log, wishes: make(chan alarm, alarmsWaiting)}
+	return &alarms{store: store, produce: produce, now: now, log: log,
+		wishes: make(chan alarm, alarmsWaiting)}
 }
 
 // wish asks for an alert to be opened or resolved; it never waits.
@@ -57,14 +58,15 @@ func (a *alarms) wish(w alarm) {
 	select {
 	case a.wishes <- w:
 	default:
-		a.log.Error("an alert is not written: too many wait for ClickHouse", "alert", w.key(), "sentence", w.alert.Sentence)
+		a.log.Error("an alert is not written: too many wait for ClickHouse", "alert", w.key(), "sentence",
+			w.alert.Sentence)
 	}
 }
 
 // stopped says in the log that a partition stopped, and opens an alert where only a person can let it go on.
 func (a *alarms) stopped(group string, s stream.Stop) {
-	a.log.Error("a partition stopped", "group", group, "topic", s.Topic, "partition", s.Partition, "error", s.Err,
-		"retry", s.Retry)
+	a.log.Error("a partition stopped", "group", group, "topic", s.Topic, "partition", s.Partition, "error",
+		s.Err, "retry", s.Retry)
 	if alert, ok := stopAlert(group, s); ok {
 		a.wish(alarm{alert: alert})
 	}
@@ -72,11 +74,13 @@ func (a *alarms) stopped(group string, s stream.Stop) {
 
 // reads resolves what was open about a partition that is read.
 func (a *alarms) reads(group, topic string, partition int) {
-	a.wish(alarm{off: true, alert: schemas.Alert{Detector: schemas.DetectorGap, Entity: partitionEntity(group, topic, partition)}})
+	a.wish(alarm{off: true, alert: schemas.Alert{Detector: schemas.DetectorGap,
+		Entity: partitionEntity(group, topic, partition)}})
 }
 
 func partitionEntity(group, topic string, partition int) schemas.Entity {
-	return schemas.Entity{Kind: schemas.EntityPartition, Value: fmt.Sprintf("%s %s/%d", group, topic, partition)}
+	return schemas.Entity{Kind: schemas.EntityPartition, Value: fmt.Sprintf("%s %s/%d", group, topic,
+		partition)}
 }
 
 // Names of the evidence of a gap.
@@ -102,16 +106,18 @@ func stopAlert(group string, s stream.Stop) (alert schemas.Alert, ok bool) {
 	stands := fmt.Sprintf("%s does not read %s partition %d: ", group, s.Topic, s.Partition)
 	switch {
 	case recreated:
-		alert.Sentence = stands + "the topic was deleted and created again; tollgate stream accept-generation " + s.Topic +
-			" lets readers go over to the new one"
+		alert.Sentence = stands + "the topic was deleted and created again; tollgate stream " +
+			"accept-generation " + s.Topic + " lets readers go over to the new one"
 	case alert.Evidence == nil:
 		return schemas.Alert{}, false
 	case gap.Got < gap.Want:
-		alert.Sentence = stands + fmt.Sprintf("the log lost its end, %d records that had been read are gone; "+
-			"tollgate stream accept-generation %s reads what is left again", gap.Want-gap.Got, s.Topic)
+		alert.Sentence = stands + fmt.Sprintf("the log lost its end, %d records that had "+
+			"been read are gone; tollgate stream accept-generation %s reads what is left again",
+			gap.Want-gap.Got, s.Topic)
 	default:
 		alert.Sentence = stands + fmt.Sprintf("%d records from offset %d on are missing; "+
-			"tollgate stream accept-gap %s %d reads on from %d", gap.Got-gap.Want, gap.Want, s.Topic, s.Partition, gap.Got)
+			"tollgate stream accept-gap %s %d reads on from %d", gap.Got-gap.Want, gap.Want, s.Topic,
+			s.Partition, gap.Got)
 	}
 	return alert, true
 }
@@ -134,7 +140,8 @@ func (a *alarms) run(ctx context.Context) error {
 			if err == nil || ctx.Err() != nil {
 				break
 			}
-			a.log.Error("alerts are not written; it is tried again", "alerts", len(wishes), "after", wait, "error", err)
+			a.log.Error("alerts are not written; it is tried again", "alerts", len(wishes), "after", wait,
+				"error", err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -153,7 +160,8 @@ func (a *alarms) carryOut(ctx context.Context, wishes []alarm) error {
 			continue
 		}
 		asked[w.alert.Detector] = true
-		list, err := a.store.Alerts(ctx, anomaly.Filter{Open: true, Detector: w.alert.Detector, Limit: alarmsWaiting})
+		list, err := a.store.Alerts(ctx, anomaly.Filter{Open: true, Detector: w.alert.Detector,
+			Limit: alarmsWaiting})
 		if err != nil {
 			return err
 		}
@@ -183,20 +191,21 @@ func (a *alarms) tell(ctx context.Context, alerts []schemas.Alert) {
 		}
 		records = append(records, stream.Record{Topic: stream.TopicAlerts, Partition: stream.AnyPartition,
 			Key: []byte(alerts[i].DedupeKey), Value: value})
-		noted = append(noted, anomaly.Delivery{ID: alerts[i].ID, Revision: alerts[i].Revision, Target: anomaly.TopicTarget,
-			Outcome: notify.Delivered, At: a.now()})
+		noted = append(noted, anomaly.Delivery{ID: alerts[i].ID, Revision: alerts[i].Revision,
+			Target: anomaly.TopicTarget, Outcome: notify.Delivered, At: a.now()})
 	}
 	_, err := a.produce(ctx, records)
 	if err == nil {
 		err = a.store.PutDeliveries(ctx, noted)
 	}
 	if err != nil && ctx.Err() == nil {
-		a.log.Warn("alerts are in the table, but perhaps not yet in their topic", "alerts", len(alerts), "error", err)
+		a.log.Warn("alerts are in the table, but perhaps not yet in their topic", "alerts", len(alerts),
+			"error", err)
 	}
 }
 
-// revise is what has to be written so that wishes hold, in their order, of alerts that are open: an alert is opened
-// once, updated where it says something else now, and resolved once.
+// revise is what has to be written so that wishes hold, in their order, of alerts that are open: an alert is
+// opened once, updated where it says something else now, and resolved once.
 func revise(open map[string]schemas.Alert, wishes []alarm, now time.Time) (out []schemas.Alert) {
 	for _, w := range wishes {
 		key := w.key()
@@ -207,7 +216,8 @@ func revise(open map[string]schemas.Alert, wishes []alarm, now time.Time) (out [
 		case w.off:
 			alert.Status, alert.Resolved = schemas.AlertResolved, now
 		case is:
-			alert.Status, alert.Severity, alert.Sentence = schemas.AlertUpdated, w.alert.Severity, w.alert.Sentence
+			alert.Status, alert.Severity, alert.Sentence = schemas.AlertUpdated, w.alert.Severity,
+				w.alert.Sentence
 			alert.Evidence, alert.Samples = w.alert.Evidence, w.alert.Samples
 		default:
 			alert = w.alert
@@ -223,7 +233,8 @@ func revise(open map[string]schemas.Alert, wishes []alarm, now time.Time) (out [
 	return out
 }
 
-// alarmID is a function of what the alert is about and when it was opened: written again it is the same alert.
+// alarmID is a function of what the alert is about and when it was opened: written again it is the same
+// alert.
 func alarmID(key string, opened time.Time) string {
 	sum := sha256.Sum256([]byte(key + " " + opened.Format(time.RFC3339)))
 	return "al_" + hex.EncodeToString(sum[:16])

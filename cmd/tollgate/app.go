@@ -13,7 +13,8 @@ func (a *app) open(needs need) (*parts, error) {
 	return p, openParts(a.ctx, a.config, needs, p)
 }
 
-// close ends what open started; what goes wrong then is told but does not undo the answer that was already given.
+// close ends what open started; what goes wrong then is told but does not undo the answer that was already
+// given.
 func (a *app) close(p *parts) {
 	if err := p.Close(); err != nil {
 		fmt.Fprintf(a.err, "tollgate: while ending: %v\n", err)
@@ -56,12 +57,14 @@ func (a *app) withCatalog(do func(*catalog.Store) error) error {
 	})
 }
 
-// newHasher makes the keyed hashes of credentials, under the configured keys or the one of the embedded folder.
+// newHasher makes the keyed hashes of credentials, under the configured keys or the one of the embedded
+// folder.
 func newHasher(config Config) (*catalog.Hasher, error) {
 	keys := []catalog.HashingKey{{ID: config.Hash.KeyID, Secret: []byte(config.Hash.Key)}}
 	if config.Hash.Key == "" && len(config.Kafka.Brokers) > 0 {
-		return nil, errors.New("hash.key is not set: with servers outside the data folder all processes must hash " +
-			"credentials under the same key; set TOLLGATE_HASH_KEY to 32 random bytes in hex")
+		return nil, errors.New("hash.key is not set: with servers outside the data folder all " +
+			"processes must hash credentials under the same key; set TOLLGATE_HASH_KEY to 32 " +
+			"random bytes in hex")
 	}
 	if config.Hash.Key == "" {
 		made, err := secretFile(config.Data, "hash.key")
@@ -71,7 +74,8 @@ func newHasher(config Config) (*catalog.Hasher, error) {
 		keys[0].Secret = []byte(made)
 	}
 	if config.Hash.PreviousKey != "" {
-		keys = append(keys, catalog.HashingKey{ID: config.Hash.PreviousID, Secret: []byte(config.Hash.PreviousKey)})
+		keys = append(keys, catalog.HashingKey{ID: config.Hash.PreviousID,
+			Secret: []byte(config.Hash.PreviousKey)})
 	}
 	return catalog.NewHasher(keys...)
 }

@@ -142,8 +142,8 @@ type BillingConfig struct {
 // DefaultConfig is what holds where nothing is set.
 //
 // Shards: see defaultShards. Listen on loopback: nothing is open to a network unasked. Grace 1h: gateways
-// spool for up to half an hour, and finance expects drafts on the morning of the 1st. OnError allow: a cache that is
-// away must not take an API down; a limit that protects more than money is set to deny.
+// spool for up to half an hour, and finance expects drafts on the morning of the 1st. OnError allow: a cache
+// that is away must not take an API down; a limit that protects more than money is set to deny.
 func DefaultConfig() Config {
 	return Config{
 		Data:       "./tollgate-data",
@@ -157,8 +157,9 @@ func DefaultConfig() Config {
 	}
 }
 
-// defaultShards is P where none is set: 16 (schemas.DefaultShards) so that many aggregators can share the work; 4 on an
-// embedded broker, where one process does all of it, and every minute of every shard costs a head.
+// defaultShards is P where none is set: 16 (schemas.DefaultShards) so that many aggregators can share the
+// work; 4 on an embedded broker, where one process does all of it, and every minute of every shard costs a
+// head.
 func defaultShards(c Config) int {
 	if len(c.Kafka.Brokers) == 0 {
 		return 4
@@ -292,7 +293,8 @@ func loadEnvironment(config *Config, environment []string, origins Origins) (pro
 		}
 		origins[s.name] = s.variable()
 	})
-	for name := range set { // others may be secrets that a catalog names; one that is nearly a setting is a slip
+	// others may be secrets that a catalog names; one that is nearly a setting is a slip
+	for name := range set {
 		near := nearest(name, known)
 		if !known[name] && near != "" && !strings.HasPrefix(name, "TOLLGATE_TEST_") {
 			problems = append(problems, fmt.Errorf("%s is no setting; did you mean %s?", name, near))
@@ -412,7 +414,8 @@ func (c Config) Validate() error {
 		}
 	}
 	if !slices.Contains([]string{"", "plain", "scram-sha-256", "scram-sha-512"}, c.Kafka.SASL.Mechanism) {
-		bad("kafka.sasl.mechanism: want plain, scram-sha-256 or scram-sha-512, got %q", c.Kafka.SASL.Mechanism)
+		bad("kafka.sasl.mechanism: want plain, scram-sha-256 or scram-sha-512, got %q",
+			c.Kafka.SASL.Mechanism)
 	}
 	if c.Quota.OnError != "allow" && c.Quota.OnError != "deny" {
 		bad("quota.on_error: want allow or deny, got %q", c.Quota.OnError)
@@ -438,7 +441,8 @@ func (c Config) Validate() error {
 	}
 	for i, k := range c.Collector.IngestKeys {
 		if !catalog.IsHash(k.Hash) {
-			bad("collector.ingest_keys[%d].hash: want what `tollgate key ingest` prints, never the key itself", i)
+			bad("collector.ingest_keys[%d].hash: want what `tollgate key ingest` prints, "+
+				"never the key itself", i)
 		}
 		if len(k.Sources) == 0 {
 			bad("collector.ingest_keys[%d].sources: name at least one", i)

@@ -11,9 +11,9 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// conflictHours follows, hour by hour, how many live events of each source gave an id a second time, and opens an alert
-// above the rate that the catalog says. Several aggregators share the shards, and each judges what it took over: ids
-// are dealt evenly, so their shares are alike.
+// conflictHours follows, hour by hour, how many live events of each source gave an id a second time, and
+// opens an alert above the rate that the catalog says. Several aggregators share the shards, and each judges
+// what it took over: ids are dealt evenly, so their shares are alike.
 type conflictHours struct {
 	agreement func() *catalog.Snapshot
 	now       func() time.Time
@@ -71,8 +71,9 @@ func (c *conflictHours) close(settings anomaly.ConflictSettings) {
 func conflictAlert(source string, n *aggregator.SourceCount) schemas.Alert {
 	return schemas.Alert{Detector: schemas.DetectorConflicts, Severity: schemas.SeverityMedium,
 		Entity: schemas.Entity{Kind: schemas.EntitySource, Value: source},
-		Sentence: fmt.Sprintf("source %s gives ids to several events: %d of its last %d events came with the id of another; "+
-			"those with another time are billed twice. See tollgate conflicts", source, n.Conflicts, n.Events),
+		Sentence: fmt.Sprintf("source %s gives ids to several events: %d of its last %d events came with "+
+			"the id of another; those with another time are billed twice. See tollgate conflicts", source,
+			n.Conflicts, n.Events),
 		Evidence: []schemas.Evidence{{Name: "conflicts", Value: float64(n.Conflicts), Unit: "events"},
 			{Name: "events", Value: float64(n.Events), Unit: "events"}}}
 }

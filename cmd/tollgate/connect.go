@@ -12,15 +12,16 @@ import (
 
 // This file lets the domains, which do not know each other, answer each other's small questions.
 
-// groupCollector and the others are the consumer groups of the roles; their committed offsets are how far each has come.
+// groupCollector and the others are the consumer groups of the roles; their committed offsets are how far
+// each has come.
 const (
 	groupCollector  = "tollgate-collector"
 	groupAggregator = "tollgate-aggregator"
 	groupAnomaly    = "tollgate-anomaly"
 )
 
-// numbers draws numbers from chains of claims: the nth valid claim of a series is number n, so that no number is
-// given twice and none is left out, whoever else draws.
+// numbers draws numbers from chains of claims: the nth valid claim of a series is number n, so that no number
+// is given twice and none is left out, whoever else draws.
 type numbers struct{ claims *stream.Claims }
 
 // Next draws the next number of a series.
@@ -52,7 +53,8 @@ func (n numbers) place(ctx context.Context, record stream.ClaimRecord) (place in
 			}
 		}
 	}
-	return 0, fmt.Errorf("claim at offset %d of series %s: it is not valid after all", record.Offset, record.Series)
+	return 0, fmt.Errorf("claim at offset %d of series %s: it is not valid after all", record.Offset,
+		record.Series)
 }
 
 // documentSeries is the log of claims as billing sees it.
@@ -73,12 +75,14 @@ func (s documentSeries) Read(ctx context.Context, chain string) (list []billing.
 }
 
 // Claim appends after the claim at previous and reads back who won.
-func (s documentSeries) Claim(ctx context.Context, chain string, previous int64, plan []byte) (billing.Claim, bool, error) {
+func (s documentSeries) Claim(ctx context.Context, chain string, previous int64,
+	plan []byte) (billing.Claim, bool, error) {
 	r, won, err := s.claims.ClaimAfter(ctx, stream.Claim{Series: chain, Previous: previous, Plan: plan})
 	return billing.Claim{Offset: r.Offset, Plan: r.Plan}, won, err
 }
 
-// agreements answers billing what was agreed, from the store of catalog versions, customers and subscriptions.
+// agreements answers billing what was agreed, from the store of catalog versions, customers and
+// subscriptions.
 type agreements struct{ store *catalog.Store }
 
 // Latest is the newest catalog version and the newest change that is settled.

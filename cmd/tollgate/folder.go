@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// folder is the data folder of embedded parts. One process holds its lock and runs the parts; others join it through
-// the addresses it wrote. The lock goes with the process, so a kill -9 leaves nothing to clean.
+// folder is the data folder of embedded parts. One process holds its lock and runs the parts; others join it
+// through the addresses it wrote. The lock goes with the process, so a kill -9 leaves nothing to clean.
 type folder struct {
 	dir  string
 	lock *os.File
@@ -31,13 +31,14 @@ type running struct {
 	HTTP       string `json:"http,omitempty"`
 }
 
-// joinPatience is how long a tool waits for a folder that another process holds without what the tool needs: a
-// starting `tollgate all` needs some seconds, another tool ends by itself.
+// joinPatience is how long a tool waits for a folder that another process holds without what the tool needs:
+// a starting `tollgate all` needs some seconds, another tool ends by itself.
 const joinPatience = 60 * time.Second
 
-// holdFolder takes the folder's lock for a command, or returns what the process that holds it runs, once that satisfies
-// enough.
-func holdFolder(ctx context.Context, dir, command string, enough func(running) bool) (*folder, running, error) {
+// holdFolder takes the folder's lock for a command, or returns what the process that holds it runs, once that
+// satisfies enough.
+func holdFolder(ctx context.Context, dir, command string,
+	enough func(running) bool) (*folder, running, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, running{}, fmt.Errorf("make data folder: %w", err)
 	}
@@ -60,8 +61,9 @@ func holdFolder(ctx context.Context, dir, command string, enough func(running) b
 			return nil, other, lock.Close()
 		}
 		if time.Now().After(deadline) {
-			return nil, other, errors.Join(fmt.Errorf("data folder %s is held by process %d (%s) without what is "+
-				"needed here; wait for it to end, or name another folder with --data", dir, other.PID, other.Command),
+			return nil, other, errors.Join(fmt.Errorf("data folder %s is held by process %d (%s) "+
+				"without what is needed here; wait for it to end, or name another folder with --data", dir,
+				other.PID, other.Command),
 				lock.Close())
 		}
 		select {
@@ -115,8 +117,8 @@ func secretFile(dir, name string) (string, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil { // a key may be the first thing that is made in the folder
 		return "", fmt.Errorf("make data folder: %w", err)
 	}
-	// A file of its own name, whole and on disk before it gets the real one: another process that makes the secret at
-	// the same time neither reads half of it nor writes over it.
+	// A file of its own name, whole and on disk before it gets the real one: another process that makes the
+	// secret at the same time neither reads half of it nor writes over it.
 	file, err := os.CreateTemp(dir, name+".*")
 	if err != nil {
 		return "", fmt.Errorf("make %s: %w", path, err)

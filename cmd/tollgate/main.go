@@ -1,6 +1,6 @@
-// Command tollgate meters API traffic, enforces quotas, bills usage and raises alerts on abuse. It owns the roles, the
-// configuration and the tools, and connects the domains, which do not know each other, with plain constructor calls.
-// It owns no judgment: what counts, costs or alarms is said in the domains.
+// Command tollgate meters API traffic, enforces quotas, bills usage and raises alerts on abuse. It owns the
+// roles, the configuration and the tools, and connects the domains, which do not know each other, with plain
+// constructor calls. It owns no judgment: what counts, costs or alarms is said in the domains.
 package main
 
 import (
@@ -71,7 +71,8 @@ type app struct {
 	err     io.Writer
 	stop    context.CancelFunc
 
-	environ []string // "NAME=value", the last of a name counts; tests run several programs with several environments
+	// "NAME=value", the last of a name counts; tests run several programs with several environments
+	environ []string
 }
 
 // getenv is one variable of the environment, "" where it is not set.
@@ -162,7 +163,8 @@ func commandWords(command *kong.Context) string {
 // nearestCommands is how many commands are named to who mistyped one.
 const nearestCommands = 3
 
-// wayOut says how to go on after a command line that is not understood: which commands are meant, and whose help to read.
+// wayOut says how to go on after a command line that is not understood: which commands are meant, and whose
+// help to read.
 func wayOut(err error) string {
 	help := "tollgate"
 	var problem *kong.ParseError
@@ -182,7 +184,8 @@ func wayOut(err error) string {
 	}
 	if word, ok := strings.CutPrefix(problem.Error(), "unexpected argument "); ok && len(known) > 0 {
 		word, _, _ = strings.Cut(word, ",")
-		slices.SortStableFunc(known, func(a, b string) int { return editDistance(word, a) - editDistance(word, b) })
+		slices.SortStableFunc(known,
+			func(a, b string) int { return editDistance(word, a) - editDistance(word, b) })
 		known = known[:min(nearestCommands, len(known))]
 		return fmt.Sprintf("Nearest: %s. Try `%s --help`.", strings.Join(known, ", "), help)
 	}

@@ -22,8 +22,9 @@ type form struct {
 type table struct {
 	columns []string
 	rows    [][]string
-	items   any    // what JSON prints; nil = the rows as objects of texts
-	none    string // what is said on standard error where there are no rows: what was asked, and where to look
+	items   any // what JSON prints; nil = the rows as objects of texts
+	// what is said on standard error where there are no rows: what was asked, and where to look
+	none string
 }
 
 // cellWidth is where cells of a table are cut on a terminal. Default 80: one long path must not push all
@@ -106,8 +107,8 @@ func (t *table) printJSON(w io.Writer) error {
 	return encoder.Encode(items)
 }
 
-// safeCells keeps a spreadsheet from running text as a formula: a text that begins like one gets an apostrophe.
-// Numbers stay as they are.
+// safeCells keeps a spreadsheet from running text as a formula: a text that begins like one gets an
+// apostrophe. Numbers stay as they are.
 func safeCells(row []string) []string {
 	out := make([]string, len(row))
 	for i, cell := range row {

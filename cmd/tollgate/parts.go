@@ -28,8 +28,8 @@ const (
 	needAll = needKafka | needRedis | needClickHouse
 )
 
-// parts are the servers of one process: outside ones where the configuration names them, else embedded ones in the
-// data folder, started here or joined.
+// parts are the servers of one process: outside ones where the configuration names them, else embedded ones
+// in the data folder, started here or joined.
 type parts struct {
 	config   Config
 	command  string // what this process does, for others that want the data folder: "all", "invoice draft"
@@ -198,7 +198,8 @@ func (p *parts) kafkaOptions() stream.Options {
 		o.Brokers = []string{p.running.Kafka}
 	}
 	if k.TLS.Enabled {
-		o.TLS = &stream.TLS{CA: k.TLS.CAFile, Cert: k.TLS.CertFile, Key: k.TLS.KeyFile, ServerName: k.TLS.ServerName}
+		o.TLS = &stream.TLS{CA: k.TLS.CAFile, Cert: k.TLS.CertFile, Key: k.TLS.KeyFile,
+			ServerName: k.TLS.ServerName}
 	}
 	if k.SASL.Mechanism != "" {
 		o.SASL = &stream.SASL{User: k.SASL.User, Password: k.SASL.Password, Mechanism: map[string]string{

@@ -24,9 +24,10 @@ type dirtyReader interface {
 	Dirty(ctx context.Context, period schemas.Period) (int, error)
 }
 
-// passage follows deliveries from the topics of sources to usage, by positions alone (law 7): what stood in the
-// source topics when it began must be committed by the collector; what then stands in our topics, by the aggregator;
-// then no bucket of the period may be dirty. An event's time never proves that a period is complete.
+// passage follows deliveries from the topics of sources to usage, by positions alone (law 7): what stood in
+// the source topics when it began must be committed by the collector; what then stands in our topics, by the
+// aggregator; then no bucket of the period may be dirty. An event's time never proves that a period is
+// complete.
 type passage struct {
 	offsets offsetsReader
 	usage   dirtyReader
@@ -72,8 +73,8 @@ func (p *passage) advance(ctx context.Context, period schemas.Period) (waiting s
 	}
 }
 
-// note takes down how far topics reach. Where a group has come further than that, the log lost its end: nothing is
-// noted, and what is there now is waited for until the topic is read as a new generation.
+// note takes down how far topics reach. Where a group has come further than that, the log lost its end:
+// nothing is noted, and what is there now is waited for until the topic is read as a new generation.
 func (p *passage) note(ctx context.Context, group string, topics []string) (waiting string, err error) {
 	noted := map[string][]stream.Watermark{}
 	for _, topic := range topics {
@@ -86,8 +87,9 @@ func (p *passage) note(ctx context.Context, group string, topics []string) (wait
 		}
 		for i, w := range noted[topic] {
 			if i < len(committed) && committed[i] > w.High {
-				return fmt.Sprintf("%s has committed %d of %s partition %d, which ends at %d: the log lost its end, see "+
-					"tollgate stream list", group, committed[i], topic, w.Partition, w.High), nil
+				return fmt.Sprintf("%s has committed %d of %s partition %d, which ends at %d: the log "+
+					"lost its end, see tollgate stream list", group, committed[i], topic, w.Partition,
+					w.High), nil
 			}
 		}
 	}
@@ -114,8 +116,9 @@ func (p *passage) behind(ctx context.Context, group string) (string, error) {
 	return "", nil
 }
 
-// lacks tells whether a group that has committed so far has something to read before w. Where nothing is left to read
-// and nothing was ever committed there was nothing; where less was committed than was deleted, a gap stops the group.
+// lacks tells whether a group that has committed so far has something to read before w. Where nothing is left
+// to read and nothing was ever committed there was nothing; where less was committed than was deleted, a gap
+// stops the group.
 func lacks(w stream.Watermark, committed int64) bool {
 	if w.High == w.First && committed < 0 {
 		return false
@@ -134,8 +137,8 @@ func (p *passage) held(ctx context.Context, topic string, partition int) (string
 	return "", err
 }
 
-// readiness says whether a period may be closed. Each period keeps its passage from question to question, begun at or
-// after its end and grace; after a restart it is begun again, which only notes more.
+// readiness says whether a period may be closed. Each period keeps its passage from question to question,
+// begun at or after its end and grace; after a restart it is begun again, which only notes more.
 type readiness struct {
 	offsets offsetsReader
 	usage   dirtyReader
@@ -146,14 +149,17 @@ type readiness struct {
 	passages map[schemas.Period]*passage
 }
 
-// passagesKept bounds the periods followed at once: zones × kinds of period are fewer; beyond it one begins anew.
+// passagesKept bounds the periods followed at once: zones × kinds of period are fewer; beyond it one begins
+// anew.
 const passagesKept = 1_000
 
 // Ready tells whether everything of the period has arrived in usage, and if not, what is awaited.
-func (r *readiness) Ready(ctx context.Context, period schemas.Period, grace time.Duration) (bool, string, error) {
+func (r *readiness) Ready(ctx context.Context, period schemas.Period,
+	grace time.Duration) (bool, string, error) {
 	due := period.To.Add(grace)
 	if now := r.now(); now.Before(due) {
-		return false, fmt.Sprintf("the period and its grace of %s end at %s", grace, due.Format(time.RFC3339)), nil
+		return false, fmt.Sprintf("the period and its grace of %s end at %s", grace,
+			due.Format(time.RFC3339)), nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -79,7 +79,8 @@ type reattributer struct {
 // reattribute is the part of the aggregator role that keeps attributions up to date.
 func (r *roles) reattribute(ctx context.Context) error {
 	w := &reattributer{store: &reattributionStore{r.p.store}, reader: r.reader, producer: r.producer,
-		follower: r.follower, shards: r.p.config.Shards, every: reattributeEvery, rate: reattributeRate, log: r.log,
+		follower: r.follower, shards: r.p.config.Shards, every: reattributeEvery, rate: reattributeRate,
+		log: r.log,
 		events: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_reattribution_events_total",
 			Help: "Stored events published again because their credential changed."}),
 		current: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_reattribution_change_number",
@@ -160,8 +161,8 @@ func (w *reattributer) round(ctx context.Context) error {
 	return nil
 }
 
-// late looks for events that arrived since the last round and knew less than the last change of their credential, of
-// the changes that all others know: for newer ones all events are looked through.
+// late looks for events that arrived since the last round and knew less than the last change of their
+// credential, of the changes that all others know: for newer ones all events are looked through.
 func (w *reattributer) late(ctx context.Context) (err error) {
 	if w.lastAsOf != w.done.change {
 		if w.last, err = w.store.lastChange(ctx, w.done.change); err != nil {
@@ -187,8 +188,8 @@ func (w *reattributer) sweep(ctx context.Context, q question) error {
 			return err
 		}
 		for _, one := range list {
-			_, err := w.reader.Reattribute(ctx, aggregator.Reattribution{Credential: one.word, Change: one.change,
-				Rate: w.rate}, w.shards, w.publish)
+			_, err := w.reader.Reattribute(ctx, aggregator.Reattribution{Credential: one.word,
+				Change: one.change, Rate: w.rate}, w.shards, w.publish)
 			if err != nil {
 				return err
 			}
@@ -269,7 +270,8 @@ func recordsAgain(events []schemas.UsageEvent, shards int, chance func() uint64)
 		if err != nil {
 			return fmt.Errorf("encode events attributed again: %w", err)
 		}
-		records = append(records, stream.Record{Topic: stream.TopicUsageEvents, Partition: shard, Value: value})
+		records = append(records, stream.Record{Topic: stream.TopicUsageEvents, Partition: shard,
+			Value: value})
 		delete(open, shard)
 		delete(bytes, shard)
 		return nil

@@ -95,9 +95,9 @@ func (s *reattributionStore) save(ctx context.Context, w swept, published int) e
 	for i, shard := range shards {
 		generations[i], offsets[i] = w.reach[shard].Generation, w.reach[shard].Offset
 	}
-	err := s.db.Conn().Exec(ctx, insertSwept, native.Named("change", w.change), native.Named("shards", shards),
-		native.Named("generations", generations), native.Named("offsets", offsets),
-		native.Named("published", published))
+	err := s.db.Conn().Exec(ctx, insertSwept, native.Named("change", w.change),
+		native.Named("shards", shards), native.Named("generations", generations),
+		native.Named("offsets", offsets), native.Named("published", published))
 	if err != nil {
 		return fmt.Errorf("store what is attributed again up to change %d: %w", w.change, err)
 	}
@@ -142,7 +142,8 @@ func beyond(column string, p positions) string {
 			column, shard, at.Generation, at.Generation, at.Offset))
 		known = append(known, fmt.Sprint(shard))
 	}
-	return fmt.Sprintf("(%s OR %s NOT IN (%s))", strings.Join(parts, " OR "), column, strings.Join(known, ", "))
+	return fmt.Sprintf("(%s OR %s NOT IN (%s))", strings.Join(parts, " OR "), column,
+		strings.Join(known, ", "))
 }
 
 // changedWords are, for changes after one number up to another, the words that events may carry as credential

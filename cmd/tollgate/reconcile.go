@@ -87,7 +87,8 @@ func (c *reconciler) run(ctx context.Context, every time.Duration) error {
 	defer tick.Stop()
 	for {
 		if err := c.round(ctx); err != nil && ctx.Err() == nil {
-			c.log.Warn("counters are not reconciled with usage; it is tried again", "after", every, "error", err)
+			c.log.Warn("counters are not reconciled with usage; it is tried again", "after", every, "error",
+				err)
 		}
 		select {
 		case <-ctx.Done():
@@ -112,7 +113,8 @@ func (c *reconciler) round(ctx context.Context) error {
 			added, err := c.counter.Reconcile(ctx, u,
 				quota.Account{Customer: customer, Credentials: credentials, At: at})
 			for limit, by := range added {
-				c.log.Info("a counter differed from usage", "customer", customer, "limit", limit, "added", by.String())
+				c.log.Info("a counter differed from usage", "customer", customer, "limit", limit, "added",
+					by.String())
 			}
 			return err
 		})
@@ -135,7 +137,8 @@ func (c *reconciler) audit(ctx context.Context) (quota.Audited, error) {
 			if err != nil {
 				return err
 			}
-			one, err := c.counter.Audit(ctx, u, quota.Account{Customer: customer, Credentials: credentials, At: at})
+			one, err := c.counter.Audit(ctx, u, quota.Account{Customer: customer, Credentials: credentials,
+				At: at})
 			mu.Lock()
 			defer mu.Unlock()
 			all.Counters += one.Counters
@@ -146,7 +149,8 @@ func (c *reconciler) audit(ctx context.Context) (quota.Audited, error) {
 		return ctx.Err() == nil
 	})
 	err := group.Wait()
-	slices.SortFunc(all.Problems, func(x, y schemas.AuditProblem) int { return strings.Compare(x.Where, y.Where) })
+	slices.SortFunc(all.Problems,
+		func(x, y schemas.AuditProblem) int { return strings.Compare(x.Where, y.Where) })
 	return all, err
 }
 

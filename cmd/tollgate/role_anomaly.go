@@ -23,8 +23,9 @@ func (r *roles) startAnomaly(ctx context.Context, a *app) error {
 	hooks := webhooks{secret: a.getenv, log: r.log}
 	positions := r.group(groupAnomaly + anomaly.PositionsSuffix)
 	r.anomaly, err = anomaly.New(r.p.kafka, anomaly.NewStore(r.p.store), anomaly.Options{Group: groupAnomaly,
-		Standalone: r.group("").Standalone, Settings: &settings, Notifiers: hooks.senders(snapshot.Catalog().Webhooks),
-		Now: r.p.clock, Generations: positions.Generations, Gaps: positions.Gaps, OnStop: positions.OnStop,
+		Standalone: r.group("").Standalone, Settings: &settings,
+		Notifiers: hooks.senders(snapshot.Catalog().Webhooks), Now: r.p.clock,
+		Generations: positions.Generations, Gaps: positions.Gaps, OnStop: positions.OnStop,
 		OnRead: positions.OnRead, Log: r.log, Metrics: r.p.registry})
 	if err != nil {
 		unsubscribe()
@@ -41,7 +42,8 @@ func (r *roles) startAnomaly(ctx context.Context, a *app) error {
 				r.anomaly.SetNotifiers(hooks.senders(s.Catalog().Webhooks))
 				settings, err := anomaly.ParseSettings(s.Catalog().Detectors)
 				if err != nil {
-					r.log.Error("detector settings of the catalog are not used", "version", s.Version().Seq, "error", err)
+					r.log.Error("detector settings of the catalog are not used", "version", s.Version().Seq,
+						"error", err)
 					continue
 				}
 				r.anomaly.SetSettings(settings)
@@ -55,7 +57,8 @@ func (r *roles) startAnomaly(ctx context.Context, a *app) error {
 type webhooks struct {
 	secret func(environment string) string
 	log    *slog.Logger
-	known  map[string]notify.Sender // by all that it was made of: one that did not change stays, and keeps its waits
+	// by all that it was made of: one that did not change stays, and keeps its waits
+	known map[string]notify.Sender
 }
 
 // senders are those of a catalog version.
@@ -67,8 +70,9 @@ func (w *webhooks) senders(hooks []catalog.Webhook) (out []notify.Sender) {
 		if sender == nil {
 			made, err := notify.NewWebhook(o)
 			if err != nil { // one receiver that is not set up keeps nothing else from working
-				w.log.Error("a webhook of the catalog is not served; set its secret, as in export NAME=whsec_$(openssl rand "+
-					"-base64 32), and start again", "url", o.URL, "secret_env", secretNames(hooks, o.URL), "error", err)
+				w.log.Error("a webhook of the catalog is not served; set its secret, as in export "+
+					"NAME=whsec_$(openssl rand -base64 32), and start again", "url", o.URL, "secret_env",
+					secretNames(hooks, o.URL), "error", err)
 				continue
 			}
 			sender = made
@@ -80,13 +84,15 @@ func (w *webhooks) senders(hooks []catalog.Webhook) (out []notify.Sender) {
 	return out
 }
 
-// mergeWebhooks makes one target of webhooks with the same address: deliveries are known by it, and two targets of one
-// name would each take the other's for done. The target wants what any of them wants, and each secret signs.
+// mergeWebhooks makes one target of webhooks with the same address: deliveries are known by it, and two
+// targets of one name would each take the other's for done. The target wants what any of them wants, and each
+// secret signs.
 func mergeWebhooks(hooks []catalog.Webhook, secret func(string) string) (out []notify.WebhookOptions) {
 	for _, hook := range hooks {
 		at := slices.IndexFunc(out, func(o notify.WebhookOptions) bool { return o.URL == hook.URL })
 		if at < 0 {
-			out = append(out, notify.WebhookOptions{URL: hook.URL, Secret: secret(hook.SecretEnv), Events: slices.Clone(hook.Events)})
+			out = append(out, notify.WebhookOptions{URL: hook.URL, Secret: secret(hook.SecretEnv),
+				Events: slices.Clone(hook.Events)})
 			continue
 		}
 		o := &out[at]

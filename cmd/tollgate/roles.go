@@ -68,13 +68,15 @@ type roles struct {
 	ends    []func() error
 }
 
-// startRoles connects the domains and runs those that set names; where another process holds the data folder, that
-// one runs them, and set is left out.
+// startRoles connects the domains and runs those that set names; where another process holds the data folder,
+// that one runs them, and set is left out.
 func (a *app) startRoles(p *parts, set role) (*roles, error) { return a.startRolesWith(p, set, nil) }
 
 // startRolesWith is startRoles with the closer's clock.
-func (a *app) startRolesWith(p *parts, set role, wait func(context.Context, time.Time) error) (*roles, error) {
-	if p.joined || set == rolesOfTool && p.folder == nil { // the roles run elsewhere: a tool does not join their groups
+func (a *app) startRolesWith(p *parts, set role,
+	wait func(context.Context, time.Time) error) (*roles, error) {
+	// the roles run elsewhere: a tool does not join their groups
+	if p.joined || set == rolesOfTool && p.folder == nil {
 		set = 0
 	}
 	r := &roles{p: p, log: a.log, mux: http.NewServeMux(), wait: wait}
@@ -129,9 +131,10 @@ func (r *roles) connect(ctx context.Context, a *app, set role) (err error) {
 	r.sources = topicsOf(a.config.Collector)
 	r.billing, err = billing.New(billing.Options{
 		Usage: r.reader, Agreements: agreements{r.catalog}, Series: documentSeries{r.claims},
-		Ready: &readiness{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources), now: r.p.clock},
-		Store: billing.NewStore(r.p.store.Conn()), Now: r.p.clock, Grace: a.config.Billing.Grace, Begin: r.agreedSince,
-		Log: r.log, Metrics: r.p.registry})
+		Ready: &readiness{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources),
+			now: r.p.clock},
+		Store: billing.NewStore(r.p.store.Conn()), Now: r.p.clock, Grace: a.config.Billing.Grace,
+		Begin: r.agreedSince, Log: r.log, Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
@@ -147,8 +150,8 @@ func (r *roles) agreedSince(ctx context.Context) (time.Time, error) {
 	return versions[0].Applied, nil
 }
 
-// claimsIntact refuses to work with a topic of claims that ends before what the tables say was drawn from it: numbers
-// would be given twice, and issued invoices overwritten.
+// claimsIntact refuses to work with a topic of claims that ends before what the tables say was drawn from it:
+// numbers would be given twice, and issued invoices overwritten.
 func claimsIntact(ctx context.Context, p *parts, claims *stream.Claims, agreed *catalog.Store) error {
 	all, err := claims.Read(ctx)
 	if err != nil {
@@ -162,9 +165,9 @@ func claimsIntact(ctx context.Context, p *parts, claims *stream.Claims, agreed *
 		}
 	}
 	lost := func(what string, n any) error {
-		return fmt.Errorf("BUG: topic %s ends at offset %d, but %s %v was drawn from it: the topic was deleted, recreated "+
-			"or restored to an earlier state; bring it back. Nothing is issued or changed until then", stream.TopicClaims,
-			end, what, n)
+		return fmt.Errorf("BUG: topic %s ends at offset %d, but %s %v was drawn from it: the topic was "+
+			"deleted, recreated or restored to an earlier state; bring it back. Nothing is issued or "+
+			"changed until then", stream.TopicClaims, end, what, n)
 	}
 	versions, err := agreed.Versions(ctx)
 	if err != nil {
@@ -193,7 +196,8 @@ func claimsIntact(ctx context.Context, p *parts, claims *stream.Claims, agreed *
 // topicsOf are the topics that collectors read: the configured ones, or access-events alone.
 func topicsOf(c CollectorConfig) (topics []collector.Topic) {
 	for _, s := range c.Sources {
-		t := collector.Topic{Name: s.Topic, Format: s.Format, Customer: collector.CustomerFrom(s.Customer), Amend: s.Amend}
+		t := collector.Topic{Name: s.Topic, Format: s.Format, Customer: collector.CustomerFrom(s.Customer),
+			Amend: s.Amend}
 		if s.Source != "" {
 			t.Sources = []string{s.Source}
 		}
@@ -212,7 +216,8 @@ func topicNames(topics []collector.Topic) (names []string) {
 	return names
 }
 
-// run keeps one part of a role going until the roles stop; its failure stops them all, and is what the process says.
+// run keeps one part of a role going until the roles stop; its failure stops them all, and is what the
+// process says.
 func (r *roles) run(ctx context.Context, name string, do func(context.Context) error) {
 	r.running.Go(func() {
 		err := do(ctx)
@@ -241,8 +246,8 @@ func (r *roles) stop() error {
 
 // group is the membership of a role: alone on an embedded broker, where it need not wait for others.
 func (r *roles) group(name string) stream.GroupOptions {
-	return stream.GroupOptions{Group: name, Standalone: r.p.folder != nil && len(r.p.config.Kafka.Brokers) == 0,
-		Generations: r.generations(), Gaps: r.generations(),
+	return stream.GroupOptions{Group: name, Standalone: r.p.folder != nil &&
+		len(r.p.config.Kafka.Brokers) == 0, Generations: r.generations(), Gaps: r.generations(),
 		OnStop: func(s stream.Stop) { r.alarms.stopped(name, s) },
 		OnRead: func(topic string, partition int) { r.alarms.reads(name, topic, partition) }}
 }
@@ -253,8 +258,10 @@ func (r *roles) generations() *generations {
 
 func (r *roles) startAggregator(ctx context.Context, _ *app) error {
 	conflicts := &conflictHours{agreement: r.follower.Current, now: r.p.clock, wish: r.alarms.wish}
-	agg, err := aggregator.New(aggregator.Options{DB: r.p.store, Kafka: r.p.kafka, Group: r.group(groupAggregator),
-		Catalog: func() catalog.Timeline { return r.follower.Current().Timeline() }, Now: r.p.clock, Log: r.log,
+	agg, err := aggregator.New(aggregator.Options{DB: r.p.store, Kafka: r.p.kafka,
+		Group: r.group(groupAggregator), Catalog: func() catalog.Timeline {
+			return r.follower.Current().Timeline()
+		}, Now: r.p.clock, Log: r.log,
 		OnSources: conflicts.count, Metrics: r.p.registry})
 	if err != nil {
 		return err
@@ -270,26 +277,31 @@ func (r *roles) startCollector(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	c, err := collector.New(collector.Options{Topics: r.sources, Shards: r.p.config.Shards, Agreement: r.follower.Current,
-		Hasher: r.hasher, Publisher: r.producer, NewTally: func() collector.Tally { return counter.NewTally() },
+	c, err := collector.New(collector.Options{Topics: r.sources, Shards: r.p.config.Shards,
+		Agreement: r.follower.Current, Hasher: r.hasher, Publisher: r.producer,
+		NewTally: func() collector.Tally {
+			return counter.NewTally()
+		},
 		Resume: r.resume, Log: r.log, Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
-	notifier, err := quota.NewNotifier(quota.NotifierOptions{Store: r.p.redis, Publisher: r.producer, Now: r.p.clock,
-		Wake: counter.Noticed(), Log: r.log, Metrics: r.p.registry})
+	notifier, err := quota.NewNotifier(quota.NotifierOptions{Store: r.p.redis, Publisher: r.producer,
+		Now: r.p.clock, Wake: counter.Noticed(), Log: r.log, Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
 	r.run(ctx, "quota notices", notifier.Run)
-	r.run(ctx, "collector", func(ctx context.Context) error { return c.Run(ctx, r.p.kafka, r.group(groupCollector)) })
+	r.run(ctx, "collector",
+		func(ctx context.Context) error { return c.Run(ctx, r.p.kafka, r.group(groupCollector)) })
 	r.run(ctx, "reconciliation", func(ctx context.Context) error { return r.reconcile(ctx, counter) })
 	return r.mountIngest(a)
 }
 
 func (r *roles) startQuota(_ context.Context, a *app) error {
-	gate, err := quota.NewGate(quota.GateOptions{Store: r.p.redis, Agreement: r.follower.Current, Hasher: r.hasher,
-		Now: r.p.clock, OnError: quota.OnError(a.config.Quota.OnError), Log: r.log, Metrics: r.p.registry})
+	gate, err := quota.NewGate(quota.GateOptions{Store: r.p.redis, Agreement: r.follower.Current,
+		Hasher: r.hasher, Now: r.p.clock, OnError: quota.OnError(a.config.Quota.OnError), Log: r.log,
+		Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
@@ -297,21 +309,23 @@ func (r *roles) startQuota(_ context.Context, a *app) error {
 	return nil
 }
 
-// startConsole mounts the pages beside the other doors. It has no login: it answers loopback names only, unless the
-// settings say that a proxy in front of it asks for one.
+// startConsole mounts the pages beside the other doors. It has no login: it answers loopback names only,
+// unless the settings say that a proxy in front of it asks for one.
 func (r *roles) startConsole(_ context.Context, a *app) error {
 	if err := console.MayListen(a.config.HTTP.Listen, a.config.Console.Insecure); err != nil {
 		r.log.Warn("the console is not served", "why", err)
 		return nil
 	}
-	r.mux.Handle("/", console.New(console.Options{Usage: r.reader, Invoices: billing.NewStore(r.p.store.Conn()),
-		Alerts: anomaly.NewStore(r.p.store), Rejected: r.reader, Insecure: a.config.Console.Insecure, Version: version,
-		Log: r.log, Now: r.p.clock, Metrics: r.p.registry}))
+	r.mux.Handle("/", console.New(console.Options{Usage: r.reader,
+		Invoices: billing.NewStore(r.p.store.Conn()), Alerts: anomaly.NewStore(r.p.store), Rejected: r.reader,
+		Insecure: a.config.Console.Insecure, Version: version, Log: r.log, Now: r.p.clock,
+		Metrics: r.p.registry}))
 	return nil
 }
 
 func (r *roles) startBilling(ctx context.Context, a *app) error {
-	closer, err := billing.NewCloser(r.billing, billing.CloserOptions{Schedule: a.config.Billing.Cron, Wait: r.wait})
+	closer, err := billing.NewCloser(r.billing, billing.CloserOptions{Schedule: a.config.Billing.Cron,
+		Wait: r.wait})
 	if err != nil {
 		return err
 	}
@@ -334,8 +348,8 @@ func (r *roles) mountIngest(a *app) error {
 		keys[k.Hash] = collector.IngestKey{ID: k.ID, Sources: k.Sources, Format: k.Format,
 			Customer: collector.CustomerFrom(k.Customer), Amend: k.Amend}
 	}
-	ingest, err := collector.NewIngest(collector.IngestOptions{Keys: keys, Hasher: r.hasher, Agreement: r.follower.Current,
-		Publisher: r.producer, Log: r.log, Metrics: r.p.registry})
+	ingest, err := collector.NewIngest(collector.IngestOptions{Keys: keys, Hasher: r.hasher,
+		Agreement: r.follower.Current, Publisher: r.producer, Log: r.log, Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}
@@ -343,7 +357,8 @@ func (r *roles) mountIngest(a *app) error {
 	return nil
 }
 
-// listen opens the HTTP door of this process: before anything else starts, so that a taken port is told at once.
+// listen opens the HTTP door of this process: before anything else starts, so that a taken port is told at
+// once.
 func listen(address string) (net.Listener, error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
@@ -354,9 +369,11 @@ func listen(address string) (net.Listener, error) {
 
 // serve answers at the HTTP door until the roles stop.
 func (r *roles) serve(listener net.Listener) (string, error) {
-	r.p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	r.p.registry.MustRegister(collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	r.mux.Handle("GET /metrics", promhttp.HandlerFor(r.p.registry, promhttp.HandlerOpts{}))
-	r.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
+	r.mux.HandleFunc("GET /healthz",
+		func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
 	r.mux.HandleFunc("GET /readyz", r.ready)
 	if r.p.config.HTTP.Profile {
 		r.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -408,14 +425,15 @@ func (r *roles) ready(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// liveTail is how far back minutes are live, and freshWithin how soon these are recomputed: while traffic goes on, some
-// minute of the tail is always dirty, so there a wait for "nothing is dirty" would have no end.
+// liveTail is how far back minutes are live, and freshWithin how soon these are recomputed: while traffic
+// goes on, some minute of the tail is always dirty, so there a wait for "nothing is dirty" would have no end.
 const (
 	liveTail    = 3 * time.Minute
 	freshWithin = 6 * time.Second
 )
 
-// settle waits until everything that stands in the source topics now is in usage, and tells what it waits for.
+// settle waits until everything that stands in the source topics now is in usage, and tells what it waits
+// for.
 func (r *roles) settle(ctx context.Context, w io.Writer) error { return r.settleWith(ctx, w, r.reader) }
 
 // settleWith is settle with another idea of what is still to be recomputed.
@@ -451,8 +469,8 @@ func (r *roles) settleWith(ctx context.Context, w io.Writer, usage dirtyReader) 
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		// Positions may be moved by another process: nothing signals them here. To ask must not cost more than a
-		// fifth of what is waited for.
+		// Positions may be moved by another process: nothing signals them here. To ask must not cost more
+		// than a fifth of what is waited for.
 		case <-time.After(max(50*time.Millisecond, 4*time.Since(asked))):
 		}
 	}
@@ -477,8 +495,8 @@ func ensureTopics(ctx context.Context, p *parts) error {
 	return p.kafka.EnsureTopics(ctx, stream.Topics(options))
 }
 
-// adoptShards takes the number of shards that the data has, where the settings name none: it is fixed for the life of
-// the data. A number that is set and differs is an error of ensureTopics.
+// adoptShards takes the number of shards that the data has, where the settings name none: it is fixed for the
+// life of the data. A number that is set and differs is an error of ensureTopics.
 func (p *parts) adoptShards(ctx context.Context) error {
 	if !p.config.shardsByDefault {
 		return nil
@@ -513,8 +531,9 @@ func (a *app) runRoles(set role) error {
 		return errors.Join(err, listener.Close())
 	}
 	if p.joined {
-		return errors.Join(fmt.Errorf("data folder %s is run by process %d (%s) already; stop it, or name another folder "+
-			"with --data", a.config.Data, p.running.PID, p.running.Command), p.Close(), listener.Close())
+		return errors.Join(fmt.Errorf("data folder %s is run by process %d (%s) already; stop it, or "+
+			"name another folder with --data", a.config.Data, p.running.PID, p.running.Command), p.Close(),
+			listener.Close())
 	}
 	defer a.close(p)
 	r, err := a.startRoles(p, set)

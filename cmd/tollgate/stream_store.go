@@ -27,7 +27,8 @@ func (s *streamStore) putGeneration(ctx context.Context, l life, now time.Time) 
 		accepted = 1
 	}
 	err := s.db.Conn().Exec(ctx, insertGeneration, native.Named("topic", l.topic), native.Named("id", l.id),
-		native.Named("n", l.n), native.Named("accepted", accepted), native.DateNamed("written", now.UTC(), native.MilliSeconds))
+		native.Named("n", l.n), native.Named("accepted", accepted),
+		native.DateNamed("written", now.UTC(), native.MilliSeconds))
 	if err != nil {
 		return fmt.Errorf("write generation %d of topic %s: %w", l.n, l.topic, err)
 	}
@@ -58,8 +59,8 @@ type lost struct {
 
 func lostBy(g stream.GapError) lost { return lost{g.Topic, g.TopicID, g.Partition, g.Want, g.Got} }
 
-// within tells whether l lies in what was accepted as from..to: a stretch of lost records covers every gap inside of
-// it, so that each reader of a topic passes it.
+// within tells whether l lies in what was accepted as from..to: a stretch of lost records covers every gap
+// inside of it, so that each reader of a topic passes it.
 func (l lost) within(from, to int64) bool { return from <= l.want && l.got <= to }
 
 // truncated tells that the log lost its end: its offsets are given a second time.
@@ -86,7 +87,8 @@ SELECT DISTINCT want, got FROM accepted_gaps
 WHERE topic = {topic:String} AND topic_id = {id:String} AND partition = {partition:Int32} ORDER BY want, got`
 
 // gaps are what was accepted of a partition of one life of a topic, as pairs of want and got.
-func (s *streamStore) gaps(ctx context.Context, topic string, topicID [16]byte, partition int) (out [][2]int64, err error) {
+func (s *streamStore) gaps(ctx context.Context, topic string, topicID [16]byte,
+	partition int) (out [][2]int64, err error) {
 	rows, err := s.db.Conn().Query(ctx, selectGaps, native.Named("topic", topic),
 		native.Named("id", hex.EncodeToString(topicID[:])), native.Named("partition", partition))
 	if err != nil {

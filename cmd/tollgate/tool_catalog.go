@@ -44,7 +44,8 @@ func loadCatalog(a *app, path string) (*catalog.Catalog, map[string][]byte, erro
 	for _, problem := range problems {
 		fmt.Fprintln(a.err, problem)
 	}
-	if parsed != nil { // the catalog keeps settings of detectors as texts: the detectors say whether they are right
+	// the catalog keeps settings of detectors as texts: the detectors say whether they are right
+	if parsed != nil {
 		if _, err := anomaly.ParseSettings(parsed.Detectors); err != nil {
 			fmt.Fprintln(a.err, err)
 			problems = append(problems, catalog.Problem{Message: err.Error()})
@@ -106,14 +107,16 @@ func (c catalogApply) Run(a *app) error {
 			return err
 		}
 		if !changed {
-			fmt.Fprintf(a.out, "version %d (%.12s) is in force already and says the same\n", version.Seq, version.Hash)
+			fmt.Fprintf(a.out, "version %d (%.12s) is in force already and says the same\n", version.Seq,
+				version.Hash)
 			return nil
 		}
 		from := "always"
 		if !version.MetersFrom.IsZero() && version.MetersFrom.Year() > 1970 {
 			from = version.MetersFrom.Format(time.RFC3339)
 		}
-		fmt.Fprintf(a.out, "version %d (%.12s) is in force; its meters count from: %s\n", version.Seq, version.Hash, from)
+		fmt.Fprintf(a.out, "version %d (%.12s) is in force; its meters count from: %s\n", version.Seq,
+			version.Hash, from)
 		return nil
 	})
 }
@@ -130,10 +133,11 @@ func (c catalogList) Run(a *app) error {
 			return err
 		}
 		t := table{columns: []string{"version", "hash", "meters_from", "applied", "by", "reason"},
-			none: "no catalog was applied: the built-in one is in force, a call costs 0.001 EUR; `tollgate catalog " +
-				"apply examples/catalog` puts the example in force"}
+			none: "no catalog was applied: the built-in one is in force, a call costs 0.001 EUR; " +
+				"`tollgate catalog apply examples/catalog` puts the example in force"}
 		for _, v := range versions {
-			t.add(strconv.FormatUint(v.Seq, 10), v.Hash, instant(v.MetersFrom), instant(v.Applied), v.By, v.Reason)
+			t.add(strconv.FormatUint(v.Seq, 10), v.Hash, instant(v.MetersFrom), instant(v.Applied), v.By,
+				v.Reason)
 		}
 		return a.show(&t, c.Output)
 	})

@@ -37,7 +37,8 @@ type customerList struct {
 func (c customerList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
 		t := table{columns: []string{"customer", "name", "zone", "tax_category", "parent", "email"},
-			none: nobody(c.ID) + "; `tollgate customer add ID` registers one, `tollgate customer import FILE` many"}
+			none: nobody(c.ID) + "; `tollgate customer add ID` registers one, `tollgate customer " +
+				"import FILE` many"}
 		err := store.Customers(a.ctx, catalog.Filter{IDs: c.ID}, func(one catalog.Customer) error {
 			zone := ""
 			if one.Zone != nil {
@@ -76,8 +77,8 @@ type customerAdd struct {
 
 // Run stores one customer; an earlier row of the id is replaced whole.
 func (c customerAdd) Run(a *app) error {
-	one := catalog.Customer{ID: c.ID, Name: c.Name, TaxCategory: c.TaxCategory, Email: c.Email, Parent: c.Parent,
-		Address: c.Address, Attributes: c.Attributes}
+	one := catalog.Customer{ID: c.ID, Name: c.Name, TaxCategory: c.TaxCategory, Email: c.Email,
+		Parent: c.Parent, Address: c.Address, Attributes: c.Attributes}
 	if c.Zone != "" {
 		zone, err := time.LoadLocation(c.Zone)
 		if err != nil || c.Zone == "Local" {
@@ -86,7 +87,8 @@ func (c customerAdd) Run(a *app) error {
 		one.Zone = zone
 	}
 	return a.withCatalog(func(store *catalog.Store) error {
-		if c.Plan != "" { // before anything is stored: a customer without the plan that was asked for is half a change
+		// before anything is stored: a customer without the plan that was asked for is half a change
+		if c.Plan != "" {
 			versions, err := store.Versions(a.ctx)
 			if err != nil {
 				return err
@@ -100,8 +102,9 @@ func (c customerAdd) Run(a *app) error {
 		if err := told(a, number, 1, "customer", err); err != nil || c.Plan == "" {
 			return err
 		}
-		number, err = store.PutSubscriptions(a.ctx, []catalog.Subscription{{ID: c.ID + "-" + c.Plan, Customer: c.ID,
-			Plan: c.Plan, From: nextMinute()}}, c.Reason, who(c.By))
+		number, err = store.PutSubscriptions(a.ctx,
+			[]catalog.Subscription{{ID: c.ID + "-" + c.Plan, Customer: c.ID,
+				Plan: c.Plan, From: nextMinute()}}, c.Reason, who(c.By))
 		return told(a, number, 1, "subscription", err)
 	})
 }
@@ -161,12 +164,13 @@ type subscriptionsList struct {
 func (c subscriptionsList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
 		t := table{columns: []string{"subscription", "customer", "plan", "from", "to"},
-			none: "no subscription" + ofCustomers(c.Customer) + ": who has none is on the catalog's default_plan, if it " +
-				"names one; `tollgate customer subscribe CUSTOMER PLAN` adds one"}
-		err := store.Subscriptions(a.ctx, catalog.Filter{Customers: c.Customer}, func(s catalog.Subscription) error {
-			t.add(s.ID, s.Customer, s.Plan, instant(s.From), instant(s.To))
-			return nil
-		})
+			none: "no subscription" + ofCustomers(c.Customer) + ": who has none is on the catalog's " +
+				"default_plan, if it names one; `tollgate customer subscribe CUSTOMER PLAN` adds one"}
+		err := store.Subscriptions(a.ctx, catalog.Filter{Customers: c.Customer},
+			func(s catalog.Subscription) error {
+				t.add(s.ID, s.Customer, s.Plan, instant(s.From), instant(s.To))
+				return nil
+			})
 		if err != nil {
 			return err
 		}
@@ -235,8 +239,8 @@ func (c unsubscribe) Run(a *app) (err error) {
 			return err
 		}
 		if len(rows) == 0 {
-			return fmt.Errorf("customer %q has no subscription %q; `tollgate customer subscriptions %s` lists them",
-				c.Customer, c.ID, c.Customer)
+			return fmt.Errorf("customer %q has no subscription %q; `tollgate customer "+
+				"subscriptions %s` lists them", c.Customer, c.ID, c.Customer)
 		}
 		number, err := store.PutSubscriptions(a.ctx, rows, c.Reason, who(c.By))
 		return told(a, number, len(rows), "subscription ended", err)
@@ -280,9 +284,11 @@ func (c changesList) Run(a *app) error {
 			return err
 		}
 		t := table{columns: []string{"change", "state", "kind", "rows", "at", "by", "reason"},
-			none: fmt.Sprintf("no change of customers, subscriptions or credentials after number %d", c.After)}
+			none: fmt.Sprintf("no change of customers, subscriptions or credentials after number %d",
+				c.After)}
 		for _, one := range list {
-			t.add(fmt.Sprint(one.Number), one.State, one.Kind, fmt.Sprint(one.Rows), instant(one.At), one.By, one.Reason)
+			t.add(fmt.Sprint(one.Number), one.State, one.Kind, fmt.Sprint(one.Rows), instant(one.At), one.By,
+				one.Reason)
 		}
 		return a.show(&t, c.Output)
 	})

@@ -30,15 +30,15 @@ type demoCommand struct {
 	Folder string `default:"./tollgate-demo" type:"path" help:"Folder of the demo's data; what an earlier demo left there is removed."`
 }
 
-// demoLeast is the least month that can be played: in a smaller one some customers use nothing, and the incidents are
-// most of the traffic, so that nothing of it is unusual.
+// demoLeast is the least month that can be played: in a smaller one some customers use nothing, and the
+// incidents are most of the traffic, so that nothing of it is unusual.
 const demoLeast = 20_000
 
 // Validate is called by the command line.
 func (c demoCommand) Validate() error {
 	if c.Events < demoLeast {
-		return fmt.Errorf("--events %d: want at least %d: in a smaller month the incidents of the story are not "+
-			"unusual, and some customers have no invoice", c.Events, demoLeast)
+		return fmt.Errorf("--events %d: want at least %d: in a smaller month the incidents of "+
+			"the story are not unusual, and some customers have no invoice", c.Events, demoLeast)
 	}
 	return nil
 }
@@ -113,7 +113,8 @@ type demonstration struct {
 // Run plays the month, reports, and serves on.
 func (c demoCommand) Run(a *app) (err error) {
 	if a.origins["data"] == "--data" {
-		return errors.New("--data: the demo empties its folder first, so it has one of its own; name another with --folder")
+		return errors.New("--data: the demo empties its folder first, so it has one of its own; name " +
+			"another with --folder")
 	}
 	d := &demonstration{command: c, a: a, clock: &demoClock{moved: make(chan struct{})}, started: time.Now()}
 	d.story = demo.New(demo.Options{Seed: c.Seed, Events: c.Events}, time.Now())
@@ -153,15 +154,17 @@ func (d *demonstration) prepareConfig() error {
 	marker := filepath.Join(d.command.Folder, "made-by-tollgate-demo")
 	if entries, err := os.ReadDir(d.command.Folder); err == nil && len(entries) > 0 {
 		if _, err := os.Stat(marker); err != nil {
-			return fmt.Errorf("folder %s is not empty and no demo made it; name another with --folder", d.command.Folder)
+			return fmt.Errorf("folder %s is not empty and no demo made it; name another with --folder",
+				d.command.Folder)
 		}
-		held, other, err := holdFolder(d.a.ctx, d.command.Folder, d.a.command, func(running) bool { return true })
+		held, other, err := holdFolder(d.a.ctx, d.command.Folder, d.a.command,
+			func(running) bool { return true })
 		if err != nil {
 			return err
 		}
 		if held == nil {
-			return fmt.Errorf("a demo is running in %s already (process %d); end it, or name another folder with --folder",
-				d.command.Folder, other.PID)
+			return fmt.Errorf("a demo is running in %s already (process %d); end it, or name another "+
+				"folder with --folder", d.command.Folder, other.PID)
 		}
 		if err := errors.Join(held.Close(), os.RemoveAll(d.command.Folder)); err != nil {
 			return fmt.Errorf("remove the earlier demo: %w", err)
@@ -223,10 +226,12 @@ func (d *demonstration) agree() error {
 		if err != nil {
 			return fmt.Errorf("zone of customer %s: %w", c.ID, err)
 		}
-		customers = append(customers, catalog.Customer{ID: c.ID, Name: c.Name, Zone: zone, TaxCategory: c.TaxCategory})
-		subscriptions = append(subscriptions, catalog.Subscription{ID: c.ID + "-" + c.Plan, Customer: c.ID, Plan: c.Plan,
-			From: d.story.Period(c).From})
-		credential := catalog.Credential{ID: "key-" + c.ID, Customer: c.ID, Kind: schemas.CredentialHash, Match: hasher.Hash(c.Key())}
+		customers = append(customers, catalog.Customer{ID: c.ID, Name: c.Name, Zone: zone,
+			TaxCategory: c.TaxCategory})
+		subscriptions = append(subscriptions, catalog.Subscription{ID: c.ID + "-" + c.Plan, Customer: c.ID,
+			Plan: c.Plan, From: d.story.Period(c).From})
+		credential := catalog.Credential{ID: "key-" + c.ID, Customer: c.ID, Kind: schemas.CredentialHash,
+			Match: hasher.Hash(c.Key())}
 		if c.Kong {
 			credential = catalog.Credential{ID: "kong-" + c.ID, Customer: c.ID, Kind: schemas.CredentialName,
 				Match: c.ID, Source: demo.SourceKong}
@@ -243,12 +248,12 @@ func (d *demonstration) agree() error {
 	return err
 }
 
-// hoursAhead is how far, in hours of the story, gateways may be ahead of the collector: the clock of windows must not
-// run away from the events.
+// hoursAhead is how far, in hours of the story, gateways may be ahead of the collector: the clock of windows
+// must not run away from the events.
 const hoursAhead = 12
 
-// play sends the month hour by hour, moves the clock, and waits for everything to arrive; then night comes, and the
-// closer closes the month.
+// play sends the month hour by hour, moves the clock, and waits for everything to arrive; then night comes,
+// and the closer closes the month.
 func (d *demonstration) play() error {
 	month := d.story.Month()
 	fmt.Fprintf(d.a.err, "Playing %s of an invented API product: 40 customers, two gateways, seed %d.\n",
@@ -275,14 +280,16 @@ func (d *demonstration) play() error {
 			return err
 		}
 	}
-	fmt.Fprintln(d.a.err, "Waiting for the last events, the last minutes of detection, and the night's close …")
+	fmt.Fprintln(d.a.err, "Waiting for the last events, the last minutes of detection, and "+
+		"the night's close …")
 	if err := d.r.settle(d.a.ctx, d.a.err); err != nil {
 		return err
 	}
 	if err := d.r.anomaly.Settle(d.a.ctx); err != nil {
 		return err
 	}
-	d.clock.set(month.To.Add(26 * time.Hour)) // two o'clock of the night after, by which all zones' months are over
+	// two o'clock of the night after, by which all zones' months are over
+	d.clock.set(month.To.Add(26 * time.Hour))
 	if err := d.awaitClose(); err != nil {
 		return err
 	}
@@ -290,13 +297,14 @@ func (d *demonstration) play() error {
 	return nil
 }
 
-// send writes an hour's records to one partition: played a thousand times faster than life, partitions would be read hours
-// of the story apart, and detection would call most events late.
+// send writes an hour's records to one partition: played a thousand times faster than life, partitions would
+// be read hours of the story apart, and detection would call most events late.
 func (d *demonstration) send(records []demo.Record) ([]stream.Position, error) {
 	batch := make([]stream.Record, len(records))
 	for i, r := range records {
 		headers := []stream.Header{{Key: stream.HeaderSource, Value: []byte(r.Source)}}
-		batch[i] = stream.Record{Topic: stream.TopicAccessEvents, Partition: 0, Value: r.Value, Headers: headers}
+		batch[i] = stream.Record{Topic: stream.TopicAccessEvents, Partition: 0, Value: r.Value,
+			Headers: headers}
 		if r.Amend {
 			if err := collector.GrantAmend(d.r.hasher, "support", &batch[i]); err != nil {
 				return nil, err
@@ -378,8 +386,9 @@ func (d *demonstration) await(what string, done func() (bool, error)) error {
 
 // newCountBar shows progress on a terminal; elsewhere it shows nothing.
 func newCountBar(w io.Writer, what string, most int) *progressbar.ProgressBar {
-	return progressbar.NewOptions(most, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(what),
-		progressbar.OptionShowCount(), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
+	return progressbar.NewOptions(most, progressbar.OptionSetWriter(w),
+		progressbar.OptionSetDescription(what), progressbar.OptionShowCount(),
+		progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(),
 		progressbar.OptionSetVisibility(isTerminal(w)))
 }
@@ -403,15 +412,16 @@ func (d *demonstration) sendLive(customer demo.Customer, n int, tag string) erro
 				liveSource, tag, i, time.Now().UTC().Format(time.RFC3339Nano), customer.Key())
 		}
 		b.WriteByte(']')
-		batch = append(batch, stream.Record{Topic: stream.TopicAccessEvents, Partition: stream.AnyPartition, Value: b.Bytes(),
-			Headers: []stream.Header{{Key: stream.HeaderSource, Value: []byte(liveSource)}}})
+		batch = append(batch, stream.Record{Topic: stream.TopicAccessEvents, Partition: stream.AnyPartition,
+			Value: b.Bytes(), Headers: []stream.Header{{Key: stream.HeaderSource,
+				Value: []byte(liveSource)}}})
 	}
 	_, err := d.r.producer.Produce(d.a.ctx, batch)
 	return err
 }
 
-// deniedCall uses a free customer's day up on the real clock, and asks the gate until it says no; it returns what was
-// asked and what was answered.
+// deniedCall uses a free customer's day up on the real clock, and asks the gate until it says no; it returns
+// what was asked and what was answered.
 func (d *demonstration) deniedCall() (question []byte, answer string, err error) {
 	d.clock.set(time.Time{})
 	var customer demo.Customer
@@ -424,13 +434,14 @@ func (d *demonstration) deniedCall() (question []byte, answer string, err error)
 	if err := d.sendLive(customer, 4_100, fmt.Sprint("burst-", time.Now().UnixNano())); err != nil {
 		return nil, "", err
 	}
-	question, err = json.Marshal(map[string]any{"credential": map[string]string{"key": customer.Key()}, "source": liveSource,
-		"method": "GET", "host": "api.meridian.example", "path": "/v1/search"})
+	question, err = json.Marshal(map[string]any{"credential": map[string]string{"key": customer.Key()},
+		"source": liveSource, "method": "GET", "host": "api.meridian.example", "path": "/v1/search"})
 	if err != nil {
 		return nil, "", err
 	}
 	err = d.await("the gate to deny a call over the limit", func() (bool, error) {
-		response, err := http.Post("http://"+d.address+"/v1/check", "application/json", bytes.NewReader(question))
+		response, err := http.Post("http://"+d.address+"/v1/check", "application/json",
+			bytes.NewReader(question))
 		if err != nil {
 			return false, err
 		}
@@ -445,8 +456,8 @@ func (d *demonstration) deniedCall() (question []byte, answer string, err error)
 		if err := json.Unmarshal(body, &decision); err != nil {
 			return false, fmt.Errorf("the gate answered %s: %w", body, err)
 		}
-		answer = fmt.Sprintf("%s  RateLimit: %s  Retry-After: %s", bytes.TrimSpace(body), response.Header.Get("RateLimit"),
-			response.Header.Get("Retry-After"))
+		answer = fmt.Sprintf("%s  RateLimit: %s  Retry-After: %s", bytes.TrimSpace(body),
+			response.Header.Get("RateLimit"), response.Header.Get("Retry-After"))
 		return !decision.Allowed, nil
 	})
 	return question, answer, err

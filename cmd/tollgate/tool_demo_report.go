@@ -24,7 +24,8 @@ func (c *comparison) equal(what string, got, want any) {
 	}
 }
 
-// report prints what the path knows of the month and compares it with the truth; it answers whether all of it agrees.
+// report prints what the path knows of the month and compares it with the truth; it answers whether all of it
+// agrees.
 func (d *demonstration) report() (ok bool, err error) {
 	var c comparison
 	for _, section := range []func(*comparison) error{d.reportEvents, d.reportUsage, d.reportInvoices, d.reportAlerts, d.reportGate} {
@@ -40,14 +41,15 @@ func (d *demonstration) report() (ok bool, err error) {
 		}
 		return false, nil
 	}
-	fmt.Fprintf(out, "\nEvery figure above equals the generator's own count, invoices to the cent. It took %.0f s.\n",
-		time.Since(d.started).Seconds())
+	fmt.Fprintf(out, "\nEvery figure above equals the generator's own count, invoices to the cent. "+
+		"It took %.0f s.\n", time.Since(d.started).Seconds())
 	data := "bin/tollgate --data " + d.command.Folder
 	month := d.story.Month()
 	fmt.Fprintf(out, "\nLook further, while it runs or afterwards:\n"+
 		"  %s usage --from %s --to %s --by customer,product\n  %s invoice list\n  %s invoice show %s\n"+
-		"  %s alerts\n  %s rejected list\n  %s audit\n", data, month.From.Format(time.DateOnly), month.To.Format(time.DateOnly),
-		data, data, "MER-"+month.To.Format("2006")+"-000001", data, data, data)
+		"  %s alerts\n  %s rejected list\n  %s audit\n", data, month.From.Format(time.DateOnly),
+		month.To.Format(time.DateOnly), data, data, "MER-"+month.To.Format("2006")+"-000001", data, data,
+		data)
 	return true, nil
 }
 
@@ -110,8 +112,8 @@ func (d *demonstration) reportUsage(c *comparison) error {
 	for _, customer := range demo.Customers {
 		period := d.story.Period(customer)
 		got[customer.ID] = map[string]schemas.Decimal{}
-		err := d.r.reader.Usage(d.a.ctx, schemas.UsageQuery{Meters: demoMeters, Customers: []string{customer.ID},
-			Period: period}, func(u schemas.Usage) error {
+		err := d.r.reader.Usage(d.a.ctx, schemas.UsageQuery{Meters: demoMeters,
+			Customers: []string{customer.ID}, Period: period}, func(u schemas.Usage) error {
 			got[customer.ID][u.Meter] = u.Quantity
 			return nil
 		})
@@ -139,15 +141,17 @@ func (d *demonstration) reportInvoices(c *comparison) error {
 	invoices := map[string]*schemas.Invoice{}
 	t := table{columns: []string{"number", "customer", "plan", "lines", "net", "tax", "total"}}
 	next := int64(1)
-	err := billing.NewStore(d.p.store.Conn()).Invoices(d.a.ctx, billing.Filter{}, func(one *schemas.Invoice) error {
-		c.equal("number after "+strconv.FormatInt(next-1, 10), one.Sequence, next)
-		next++
-		if invoices[one.Customer.ID] != nil {
-			c.mismatches = append(c.mismatches, "a second invoice for customer "+one.Customer.ID+": "+one.Number)
-		}
-		invoices[one.Customer.ID] = one
-		return nil
-	})
+	err := billing.NewStore(d.p.store.Conn()).Invoices(d.a.ctx, billing.Filter{},
+		func(one *schemas.Invoice) error {
+			c.equal("number after "+strconv.FormatInt(next-1, 10), one.Sequence, next)
+			next++
+			if invoices[one.Customer.ID] != nil {
+				c.mismatches = append(c.mismatches,
+					"a second invoice for customer "+one.Customer.ID+": "+one.Number)
+			}
+			invoices[one.Customer.ID] = one
+			return nil
+		})
 	if err != nil {
 		return err
 	}
@@ -172,10 +176,11 @@ func (d *demonstration) reportInvoices(c *comparison) error {
 		c.equal(customer.ID+" net", cents(one.Net), bill.Net)
 		c.equal(customer.ID+" tax", cents(one.Tax), bill.Tax)
 		c.equal(customer.ID+" total", cents(one.Total), bill.Gross)
-		t.add(one.Number, customer.ID, customer.Plan, strings.Join(shown, "; "), money(one, one.Net), money(one, one.Tax),
-			money(one, one.Total))
+		t.add(one.Number, customer.ID, customer.Plan, strings.Join(shown, "; "), money(one, one.Net),
+			money(one, one.Tax), money(one, one.Total))
 	}
-	slices.SortFunc(t.rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) }) // gapless, to be seen
+	// gapless, to be seen
+	slices.SortFunc(t.rows, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
 	d.heading("Invoices of " + d.story.Month().From.Format("January 2006"))
 	return t.print(d.a.out, "table")
 }
@@ -198,7 +203,8 @@ func (d *demonstration) reportAlerts(c *comparison) error {
 	d.heading("Alerts")
 	found := map[string]bool{}
 	for _, one := range slices.Backward(alerts) {
-		fmt.Fprintf(d.a.out, "%s  %-8s %s\n", one.Opened.Format("2006-01-02 15:04"), one.Severity, printable(one.Sentence))
+		fmt.Fprintf(d.a.out, "%s  %-8s %s\n", one.Opened.Format("2006-01-02 15:04"), one.Severity,
+			printable(one.Sentence))
 		switch {
 		case one.Detector == schemas.DetectorSpike && one.Customer == demo.LeakedCustomer:
 			found["the leaked key"] = true
@@ -212,7 +218,8 @@ func (d *demonstration) reportAlerts(c *comparison) error {
 		c.equal("an alert names "+incident, found[incident], true)
 	}
 	if len(alerts) > 8 {
-		c.mismatches = append(c.mismatches, fmt.Sprintf("%d alerts for three incidents: nobody would read them", len(alerts)))
+		c.mismatches = append(c.mismatches, fmt.Sprintf("%d alerts for three incidents: "+
+			"nobody would read them", len(alerts)))
 	}
 	return nil
 }
@@ -224,7 +231,7 @@ func (d *demonstration) reportGate(*comparison) error {
 		return err
 	}
 	d.heading("A denied call")
-	fmt.Fprintf(d.a.out, "$ curl -i -X POST http://%s/v1/check -H 'Content-Type: application/json' \\\n    -d '%s'\n%s\n",
-		d.address, question, answer)
+	fmt.Fprintf(d.a.out, "$ curl -i -X POST http://%s/v1/check -H 'Content-Type: application/json' \\\n "+
+		"   -d '%s'\n%s\n", d.address, question, answer)
 	return nil
 }

@@ -71,8 +71,8 @@ func (c doctorCommand) Run(a *app) error {
 
 // examine opens one server alone, so that another that is down does not hide it, and lets doctor look at it.
 func (a *app) examine(name string, needs need, look examination) []finding {
-	p := &parts{config: a.config, command: a.command, log: a.log, registry: prometheus.NewRegistry(), progress: a.err,
-		clock: time.Now}
+	p := &parts{config: a.config, command: a.command, log: a.log, registry: prometheus.NewRegistry(),
+		progress: a.err, clock: time.Now}
 	patience := doctorPatience
 	if p.embeds(needs) != 0 {
 		patience = embeddedPatience
@@ -103,9 +103,10 @@ func (a *app) examine(name string, needs need, look examination) []finding {
 func judgeUnreachable(name string, embedded bool, err error) finding {
 	mend := map[string]string{
 		"kafka": "start it, or correct kafka.brokers (TOLLGATE_KAFKA_BROKERS), kafka.tls and kafka.sasl",
-		"redis": "start it, or correct redis.addresses (TOLLGATE_REDIS_ADDRESSES), redis.password and redis.tls",
-		"clickhouse": "start it, or correct clickhouse.addresses (TOLLGATE_CLICKHOUSE_ADDRESSES; the native " +
-			"port, 9000), user and tls",
+		"redis": "start it, or correct redis.addresses (TOLLGATE_REDIS_ADDRESSES), " +
+			"redis.password and redis.tls",
+		"clickhouse": "start it, or correct clickhouse.addresses " +
+			"(TOLLGATE_CLICKHOUSE_ADDRESSES; the native port, 9000), user and tls",
 	}[name]
 	if embedded {
 		mend = "it is embedded in the data folder: see the error, or name a server outside with " +
@@ -117,8 +118,9 @@ func judgeUnreachable(name string, embedded bool, err error) finding {
 
 // settingsFacts are what the configuration and the machine say without any server.
 func (a *app) settingsFacts() settingsFacts {
-	f := settingsFacts{brokers: len(a.config.Kafka.Brokers) > 0, tables: len(a.config.ClickHouse.Addresses) > 0,
-		keySet: a.config.Hash.Key != "", data: a.config.Data, sources: topicsOf(a.config.Collector)}
+	f := settingsFacts{brokers: len(a.config.Kafka.Brokers) > 0,
+		tables: len(a.config.ClickHouse.Addresses) > 0, keySet: a.config.Hash.Key != "", data: a.config.Data,
+		sources: topicsOf(a.config.Collector)}
 	p := parts{config: a.config}
 	if p.embeds(needAll) == 0 && f.keySet {
 		return f

@@ -34,17 +34,17 @@ func judgeSettings(f settingsFacts) (findings []finding) {
 		findings = append(findings, finding{"hash key", statusOK, "hash.key is set", ""})
 	case f.brokers:
 		findings = append(findings, finding{"hash key", statusFail,
-			"hash.key is not set, and Kafka is outside the data folder: processes would hash credentials under " +
-				"different keys", "set TOLLGATE_HASH_KEY to the same 32 random bytes in hex for every process: openssl " +
-				"rand -hex 32"})
+			"hash.key is not set, and Kafka is outside the data folder: processes would hash " +
+				"credentials under different keys", "set TOLLGATE_HASH_KEY to the same 32 random bytes in " +
+				"hex for every process: openssl rand -hex 32"})
 	case f.tables:
 		findings = append(findings, finding{"hash key", statusWarn,
-			"hash.key is not set, and ClickHouse is outside the data folder: who loses the folder loses every " +
-				"credential in the tables", "set TOLLGATE_HASH_KEY to the content of " + f.data +
-				"/hash.key, and keep it safe"})
+			"hash.key is not set, and ClickHouse is outside the data folder: who loses the " +
+				"folder loses every credential in the tables", "set TOLLGATE_HASH_KEY to the content of " +
+				f.data + "/hash.key, and keep it safe"})
 	case f.keyFileOpen:
-		findings = append(findings, finding{"hash key", statusWarn, "others than the owner may read " + f.data +
-			"/hash.key", "chmod 600 " + f.data + "/hash.key"})
+		findings = append(findings, finding{"hash key", statusWarn, "others than the owner may read " +
+			f.data + "/hash.key", "chmod 600 " + f.data + "/hash.key"})
 	default:
 		findings = append(findings, finding{"hash key", statusOK, "kept in the data folder", ""})
 	}
@@ -67,23 +67,26 @@ func judgeSettings(f settingsFacts) (findings []finding) {
 func judgeSource(t collector.Topic) finding {
 	check := "source " + t.Name
 	if t.Format == "" {
-		return finding{check, statusOK, "its format is found from each record; whether repeats are known depends on it",
-			"to know: tollgate formats test SAMPLE; then name the format in collector.sources"}
+		return finding{check, statusOK, "its format is found from each record; whether repeats are " +
+			"known depends on it", "to know: tollgate formats test SAMPLE; then name the format in " +
+			"collector.sources"}
 	}
 	format, known := decode.Lookup(t.Format)
 	switch {
 	case !known:
-		return finding{check, statusFail, fmt.Sprintf("format %q is unknown: every record is rejected", t.Format),
+		return finding{check, statusFail, fmt.Sprintf("format %q is unknown: every record is rejected",
+			t.Format),
 			"set the format of topic " + t.Name + " in collector.sources to one of: tollgate formats list"}
 	case !format.HasID && !format.HasTime:
-		return finding{check, statusWarn, "at-least-once: format " + format.Name + " has no id, and times are " +
-			"those of the records", advice(format, decode.NeedID) + "; " + advice(format, decode.NeedTime)}
+		return finding{check, statusWarn, "at-least-once: format " + format.Name +
+			" has no id, and times are those of the records", advice(format, decode.NeedID) + "; " +
+			advice(format, decode.NeedTime)}
 	case !format.HasID:
-		return finding{check, statusWarn, "at-least-once: format " + format.Name + " has no id, so what the " +
-			"gateway sends twice is billed twice", advice(format, decode.NeedID)}
+		return finding{check, statusWarn, "at-least-once: format " + format.Name +
+			" has no id, so what the gateway sends twice is billed twice", advice(format, decode.NeedID)}
 	case !format.HasTime:
-		return finding{check, statusWarn, "format " + format.Name + " has no time, so late events fall into the " +
-			"wrong minute", advice(format, decode.NeedTime)}
+		return finding{check, statusWarn, "format " + format.Name +
+			" has no time, so late events fall into the wrong minute", advice(format, decode.NeedTime)}
 	}
 	return finding{check, statusOK, "exactly-once where its events carry an id, as format " + format.Name +
 		" can", ""}
@@ -139,8 +142,9 @@ func judgeRedis(f quota.ServerFacts, embedded bool) []finding {
 	case "noeviction":
 		findings = append(findings, finding{name + " eviction", statusOK, "maxmemory-policy noeviction", ""})
 	case "":
-		findings = append(findings, finding{name + " eviction", statusWarn, "it does not say its maxmemory-policy",
-			"make sure, in your provider's settings, that maxmemory-policy is noeviction"})
+		findings = append(findings, finding{name + " eviction", statusWarn,
+			"it does not say its maxmemory-policy", "make sure, in your provider's settings, that " +
+				"maxmemory-policy is noeviction"})
 	default:
 		findings = append(findings, finding{name + " eviction", statusFail,
 			"maxmemory-policy " + f.Eviction + " drops counters in silence: limits would let everybody pass",
@@ -151,8 +155,8 @@ func judgeRedis(f quota.ServerFacts, embedded bool) []finding {
 		findings = append(findings, finding{name + " persistence", statusOK, "appendonly yes", ""})
 	case "":
 		findings = append(findings, finding{name + " persistence", statusWarn,
-			"it does not say whether it persists", "make sure, in your provider's settings, that the append-only " +
-				"file is on"})
+			"it does not say whether it persists", "make sure, in your provider's settings, that " +
+				"the append-only file is on"})
 	default:
 		findings = append(findings, finding{name + " persistence", statusWarn,
 			"appendonly no: after a restart of Redis limits begin at zero until they are reconciled",
@@ -167,18 +171,19 @@ const oldestClickHouse = "25.3"
 func judgeServer(f serverFacts) []finding {
 	findings := []finding{{"clickhouse connection", statusOK, "version " + f.version, ""}}
 	if olderThan(f.version, oldestClickHouse) {
-		findings[0] = finding{"clickhouse connection", statusWarn, "version " + f.version + " is older than " +
-			oldestClickHouse + ", which nobody supports any more",
+		findings[0] = finding{"clickhouse connection", statusWarn, "version " + f.version +
+			" is older than " + oldestClickHouse + ", which nobody supports any more",
 			"upgrade ClickHouse to a version with long-term support"}
 	}
 	findings = append(findings, judgeClock("clickhouse", f.ahead))
 	if f.asyncInsert != "0" {
 		findings = append(findings, finding{"clickhouse inserts", statusFail,
-			fmt.Sprintf("async_insert is %q although we ask for 0: inserts would be acknowledged before they are on "+
-				"disk", f.asyncInsert), "let the profile of clickhouse.user change async_insert: remove its constraint"})
+			fmt.Sprintf("async_insert is %q although we ask for 0: inserts would be acknowledged "+
+				"before they are on disk", f.asyncInsert), "let the profile of clickhouse.user change " +
+				"async_insert: remove its constraint"})
 	} else {
-		findings = append(findings, finding{"clickhouse inserts", statusOK, "async_insert 0: acknowledged once " +
-			"on disk", ""})
+		findings = append(findings, finding{"clickhouse inserts", statusOK,
+			"async_insert 0: acknowledged once on disk", ""})
 	}
 	return findings
 }
@@ -238,9 +243,9 @@ func bytesText(n uint64) string {
 const checkTables = "clickhouse tables"
 
 // durableTables commit offsets or documents: what was acknowledged must survive a power cut.
-var durableTables = []string{"accepted_gaps", "alert_deliveries", "alerts", "anomaly_state", "audit_log", "catalog_versions",
-	"changes", "conflicts", "credentials", "credit_note_lines", "credit_notes", "customers", "cuts", "events", "generations",
-	"heads",
+var durableTables = []string{"accepted_gaps", "alert_deliveries", "alerts", "anomaly_state", "audit_log",
+	"catalog_versions", "changes", "conflicts", "credentials", "credit_note_lines", "credit_notes",
+	"customers", "cuts", "events", "generations", "heads",
 	"invoice_events", "invoice_lines", "invoice_runs", "invoices", "marks", "migrations", "notice_deliveries",
 	"reattributions", "receipts", "rejected_events", "settled", "subscriptions", "usage_day", "usage_hour",
 	"usage_minute", "vanished"}
@@ -254,8 +259,8 @@ const tooManyParts = 500
 
 func judgeTables(tables map[string]tableFacts) (findings []finding) {
 	if len(tables) == 0 {
-		return []finding{{checkTables, statusWarn, "there are none yet", "start a role, or any tool that writes: " +
-			"tollgate all"}}
+		return []finding{{checkTables, statusWarn, "there are none yet",
+			"start a role, or any tool that writes: tollgate all"}}
 	}
 	var missing, weak, crowded []string
 	for _, name := range durableTables {
@@ -277,20 +282,21 @@ func judgeTables(tables map[string]tableFacts) (findings []finding) {
 		}
 	}
 	if len(missing) > 0 {
-		findings = append(findings, finding{checkTables, statusFail, "missing: " + strings.Join(missing, ", "),
-			"start a role of this version once: it brings tables up to date; tables that had been there: restore " +
-				"the backup"})
+		findings = append(findings, finding{checkTables, statusFail, "missing: " +
+			strings.Join(missing, ", "), "start a role of this version once: it brings tables up to date; " +
+			"tables that had been there: restore the backup"})
 	}
 	if len(weak) > 0 {
 		findings = append(findings, finding{"clickhouse durability", statusFail,
 			"acknowledged rows may be lost in a power cut: " + strings.Join(weak, ", "),
-			"for each: ALTER TABLE " + weak[0] + " MODIFY SETTING " + strings.Join(durableSettings, " = 1, ") +
-				" = 1"})
+			"for each: ALTER TABLE " + weak[0] + " MODIFY SETTING " +
+				strings.Join(durableSettings, " = 1, ") + " = 1"})
 	}
 	if len(crowded) > 0 {
 		findings = append(findings, finding{"clickhouse parts", statusWarn,
-			"many parts in one ClickHouse partition, inserts will soon be delayed: " + strings.Join(crowded, ", "),
-			"wait until merges catch up (SELECT * FROM system.merges); slow down what imports history"})
+			"many parts in one ClickHouse partition, inserts will soon be delayed: " +
+				strings.Join(crowded, ", "), "wait until merges catch up (SELECT * FROM " +
+				"system.merges); slow down what imports history"})
 	}
 	if len(findings) == 0 {
 		findings = append(findings, finding{checkTables, statusOK,
@@ -317,7 +323,8 @@ func judgeSeen(seen []seenSource, topics []collector.Topic) (findings []finding)
 			}
 		}
 		if s.topics == 0 {
-			found += "; importing the same file again counts nothing twice, but a line in two files counts twice"
+			found += "; importing the same file again counts nothing twice, but a line in two " +
+				"files counts twice"
 		} else {
 			found += "; what the gateway sends twice is billed twice"
 		}
@@ -327,8 +334,9 @@ func judgeSeen(seen []seenSource, topics []collector.Topic) (findings []finding)
 	case len(seen) == 0:
 		findings = append(findings, finding{"events with ids", statusOK, "there are no events yet", ""})
 	case exact > 0:
-		findings = append(findings, finding{"events with ids", statusOK, fmt.Sprintf("repeats count once, of sources: %d",
-			exact), ""})
+		findings = append(findings, finding{"events with ids", statusOK,
+			fmt.Sprintf("repeats count once, of sources: %d",
+				exact), ""})
 	}
 	return findings
 }
@@ -336,16 +344,18 @@ func judgeSeen(seen []seenSource, topics []collector.Topic) (findings []finding)
 // judgeCatalog looks at the version in force; problems are of its webhooks, by number.
 func judgeCatalog(v catalog.Version, problems []error) (findings []finding) {
 	if v.Seq == 0 {
-		findings = append(findings, finding{"catalog", statusWarn, "none was applied: the built-in one is in force",
-			"tollgate catalog apply FILE; the folder examples/catalog is one to begin with"})
+		findings = append(findings, finding{"catalog", statusWarn,
+			"none was applied: the built-in one is in force", "tollgate catalog apply FILE; the folder " +
+				"examples/catalog is one to begin with"})
 	} else {
 		findings = append(findings, finding{"catalog", statusOK, fmt.Sprintf("version %d (%.12s), applied %s",
 			v.Seq, v.Hash, instant(v.Applied)), ""})
 	}
 	if v.Catalog.DefaultPlan == "" {
-		findings = append(findings, finding{"default plan", statusWarn, "none: usage of customers without a " +
-			"subscription is never billed", "set default_plan in the catalog, or subscribe every customer: tollgate " +
-			"customer list shows who has none"})
+		findings = append(findings, finding{"default plan", statusWarn,
+			"none: usage of customers without a subscription is never billed",
+			"set default_plan in the catalog, or subscribe every customer: tollgate customer list " +
+				"shows who has none"})
 	} else {
 		findings = append(findings, finding{"default plan", statusOK, v.Catalog.DefaultPlan, ""})
 	}
@@ -353,7 +363,8 @@ func judgeCatalog(v catalog.Version, problems []error) (findings []finding) {
 		check := "webhook " + hook.SecretEnv // its address may hold a token
 		if problems[i] != nil {
 			findings = append(findings, finding{check, statusFail, problems[i].Error(),
-				"set " + hook.SecretEnv + " for the anomaly role: whsec_ and 24 to 64 random bytes in base64"})
+				"set " + hook.SecretEnv + " for the anomaly role: whsec_ and 24 to 64 " +
+					"random bytes in base64"})
 			continue
 		}
 		findings = append(findings, finding{check, statusOK, "its secret is set", ""})

@@ -57,9 +57,10 @@ func judgeTopics(f topicsFacts) (findings []finding) {
 			unmade = append(unmade, t.Name)
 		case !t.Exists && ours:
 			findings = append(findings, finding{"topic " + t.Name, statusFail,
-				"it is missing although others of ours are there", fmt.Sprintf("if it was never made, start a role, or "+
-					"kafka-topics.sh --create --topic %s --partitions %d; if it was deleted, what was on it is gone",
-					t.Name, spec.Partitions)})
+				"it is missing although others of ours are there",
+				fmt.Sprintf("if it was never made, start a role, or "+
+					"kafka-topics.sh --create --topic %s --partitions %d; if it was deleted, what "+
+					"was on it is gone", t.Name, spec.Partitions)})
 		case !t.Exists:
 			findings = append(findings, finding{"topic " + t.Name, statusFail,
 				"it is missing, and collector.sources names it", "make it, or correct collector.sources: " +
@@ -69,8 +70,8 @@ func judgeTopics(f topicsFacts) (findings []finding) {
 		}
 	}
 	if len(unmade) > 0 {
-		findings = append(findings, finding{"topics", statusWarn, "not made yet: " + strings.Join(unmade, ", "),
-			"start a role, which makes them: tollgate all"})
+		findings = append(findings, finding{"topics", statusWarn, "not made yet: " +
+			strings.Join(unmade, ", "), "start a role, which makes them: tollgate all"})
 	}
 	return findings
 }
@@ -86,12 +87,14 @@ type topicWant struct {
 // judgeTopic tells everything that is wrong with a topic, or that nothing is.
 func judgeTopic(t stream.TopicInfo, want topicWant) (findings []finding) {
 	check := "topic " + t.Name
-	bad := func(status, found, mend string) { findings = append(findings, finding{check, status, found, mend}) }
+	bad := func(status, found, mend string) {
+		findings = append(findings, finding{check, status, found, mend})
+	}
 	if want.ours && t.Name != stream.TopicAccessEvents && t.Partitions != want.spec.Partitions {
 		mend := fmt.Sprintf("recreate it with %d partitions", want.spec.Partitions)
 		if t.Name == stream.TopicUsageEvents {
-			mend = fmt.Sprintf("set shards (TOLLGATE_SHARDS) to %d: which shard an event is in depends on the number",
-				t.Partitions)
+			mend = fmt.Sprintf("set shards (TOLLGATE_SHARDS) to %d: which shard an event is in "+
+				"depends on the number", t.Partitions)
 		}
 		status := statusWarn
 		if t.Name == stream.TopicUsageEvents || t.Name == stream.TopicClaims {
@@ -131,15 +134,16 @@ func judgeRetention(t stream.TopicInfo, want topicWant) (findings []finding) {
 	check := "topic " + t.Name
 	ms, ok := t.Retention()
 	if !ok {
-		return []finding{{check, statusWarn, "it does not say its retention.ms", "let the user of kafka.sasl " +
-			"describe configurations"}}
+		return []finding{{check, statusWarn, "it does not say its retention.ms",
+			"let the user of kafka.sasl describe configurations"}}
 	}
 	kept := time.Duration(max(ms, 0)) * time.Millisecond
 	asked, asks := stream.TopicInfo{Config: want.spec.Config}.Retention()
 	switch {
 	case t.Name == stream.TopicClaims && ms >= 0:
 		findings = append(findings, finding{check, statusFail, "retention.ms " + t.Config["retention.ms"] +
-			" deletes claims: numbers of invoices would be given twice", alterTopic(t.Name, "retention.ms=-1")})
+			" deletes claims: numbers of invoices would be given twice",
+			alterTopic(t.Name, "retention.ms=-1")})
 	case want.source && (ms < 0 || kept > longestAccess):
 		findings = append(findings, finding{check, statusWarn, "kept " + retentionText(ms) +
 			", although it may hold secrets", alterTopic(t.Name, "retention.ms=259200000")})
@@ -189,17 +193,18 @@ func judgeReplicas(t stream.TopicInfo, embedded bool) (findings []finding) {
 			"min.insync.replicas is %d: nothing can be written", t.InSync, t.Replicas, least),
 			"bring the missing brokers back"})
 	case t.InSync < t.Replicas:
-		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("%d of %d replicas are in sync", t.InSync,
-			t.Replicas), "bring the missing brokers back"})
+		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("%d of %d replicas are in sync",
+			t.InSync, t.Replicas), "bring the missing brokers back"})
 	}
 	switch {
 	case t.Replicas <= 1:
 		findings = append(findings, finding{check, statusWarn, "1 replica: the loss of one disk loses events",
-			"set kafka.replicas to 3 before topics are made; now: kafka-reassign-partitions.sh with 3 replicas for " +
-				t.Name})
+			"set kafka.replicas to 3 before topics are made; now: kafka-reassign-partitions.sh " +
+				"with 3 replicas for " + t.Name})
 	case least < 2:
-		findings = append(findings, finding{check, statusWarn, fmt.Sprintf("%d replicas, but min.insync.replicas "+
-			"%d: what one broker alone acknowledged can be lost", t.Replicas, least), raise})
+		findings = append(findings, finding{check, statusWarn,
+			fmt.Sprintf("%d replicas, but min.insync.replicas "+
+				"%d: what one broker alone acknowledged can be lost", t.Replicas, least), raise})
 	}
 	return findings
 }
@@ -219,9 +224,9 @@ func judgeMessages(t stream.TopicInfo, want topicWant) (findings []finding) {
 			"batches", size), alterTopic(t.Name, "max.message.bytes=2097152")})
 	}
 	if want.source && t.Config["message.timestamp.type"] == "LogAppendTime" {
-		findings = append(findings, finding{check, statusWarn, "message.timestamp.type LogAppendTime: an event " +
-			"without a time of its own gets another one with every retry",
-			alterTopic(t.Name, "message.timestamp.type=CreateTime")})
+		findings = append(findings, finding{check, statusWarn,
+			"message.timestamp.type LogAppendTime: an event without a time of its own gets another one " +
+				"with every retry", alterTopic(t.Name, "message.timestamp.type=CreateTime")})
 	}
 	return findings
 }
@@ -252,8 +257,9 @@ func judgeLag(g groupLag) finding {
 			next = w.First
 		}
 		if next > w.High {
-			return finding{check, statusFail, fmt.Sprintf("partition %d ends at %d, but %d was committed: the topic "+
-				"lost its end, or was restored", i, w.High, next),
+			return finding{check, statusFail,
+				fmt.Sprintf("partition %d ends at %d, but %d was committed: the topic "+
+					"lost its end, or was restored", i, w.High, next),
 				"find out from the brokers what is gone; then tollgate stream accept-generation " + g.topic}
 		}
 		behind += w.High - next
@@ -262,13 +268,14 @@ func judgeLag(g groupLag) finding {
 	switch {
 	case lost > 0:
 		return finding{check, statusFail, fmt.Sprintf("%d records were deleted before they were read", lost),
-			alterTopic(g.topic, "retention.ms=1209600000") + "; tollgate stream list tells which; their partition goes on " +
-				"after tollgate stream accept-gap"}
+			alterTopic(g.topic, "retention.ms=1209600000") + "; tollgate stream list tells which; their " +
+				"partition goes on after tollgate stream accept-gap"}
 	case len(g.open) > 0:
 		t := g.open[0]
-		return finding{check, statusWarn, fmt.Sprintf("%s (%s ago): nothing behind it is read, no period closes", t,
-			t.Age(g.now)), fmt.Sprintf("end it at its producer, or kafka-transactions.sh abort --topic %s --partition %d "+
-			"--start-offset %d", t.Topic, t.Partition, t.Offset)}
+		return finding{check, statusWarn, fmt.Sprintf("%s (%s ago): nothing behind it is read, "+
+			"no period closes", t, t.Age(g.now)),
+			fmt.Sprintf("end it at its producer, or kafka-transactions.sh abort --topic %s --partition %d "+
+				"--start-offset %d", t.Topic, t.Partition, t.Offset)}
 	case behind == 0:
 		return finding{check, statusOK, "nothing is waiting", ""}
 	case !begun:

@@ -87,14 +87,16 @@ func (c formatsTest) Run(a *app) error {
 	return c.verdict(a, report)
 }
 
-// verdict fails the command where an event cannot be used, and says so where the format as a whole seems wrong.
+// verdict fails the command where an event cannot be used, and says so where the format as a whole seems
+// wrong.
 func (c formatsTest) verdict(a *app, report decode.Report) error {
 	if len(report.Errors) == 0 {
 		return nil
 	}
 	if len(report.Events) == 0 && c.Format == "" {
-		fmt.Fprintf(a.err, "tollgate: no event could be used. The sample looks most like format %s; where it is another "+
-			"gateway's, `tollgate formats list` names what is read, and --format says which one it is\n", report.Format)
+		fmt.Fprintf(a.err, "tollgate: no event could be used. The sample looks most like format %s; "+
+			"where it is another gateway's, `tollgate formats list` names what is read, and --format says "+
+			"which one it is\n", report.Format)
 	}
 	return errReported
 }
@@ -127,13 +129,14 @@ func (c formatsTest) print(a *app, report decode.Report) error {
 		fmt.Fprintln(a.out, "\nnothing is missing for billing")
 	}
 	for _, m := range report.Missing {
-		fmt.Fprintf(a.out, "\nmissing: %s (in %d of %d events)\n  without it %s\n  to add it: %s\n", m.Need, m.Events,
-			len(report.Events), m.Consequence, m.Setting)
+		fmt.Fprintf(a.out, "\nmissing: %s (in %d of %d events)\n  without it %s\n  to add it: %s\n", m.Need,
+			m.Events, len(report.Events), m.Consequence, m.Setting)
 	}
 	return nil
 }
 
-// shownErrors is how many events of one kind of error are told one by one: the next of the kind say nothing new.
+// shownErrors is how many events of one kind of error are told one by one: the next of the kind say nothing
+// new.
 const shownErrors = 5
 
 // alike puts errors of one reason and hint together, in the order of the first of each.

@@ -36,7 +36,8 @@ type importCommand struct {
 	form
 }
 
-// Limits of an import: a record is what the collector decodes at once; a handful in flight keeps every partition busy.
+// Limits of an import: a record is what the collector decodes at once; a handful in flight keeps every
+// partition busy.
 const (
 	importRecordBytes  = 256 << 10
 	importRecordEvents = 500 // half of what a record may hold: JSON arrays of one line count as several
@@ -92,7 +93,8 @@ func (c *importCommand) Run(a *app) error {
 	})
 }
 
-// account tells new events from duplicates: what the source's set of keys grew by, and what is left of the published.
+// account tells new events from duplicates: what the source's set of keys grew by, and what is left of the
+// published.
 func (c *importCommand) account(ctx context.Context, r *roles, before uint64, result *imported) error {
 	after, err := r.reader.Keys(ctx, c.Source)
 	if err != nil {
@@ -117,7 +119,8 @@ func (c *importCommand) print(a *app, result *imported) error {
 	t.add("files", fmt.Sprint(result.Files))
 	t.add("events read", fmt.Sprint(result.Read))
 	if !result.Waited {
-		fmt.Fprintln(a.err, "not waited for: usage follows as the running program gets to it; --wait tells what became of it")
+		fmt.Fprintln(a.err, "not waited for: usage follows as the running program gets to it; --wait tells "+
+			"what became of it")
 	} else {
 		t.add("published", fmt.Sprint(result.Published))
 		t.add("new", fmt.Sprint(result.New))
@@ -131,16 +134,17 @@ func (c *importCommand) print(a *app, result *imported) error {
 	return c.verdict(a, result)
 }
 
-// verdict says what a person should know about the result: a file of which nothing could be used is the wrong file or
-// the wrong format, and fails the command; single rejected lines are every log's lot.
+// verdict says what a person should know about the result: a file of which nothing could be used is the wrong
+// file or the wrong format, and fails the command; single rejected lines are every log's lot.
 func (c *importCommand) verdict(a *app, result *imported) error {
-	list := fmt.Sprintf("`tollgate rejected list --source %s` shows lines, reasons and how to fix them", c.Source)
+	list := fmt.Sprintf("`tollgate rejected list --source %s` shows lines, reasons and how to fix them",
+		c.Source)
 	switch {
 	case result.Read == 0:
 		fmt.Fprintln(a.err, "there was no event to import: the input is empty")
 	case result.Rejected > 0 && result.Rejected >= result.Read:
-		fmt.Fprintf(a.err, "tollgate: nothing was imported: all %d events were rejected; is it the right file and "+
-			"--format? %s\n", result.Read, list)
+		fmt.Fprintf(a.err, "tollgate: nothing was imported: all %d events were rejected; is it "+
+			"the right file and --format? %s\n", result.Read, list)
 		return errReported
 	case result.Rejected > 0:
 		fmt.Fprintf(a.err, "%d of %d events could not be used; %s\n", result.Rejected, result.Read, list)
@@ -148,7 +152,8 @@ func (c *importCommand) verdict(a *app, result *imported) error {
 	return nil
 }
 
-// produce reads the files one after the other and writes their events; parts of a file go to all partitions at once.
+// produce reads the files one after the other and writes their events; parts of a file go to all partitions
+// at once.
 func (c *importCommand) produce(a *app, p *parts) (*imported, error) {
 	files := c.Files
 	if len(files) == 0 {
@@ -226,8 +231,8 @@ func sentBefore(events int64) string {
 	if events == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %d events before it were sent: import the whole file again when it is mended, which counts "+
-		"nothing twice", events)
+	return fmt.Sprintf("; %d events before it were sent: import the whole file again when it is "+
+		"mended, which counts nothing twice", events)
 }
 
 func (r *imported) note(list []stream.Position) {
@@ -241,9 +246,10 @@ func (r *imported) note(list []stream.Position) {
 	}
 }
 
-// file cuts one file into records. An event without an id of its own is known by the file's first line and the byte
-// at which it begins (law 1), so that importing the file again counts nothing twice.
-func (c *importCommand) file(ctx context.Context, a *app, name string, batches chan<- []stream.Record, result *imported) error {
+// file cuts one file into records. An event without an id of its own is known by the file's first line and
+// the byte at which it begins (law 1), so that importing the file again counts nothing twice.
+func (c *importCommand) file(ctx context.Context, a *app, name string, batches chan<- []stream.Record,
+	result *imported) error {
 	raw, size, err := openInput(a, name)
 	if err != nil {
 		return err
@@ -295,11 +301,13 @@ func send(ctx context.Context, batches chan<- []stream.Record, batch []stream.Re
 	}
 }
 
-// formatLines is how many of a file's first lines are tried for its format; a log seldom begins with so many torn ones.
+// formatLines is how many of a file's first lines are tried for its format; a log seldom begins with so many
+// torn ones.
 const formatLines = 100
 
-// foundFormat finds out what a file is by the first of its lines that some format can read, so that every line that does
-// not fit is rejected by itself. Where none can be read, what a line looks like must do, if it is text at all.
+// foundFormat finds out what a file is by the first of its lines that some format can read, so that every
+// line that does not fit is rejected by itself. Where none can be read, what a line looks like must do, if it
+// is text at all.
 func foundFormat(text *bufio.Reader) (string, error) {
 	head, err := text.Peek(decode.MaxRecordBytes)
 	if err != nil && err != io.EOF && len(head) == 0 {
@@ -328,10 +336,11 @@ func foundFormat(text *bufio.Reader) (string, error) {
 	case tried == 0:
 		return decode.Native, nil // a file without a line has no event in any format
 	case bytes.HasPrefix(head, []byte("\xff\xfe")) || bytes.HasPrefix(head, []byte("\xfe\xff")):
-		return "", errors.New("it is UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 FILE | tollgate import …")
+		return "", errors.New("it is UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 FILE | " +
+			"tollgate import …")
 	}
-	return "", fmt.Errorf("none of its first %d lines is in a known format; name it with --format (`tollgate formats "+
-		"list`), or try a sample: tollgate formats test FILE", tried)
+	return "", fmt.Errorf("none of its first %d lines is in a known format; name it with --format "+
+		"(`tollgate formats list`), or try a sample: tollgate formats test FILE", tried)
 }
 
 func (c *importCommand) headers(format string) []stream.Header {
@@ -375,7 +384,8 @@ func (c *cutter) add(p decode.Piece, long bool) {
 	if c.events == 0 {
 		c.offset, c.line, c.lines = p.Offset, p.Line, 0
 	} else {
-		// What stood between two pieces is white space and commas: as much of it again, with as many line ends.
+		// What stood between two pieces is white space and commas: as much of it again, with as many line
+		// ends.
 		gap := int(p.Offset - c.offset - int64(len(c.value)))
 		ends := int(p.Line - c.line - c.lines)
 		c.value = append(c.value, strings.Repeat("\r", max(0, gap-ends))...)
@@ -424,8 +434,9 @@ func fileID(r *bufio.Reader) (string, error) {
 
 // newBar shows progress on a terminal; elsewhere it shows nothing.
 func newBar(w io.Writer, name string, size int64) *progressbar.ProgressBar {
-	return progressbar.NewOptions64(size, progressbar.OptionSetWriter(w), progressbar.OptionSetDescription(name),
-		progressbar.OptionShowBytes(true), progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
+	return progressbar.NewOptions64(size, progressbar.OptionSetWriter(w),
+		progressbar.OptionSetDescription(name), progressbar.OptionShowBytes(true),
+		progressbar.OptionSetPredictTime(true), progressbar.OptionFullWidth(),
 		progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish(),
 		progressbar.OptionSetVisibility(isTerminal(w)))
 }

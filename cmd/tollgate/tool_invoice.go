@@ -45,9 +45,10 @@ func (c invoiceDraft) Run(a *app) error {
 			}
 			drafts = append(drafts, some...)
 		}
-		return printInvoices(a, drafts, c.Output, fmt.Sprintf("nothing is to be invoiced for %s%s: no usage of it is "+
-			"stored and no plan has a fee; `tollgate usage --from … --to … --by customer` shows what there is", c.Period,
-			ofCustomers(c.Customer)))
+		return printInvoices(a, drafts, c.Output,
+			fmt.Sprintf("nothing is to be invoiced for %s%s: no usage of it is "+
+				"stored and no plan has a fee; `tollgate usage --from … --to … --by customer` "+
+				"shows what there is", c.Period, ofCustomers(c.Customer)))
 	})
 }
 
@@ -61,7 +62,8 @@ func ofCustomers(ids []string) string {
 
 // printInvoices prints one row an invoice; none is what is said where there is no invoice.
 func printInvoices(a *app, invoices []schemas.Invoice, output, none string) error {
-	t := table{columns: []string{"number", "status", "customer", "from", "to", "currency", "net", "tax", "total"},
+	t := table{columns: []string{"number", "status", "customer", "from", "to", "currency", "net", "tax",
+		"total"},
 		items: invoices, none: none}
 	for i := range invoices {
 		one := &invoices[i]
@@ -82,7 +84,8 @@ func zoneOf(invoice *schemas.Invoice) *time.Location {
 	return zone
 }
 
-// amount is a number with the digits of the invoice's currency, for a table that has the currency in a column.
+// amount is a number with the digits of the invoice's currency, for a table that has the currency in a
+// column.
 func amount(invoice *schemas.Invoice, amount schemas.Decimal) string {
 	places, err := schemas.MinorUnits(invoice.Currency)
 	if err != nil {
@@ -118,14 +121,15 @@ func (c invoiceIssue) Run(a *app) error {
 			if err != nil {
 				return err
 			}
-			t.add(instant(run.Period.From), instant(run.Period.To), strconv.Itoa(run.Invoices), run.First, run.Last,
-				yesNo(run.Already))
+			t.add(instant(run.Period.From), instant(run.Period.To), strconv.Itoa(run.Invoices), run.First,
+				run.Last, yesNo(run.Already))
 		}
 		return a.show(&t, c.Output)
 	})
 }
 
-// issue tries again while usage is on its way; a period whose grace is not over will not become ready by waiting here.
+// issue tries again while usage is on its way; a period whose grace is not over will not become ready by
+// waiting here.
 func (c invoiceIssue) issue(a *app, r *roles, period schemas.Period) (billing.Run, error) {
 	deadline := time.Now().Add(c.Wait)
 	for {
@@ -183,8 +187,8 @@ func invoiceText(one *schemas.Invoice) string {
 	}
 	zone := zoneOf(one)
 	const minute = "2006-01-02 15:04"
-	fmt.Fprintf(&b, "Invoice %s  %s  %s\n%s\nto %s %s\nperiod %s to %s, not included (%s)\n\n", number, one.Date,
-		one.Status, printable(one.Issuer.Name), one.Customer.ID, printable(one.Customer.Name),
+	fmt.Fprintf(&b, "Invoice %s  %s  %s\n%s\nto %s %s\nperiod %s to %s, not included (%s)\n\n", number,
+		one.Date, one.Status, printable(one.Issuer.Name), one.Customer.ID, printable(one.Customer.Name),
 		one.From.In(zone).Format(minute), one.To.In(zone).Format(minute), zone)
 	t := table{columns: []string{"line", "what", "quantity", "unit", "amount", "how"}}
 	for _, l := range one.Lines {
@@ -247,8 +251,8 @@ func (c invoiceList) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		return printInvoices(a, list, c.Output, "no invoice was issued that fits; `tollgate invoice draft --period "+
-			"2026-02` shows what would be, `tollgate invoice issue` closes a period")
+		return printInvoices(a, list, c.Output, "no invoice was issued that fits; `tollgate "+
+			"invoice draft --period 2026-02` shows what would be, `tollgate invoice issue` closes a period")
 	})
 }
 
@@ -308,10 +312,10 @@ func (c invoiceExplain) Run(a *app) error {
 		if e.Line.Meter == "" {
 			return nil
 		}
-		fmt.Fprintf(a.out, "quantity: %s %s, from cut %.12s of [%s, %s)\n", e.Quantity, e.Line.Unit, e.Line.Cut,
-			instant(e.Line.From), instant(e.Line.To))
-		fmt.Fprintf(a.out, "the events: tollgate events --customer %s --meter %s --from %s --to %s\n", e.Customer, e.Line.Meter,
-			instant(e.Line.From), instant(e.Line.To))
+		fmt.Fprintf(a.out, "quantity: %s %s, from cut %.12s of [%s, %s)\n", e.Quantity, e.Line.Unit,
+			e.Line.Cut, instant(e.Line.From), instant(e.Line.To))
+		fmt.Fprintf(a.out, "the events: tollgate events --customer %s --meter %s --from %s --to %s\n",
+			e.Customer, e.Line.Meter, instant(e.Line.From), instant(e.Line.To))
 		if !e.Agrees {
 			fmt.Fprintln(a.err, "the cut no longer answers what was billed: run `tollgate audit`")
 			return errReported
@@ -329,7 +333,8 @@ type invoiceCredit struct {
 // Run credits everything that is left of the invoice.
 func (c invoiceCredit) Run(a *app) error {
 	return a.withRoles(0, func(r *roles) error {
-		note, err := r.billing.Credit(a.ctx, billing.CreditRequest{Invoice: c.Number, Reason: c.Reason, Rebill: c.Rebill})
+		note, err := r.billing.Credit(a.ctx, billing.CreditRequest{Invoice: c.Number, Reason: c.Reason,
+			Rebill: c.Rebill})
 		if err != nil {
 			return hintNumbers(err)
 		}

@@ -72,18 +72,20 @@ type keyList struct {
 // Run lists credentials by id; of a hash only its beginning is shown.
 func (c keyList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
-		t := table{columns: []string{"credential", "kind", "match", "source", "customer", "from", "to", "blocked"},
-			none: "no credential" + ofCustomers(c.Customer) + "; `tollgate key create ID CUSTOMER` makes an API key, " +
-				"`tollgate key add` names what a gateway calls a consumer"}
-		err := store.Credentials(a.ctx, catalog.Filter{Customers: c.Customer}, func(one catalog.Credential) error {
-			kind, match := "name", one.Match
-			if one.Kind == schemas.CredentialHash {
-				kind, match = "hash", shorten(one.Match, 20)
-			}
-			t.add(one.ID, kind, match, one.Source, one.Customer, instant(one.From), instant(one.To),
-				strings.ToLower(fmt.Sprint(one.Blocked)))
-			return nil
-		})
+		t := table{columns: []string{"credential", "kind", "match", "source", "customer", "from", "to",
+			"blocked"},
+			none: "no credential" + ofCustomers(c.Customer) + "; `tollgate key create ID CUSTOMER` " +
+				"makes an API key, `tollgate key add` names what a gateway calls a consumer"}
+		err := store.Credentials(a.ctx, catalog.Filter{Customers: c.Customer},
+			func(one catalog.Credential) error {
+				kind, match := "name", one.Match
+				if one.Kind == schemas.CredentialHash {
+					kind, match = "hash", shorten(one.Match, 20)
+				}
+				t.add(one.ID, kind, match, one.Source, one.Customer, instant(one.From), instant(one.To),
+					strings.ToLower(fmt.Sprint(one.Blocked)))
+				return nil
+			})
 		if err != nil {
 			return err
 		}
@@ -109,8 +111,8 @@ func (c keyBlock) Run(a *app) error {
 			return err
 		}
 		if len(rows) != len(c.ID) {
-			return fmt.Errorf("%d of %d credentials are known: %s; `tollgate key list` shows them", len(rows), len(c.ID),
-				strings.Join(c.ID, ", "))
+			return fmt.Errorf("%d of %d credentials are known: %s; `tollgate key list` shows them", len(rows),
+				len(c.ID), strings.Join(c.ID, ", "))
 		}
 		number, err := store.PutCredentials(a.ctx, rows, c.Reason, who(c.By))
 		return told(a, number, len(rows), "credentials blocked", err)
@@ -157,7 +159,8 @@ func (c keyIngest) Run(a *app) error {
 		return err
 	}
 	fmt.Fprintln(a.out, secret)
-	fmt.Fprintf(a.err, "This is the only time the key is shown. Admit it with this setting and restart the collector:\n"+
-		"collector:\n  ingest_keys:\n%s\n", indent(indent(strings.TrimSpace(string(setting)))))
+	fmt.Fprintf(a.err, "This is the only time the key is shown. Admit it with this setting and restart "+
+		"the collector:\ncollector:\n  ingest_keys:\n%s\n",
+		indent(indent(strings.TrimSpace(string(setting)))))
 	return nil
 }

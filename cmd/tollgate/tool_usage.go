@@ -107,7 +107,8 @@ func (c usageCommand) nothing(period schemas.Period) string {
 		asked += " where " + strings.Join(c.Where, ", ")
 	}
 	wider := "try other days, and without --customer, --where and --meter"
-	return fmt.Sprintf("no %s in %s; %s; `tollgate rejected list` shows what could not be used", asked, period, wider)
+	return fmt.Sprintf("no %s in %s; %s; `tollgate rejected list` shows what could not be used", asked,
+		period, wider)
 }
 
 // parseInstant reads a date, which is midnight in the zone, or an instant with its own zone.
@@ -122,5 +123,6 @@ func parseInstant(text string, zone *time.Location) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("%q: want a date such as 2026-02-01 or an instant such as 2026-02-01T10:00:00Z", text)
+	return time.Time{}, fmt.Errorf("%q: want a date such as 2026-02-01 or an instant such as "+
+		"2026-02-01T10:00:00Z", text)
 }

@@ -19,8 +19,8 @@ import (
 type Entry struct {
 	// Time is when. Required.
 	Time time.Time `json:"time"`
-	// ID names the deed, so that writing it again after an unknown outcome is harmless, and what is delivered twice is
-	// listed once. Default "": a random one.
+	// ID names the deed, so that writing it again after an unknown outcome is harmless, and what is delivered
+	// twice is listed once. Default "": a random one.
 	ID string `json:"id"`
 	// Actor is who: a person at a machine, the public name of a key, a topic. Required.
 	Actor string `json:"actor"`
@@ -41,7 +41,8 @@ const maxReason = 2000
 func (e Entry) Validate() error {
 	var errs []error
 	for _, field := range [...]struct{ name, value string }{
-		{"actor", e.Actor}, {"action", e.Action}, {"subject", e.Subject}, {"reason", strings.TrimSpace(e.Reason)}} {
+		{"actor", e.Actor}, {"action", e.Action}, {"subject", e.Subject},
+		{"reason", strings.TrimSpace(e.Reason)}} {
 		if field.value == "" {
 			errs = append(errs, fmt.Errorf("audit entry: %s is missing", field.name))
 		}
@@ -50,7 +51,8 @@ func (e Entry) Validate() error {
 		errs = append(errs, errors.New("audit entry: time is missing"))
 	}
 	if len(e.Reason) > maxReason {
-		errs = append(errs, fmt.Errorf("audit entry: the reason has %d bytes, at most %d", len(e.Reason), maxReason))
+		errs = append(errs, fmt.Errorf("audit entry: the reason has %d bytes, at most %d", len(e.Reason),
+			maxReason))
 	}
 	return errors.Join(errs...)
 }
@@ -78,10 +80,12 @@ func (s *Store) Append(ctx context.Context, entries ...Entry) error {
 			if details == nil {
 				details = map[string]string{}
 			}
-			err = batch.Append(e.Time.UTC(), cmp.Or(e.ID, rand.Text()), e.Actor, e.Action, e.Subject, e.Reason, details)
+			err = batch.Append(e.Time.UTC(), cmp.Or(e.ID, rand.Text()), e.Actor, e.Action, e.Subject,
+				e.Reason, details)
 		}
 		if err != nil {
-			return fmt.Errorf("write %s of %s to the audit log: %w", e.Action, e.Subject, errors.Join(err, batch.Abort()))
+			return fmt.Errorf("write %s of %s to the audit log: %w", e.Action, e.Subject,
+				errors.Join(err, batch.Abort()))
 		}
 	}
 	if err := batch.Send(); err != nil {
@@ -114,9 +118,9 @@ func (s *Store) List(ctx context.Context, f Filter) (out []Entry, err error) {
 		f.To = time.UnixMilli(schemas.MaxTime)
 	}
 	rows, err := s.db.Conn().Query(ctx, selectEntries,
-		native.DateNamed("from", f.From.UTC(), native.MilliSeconds), native.DateNamed("to", f.To.UTC(), native.MilliSeconds),
-		native.Named("action", f.Action), native.Named("actor", f.Actor),
-		native.Named("limit", uint32(cmp.Or(max(f.Limit, 0), 1000))))
+		native.DateNamed("from", f.From.UTC(), native.MilliSeconds),
+		native.DateNamed("to", f.To.UTC(), native.MilliSeconds), native.Named("action", f.Action),
+		native.Named("actor", f.Actor), native.Named("limit", uint32(cmp.Or(max(f.Limit, 0), 1000))))
 	if err != nil {
 		return nil, fmt.Errorf("list the audit log: %w", err)
 	}

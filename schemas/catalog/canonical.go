@@ -15,7 +15,8 @@ import (
 //go:embed default.yaml
 var defaultYAML []byte
 
-// Default is the catalog in force while none was ever applied: everything is one product, calls cost 0.001 EUR.
+// Default is the catalog in force while none was ever applied: everything is one product, calls cost 0.001
+// EUR.
 var Default = sync.OnceValue(func() *Catalog {
 	c, problems := Parse(DefaultFiles())
 	if len(problems) > 0 {
@@ -29,15 +30,15 @@ func DefaultFiles() map[string][]byte {
 	return map[string][]byte{"default.yaml": slices.Clone(defaultYAML)}
 }
 
-// Hash names a catalog: the hex SHA-256 of its canonical form. Comments, the order of files and of products, meters
-// and plans, and how a number or a short form is written do not change it.
+// Hash names a catalog: the hex SHA-256 of its canonical form. Comments, the order of files and of products,
+// meters and plans, and how a number or a short form is written do not change it.
 func Hash(c *Catalog) string {
 	sum := sha256.Sum256(canonical(c))
 	return hex.EncodeToString(sum[:])
 }
 
-// canonical is JSON without members that have their zero value, so that a field which a later program adds does not
-// change the hash of a catalog that does not use it.
+// canonical is JSON without members that have their zero value, so that a field which a later program adds
+// does not change the hash of a catalog that does not use it.
 func canonical(c *Catalog) []byte {
 	sorted := *c
 	sorted.Products = slices.Clone(c.Products)
@@ -73,7 +74,8 @@ func canonicalJSON(value any) []byte {
 	return text
 }
 
-// prune drops members of objects that say nothing; items of lists all stay, because their places mean something.
+// prune drops members of objects that say nothing; items of lists all stay, because their places mean
+// something.
 func prune(tree any) any {
 	switch v := tree.(type) {
 	case map[string]any:

@@ -1,6 +1,6 @@
-// Package catalog owns the agreement: products, meters, plans, prices and limits (YAML under version control), and
-// the customers, subscriptions and credentials that change daily. It owns no usage and no money: billing rates,
-// quota counts. Every role holds one immutable Snapshot of it, swapped whole.
+// Package catalog owns the agreement: products, meters, plans, prices and limits (YAML under version
+// control), and the customers, subscriptions and credentials that change daily. It owns no usage and no
+// money: billing rates, quota counts. Every role holds one immutable Snapshot of it, swapped whole.
 //
 // A catalog is YAML, one file or several; docs/catalog.md describes all of it. The shortest useful one:
 //
@@ -15,9 +15,9 @@
 //	    limits: [600 calls per minute]
 //	default_plan: payg
 //
-// Parse reads it and tells every problem at once. A Store keeps versions, customers, subscriptions and credentials in
-// ClickHouse; a Follower holds the newest Snapshot. credentials.go is the compact table of credentials, routes.go the
-// tree of routes, condition.go the conditions of meters in Go and in SQL.
+// Parse reads it and tells every problem at once. A Store keeps versions, customers, subscriptions and
+// credentials in ClickHouse; a Follower holds the newest Snapshot. credentials.go is the compact table of
+// credentials, routes.go the tree of routes, condition.go the conditions of meters in Go and in SQL.
 package catalog
 
 import (
@@ -26,8 +26,8 @@ import (
 	"tollgate/schemas"
 )
 
-// Catalog is one version of what people decide. Its name is the hash of its canonical form; its sequence number
-// orders versions.
+// Catalog is one version of what people decide. Its name is the hash of its canonical form; its sequence
+// number orders versions.
 type Catalog struct {
 	Issuer    Issuer
 	Products  []Product
@@ -86,8 +86,8 @@ const (
 	Latest Aggregate = "latest"
 )
 
-// Meter is a rule from events to a quantity with a unit. A meter never changes: a changed rule is a new Version that
-// takes effect at From.
+// Meter is a rule from events to a quantity with a unit. A meter never changes: a changed rule is a new
+// Version that takes effect at From.
 type Meter struct {
 	Name       string
 	Version    int       // 1.. within Name
@@ -116,7 +116,8 @@ type PriceModel string
 const (
 	PricePerUnit   PriceModel = "per_unit"  // amount × quantity
 	PriceGraduated PriceModel = "graduated" // each tier's units at that tier's price
-	PriceVolume    PriceModel = "volume"    // all units at the price of the tier that the whole quantity reaches
+	// all units at the price of the tier that the whole quantity reaches
+	PriceVolume    PriceModel = "volume"
 	PricePackage   PriceModel = "package"   // amount × ⌈quantity / size⌉
 	PriceFlat      PriceModel = "flat"      // amount once a period, whatever the usage; prorated by days
 	PriceStairstep PriceModel = "stairstep" // the flat amount of the tier that the quantity reaches
@@ -130,28 +131,30 @@ type Plan struct {
 	Every    string // billing period: "month" (default), "quarter", "year"
 	Prices   []Price
 	Limits   []Limit
-	// RevenueShare is set for partner plans: percent of the billed net that the partner gets back as a line of its own.
+	// RevenueShare is set for partner plans: percent of the billed net that the partner gets back as a line
+	// of its own.
 	RevenueShare schemas.Decimal
 }
 
 // Price puts money on one meter, or on the period itself (flat).
 type Price struct {
-	ID       string              // stable name of the line; default meter or "base"
-	Label    string              // as invoices show it
-	Meter    string              // "" for flat
-	Where    map[string][]string // dimension → values that this price is for; none = all
-	Model    PriceModel
-	Amount   schemas.Decimal // per unit, per package, or flat
-	Per      schemas.Decimal // Amount is for so many units; default 1 ("0.50 per 1000")
-	Size     schemas.Decimal // of a package
-	Round    string          // of the last package begun: "up" (default) bills it, "down" only once it is full
+	ID     string              // stable name of the line; default meter or "base"
+	Label  string              // as invoices show it
+	Meter  string              // "" for flat
+	Where  map[string][]string // dimension → values that this price is for; none = all
+	Model  PriceModel
+	Amount schemas.Decimal // per unit, per package, or flat
+	Per    schemas.Decimal // Amount is for so many units; default 1 ("0.50 per 1000")
+	Size   schemas.Decimal // of a package
+	// of the last package begun: "up" (default) bills it, "down" only once it is full
+	Round    string
 	Free     schemas.Decimal // units free in each period, taken off before the model
 	Tiers    []Tier
 	From, To time.Time // effective [From, To); zero = open
 }
 
-// Tier is a step of graduated, volume or stairstep prices. Its units are those above the previous tier's UpTo, up
-// to and including UpTo.
+// Tier is a step of graduated, volume or stairstep prices. Its units are those above the previous tier's
+// UpTo, up to and including UpTo.
 type Tier struct {
 	UpTo   *schemas.Decimal // nil = the rest; only and always the last
 	Amount schemas.Decimal  // per unit (per Price.Per units)

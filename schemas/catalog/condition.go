@@ -170,8 +170,8 @@ func mustRange(v string) (first, last [16]byte) {
 	return first, last
 }
 
-// Compile makes the condition fast: no allocation for each event unless a decimal quantity is compared. It panics
-// on a condition that Validate refuses.
+// Compile makes the condition fast: no allocation for each event unless a decimal quantity is compared. It
+// panics on a condition that Validate refuses.
 func (c Condition) Compile() Matcher {
 	tests := make([]Matcher, len(c))
 	for i, t := range c {

@@ -38,8 +38,8 @@ func timeOf(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// credentialTable holds credentials in about 100 bytes each: fixed rows, texts in one arena, and two open-addressed
-// indexes of row numbers. It is filled once and immutable afterwards.
+// credentialTable holds credentials in about 100 bytes each: fixed rows, texts in one arena, and two
+// open-addressed indexes of row numbers. It is filled once and immutable afterwards.
 type credentialTable struct {
 	seed      uint64 // of the hashes: random in each process, so that nobody can choose names that collide
 	rows      []credentialRow
@@ -106,7 +106,8 @@ func (t *credentialTable) add(c *Credential, seen interner) {
 	row := credentialRow{
 		match: t.matchHash(c.Kind, c.Source, c.Match), from: fromMilli(c.From), to: toMilli(c.To),
 		change: c.Change,
-		id:     uint32(len(t.arena)), idLen: uint16(len(c.ID)), customer: customer, subLen: uint16(len(c.Subject)),
+		id:     uint32(len(t.arena)), idLen: uint16(len(c.ID)), customer: customer,
+		subLen: uint16(len(c.Subject)),
 	}
 	t.arena = append(t.arena, c.ID...)
 	if c.Subject != "" {
@@ -209,8 +210,8 @@ func (t *credentialTable) bytes() int {
 	return n
 }
 
-// credentials are a large table and a small one of what changed since: a change copies the small one only. A row in
-// delta hides the row of the same id in base.
+// credentials are a large table and a small one of what changed since: a change copies the small one only. A
+// row in delta hides the row of the same id in base.
 type credentials struct{ base, delta *credentialTable }
 
 // Attribution says whose a credential is.
@@ -222,9 +223,10 @@ type Attribution struct {
 	Change     uint64 // change number of the credential's row
 }
 
-// attribute finds the credential of this kind and match that was in force at a time (milliseconds). One bound to the
-// event's source wins over one for any source, then the later From, then the higher change.
-func (c credentials) attribute(kind schemas.CredentialKind, source, match string, at int64) (Attribution, bool) {
+// attribute finds the credential of this kind and match that was in force at a time (milliseconds). One bound
+// to the event's source wins over one for any source, then the later From, then the higher change.
+func (c credentials) attribute(kind schemas.CredentialKind, source, match string,
+	at int64) (Attribution, bool) {
 	if source != "" && (c.base.bound || c.delta.bound) {
 		if a, ok := c.bound(kind, source, match, at); ok {
 			return a, true
@@ -258,12 +260,13 @@ func (c credentials) bound(kind schemas.CredentialKind, source, match string, at
 	}
 	return Attribution{
 		Credential: in.idOf(best), Customer: in.customers[best.customer],
-		Subject: in.text(best.subject, best.subLen), Blocked: best.flags&flagBlocked != 0, Change: best.change,
+		Subject: in.text(best.subject, best.subLen), Blocked: best.flags&flagBlocked != 0,
+		Change: best.change,
 	}, true
 }
 
-// with is c and the changed rows. The small table is made anew from old and changed rows; when it has become an eighth
-// of the large one, both are put together.
+// with is c and the changed rows. The small table is made anew from old and changed rows; when it has become
+// an eighth of the large one, both are put together.
 func (c credentials) with(changed []Credential) credentials {
 	if len(changed) == 0 {
 		return c
@@ -287,7 +290,8 @@ func (c credentials) with(changed []Credential) credentials {
 	return credentials{base, newCredentialTable(c.base.seed, 0)}
 }
 
-// copyFrom takes the rows of another table that keep accepts; deleted ones only where they still hide something.
+// copyFrom takes the rows of another table that keep accepts; deleted ones only where they still hide
+// something.
 func (t *credentialTable) copyFrom(other *credentialTable, seen interner, keep func(id string) bool,
 	deleted bool) {
 	t.bound = t.bound || other.bound

@@ -12,14 +12,19 @@ import (
 	"tollgate/schemas"
 )
 
-// Columns of the CSV files (RFC 4180, UTF-8, first line names the columns, in any order; what is left out is empty).
+// Columns of the CSV files (RFC 4180, UTF-8, first line names the columns, in any order; what is left out is
+// empty).
 var (
 	// CustomerColumns: address is lines separated by "; ", attributes are name=value separated by "; ".
-	CustomerColumns = []string{"id", "name", "zone", "tax_category", "email", "parent", "address", "attributes"}
-	// SubscriptionColumns: id defaults to the plan; from and to are RFC 3339 or dates (midnight UTC), empty = open.
+	CustomerColumns = []string{"id", "name", "zone", "tax_category", "email", "parent", "address",
+		"attributes"}
+	// SubscriptionColumns: id defaults to the plan; from and to are RFC 3339 or dates (midnight UTC), empty =
+	// open.
 	SubscriptionColumns = []string{"customer", "id", "plan", "from", "to"}
-	// CredentialColumns: kind is key (match is a secret, hashed as it is read), hash or name; blocked is true or false.
-	CredentialColumns = []string{"id", "kind", "source", "match", "customer", "subject", "from", "to", "blocked"}
+	// CredentialColumns: kind is key (match is a secret, hashed as it is read), hash or name; blocked is true
+	// or false.
+	CredentialColumns = []string{"id", "kind", "source", "match", "customer", "subject", "from", "to",
+		"blocked"}
 )
 
 // maxRows bounds one CSV file; more is imported in several.
@@ -193,7 +198,8 @@ func ReadSubscriptions(file string, r io.Reader, c *Catalog) ([]Subscription, Pr
 	return out, t.finish(len(out))
 }
 
-// ReadCredentials reads CredentialColumns. Secrets (kind key) are hashed as they are read and appear in no problem.
+// ReadCredentials reads CredentialColumns. Secrets (kind key) are hashed as they are read and appear in no
+// problem.
 func ReadCredentials(file string, r io.Reader, h *Hasher) ([]Credential, Problems) {
 	t := openTable(file, r, CredentialColumns)
 	var out []Credential
@@ -235,7 +241,8 @@ func (c *Credential) setMatch(kind, match string, h *Hasher) error {
 	case kindName:
 		c.Kind, c.Match = schemas.CredentialName, match
 	default:
-		return fmt.Errorf("kind %q is unknown; %s", kind, didYouMean(kind, []string{kindKey, kindHash, kindName}))
+		return fmt.Errorf("kind %q is unknown; %s", kind,
+			didYouMean(kind, []string{kindKey, kindHash, kindName}))
 	}
 	return nil
 }
@@ -273,8 +280,8 @@ func WriteCredentials(w io.Writer, rows []Credential) error {
 		if c.Kind == schemas.CredentialName {
 			kind = kindName
 		}
-		return []string{c.ID, kind, c.Source, c.Match, c.Customer, c.Subject, openTime(c.From), openTime(c.To),
-			fmt.Sprint(c.Blocked)}
+		return []string{c.ID, kind, c.Source, c.Match, c.Customer, c.Subject, openTime(c.From),
+			openTime(c.To), fmt.Sprint(c.Blocked)}
 	})
 }
 

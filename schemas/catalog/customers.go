@@ -14,7 +14,8 @@ type Agreements struct {
 	Credentials   []Credential
 }
 
-// ParseAgreements reads customers from YAML files and reports everything that is wrong at once, with file and line:
+// ParseAgreements reads customers from YAML files and reports everything that is wrong at once, with file and
+// line:
 //
 //	customers:
 //	  - customer: acme

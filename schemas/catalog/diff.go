@@ -115,8 +115,8 @@ func describePlan(out map[string]string, plan Plan) {
 		out[name] = describePrice(p, plan.Currency)
 	}
 	for _, l := range plan.Limits {
-		out[key+", limit "+l.ID] = fmt.Sprintf("%s %s per %s and %s, then %s%s", l.Units, l.Meter, l.Per, l.Scope,
-			l.Action, describeWhere(l.Where))
+		out[key+", limit "+l.ID] = fmt.Sprintf("%s %s per %s and %s, then %s%s", l.Units, l.Meter, l.Per,
+			l.Scope, l.Action, describeWhere(l.Where))
 	}
 }
 
@@ -183,8 +183,8 @@ func orAny(texts []string) string {
 	return strings.Join(texts, " ")
 }
 
-// CheckMeters says which meters of next are otherwise than in old under the same version: usage that was counted by
-// one rule would be added to usage counted by another.
+// CheckMeters says which meters of next are otherwise than in old under the same version: usage that was
+// counted by one rule would be added to usage counted by another.
 func CheckMeters(old, next *Catalog) Problems {
 	var problems Problems
 	for _, was := range old.Meters {

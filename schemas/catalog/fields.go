@@ -76,9 +76,9 @@ func FieldNames() []string {
 	return out
 }
 
-// DimensionNames are what usage can keep beside customer, apart from attributes.NAME: the columns of the usage
-// tables. What has a value of its own for nearly every event (id, path, address) is not among them, because
-// usage would then have a row for each event.
+// DimensionNames are what usage can keep beside customer, apart from attributes.NAME: the columns of the
+// usage tables. What has a value of its own for nearly every event (id, path, address) is not among them,
+// because usage would then have a row for each event.
 func DimensionNames() []string {
 	return []string{"product", "route", "version", "method", "status_class", "subject", "credential"}
 }
@@ -121,8 +121,8 @@ func (f Field) Text(e *schemas.UsageEvent) string {
 	return f.text(e)
 }
 
-// Quantity is the value of a number field of e as canonical decimal text, and whether e has it. Numbers of the
-// request (latency, bytes) are always there.
+// Quantity is the value of a number field of e as canonical decimal text, and whether e has it. Numbers of
+// the request (latency, bytes) are always there.
 func (f Field) Quantity(e *schemas.UsageEvent) (schemas.Decimal, bool) {
 	switch f.Kind {
 	case FieldInteger:
@@ -185,13 +185,15 @@ func Literal(text string) string {
 	return b.String()
 }
 
-// addressRange is the first and last address of an address or a prefix such as 10.0.0.0/8, IPv4 mapped into IPv6.
+// addressRange is the first and last address of an address or a prefix such as 10.0.0.0/8, IPv4 mapped into
+// IPv6.
 func addressRange(text string) (first, last [16]byte, err error) {
 	prefix, err := netip.ParsePrefix(text)
 	if err != nil {
 		var a netip.Addr
 		if a, err = netip.ParseAddr(text); err != nil {
-			return first, last, fmt.Errorf("%q is no address such as 192.0.2.7, 2001:db8::1 or 10.0.0.0/8", text)
+			return first, last, fmt.Errorf("%q is no address such as 192.0.2.7, 2001:db8::1 or 10.0.0.0/8",
+				text)
 		}
 		prefix = netip.PrefixFrom(a.WithZone(""), a.BitLen())
 	}

@@ -14,11 +14,11 @@ import (
 type FollowerOptions struct {
 	// Every is how often the store is asked for changes.
 	//
-	// Default 1s. Not less: each role of each process asks two short queries. Not more: a blocked key should be
-	// refused at once, as people understand it.
+	// Default 1s. Not less: each role of each process asks two short queries. Not more: a blocked key should
+	// be refused at once, as people understand it.
 	Every time.Duration
-	// AbandonAfter is how long a change number may stay without its rows before the change is given up, so that
-	// later changes are seen.
+	// AbandonAfter is how long a change number may stay without its rows before the change is given up, so
+	// that later changes are seen.
 	//
 	// Default 6m, three times what a writer gives itself. Not more: later changes wait as long.
 	AbandonAfter time.Duration
@@ -26,7 +26,8 @@ type FollowerOptions struct {
 	Log *slog.Logger
 }
 
-// Follower holds the newest Snapshot and swaps it whole when something changes. It is safe for concurrent use.
+// Follower holds the newest Snapshot and swaps it whole when something changes. It is safe for concurrent
+// use.
 type Follower struct {
 	store   *Store
 	options FollowerOptions
@@ -83,7 +84,8 @@ func (f *Follower) Run(ctx context.Context) error {
 		case err != nil && ctx.Err() != nil:
 			return nil
 		case err != nil && !failing:
-			f.options.Log.Warn("catalog and customers cannot be followed; the last known stay in force", "error", err)
+			f.options.Log.Warn("catalog and customers cannot be followed; the last known stay in force",
+				"error", err)
 		case err == nil && failing:
 			f.options.Log.Info("catalog and customers are followed again", "change", f.Current().Change())
 		}
@@ -164,8 +166,8 @@ func (f *Follower) WaitFor(ctx context.Context, change, seq uint64) (*Snapshot, 
 	}
 }
 
-// Subscribe answers a channel that gets every new snapshot, or only the newest where the receiver is slow, and a
-// function that ends it.
+// Subscribe answers a channel that gets every new snapshot, or only the newest where the receiver is slow,
+// and a function that ends it.
 func (f *Follower) Subscribe() (snapshots <-chan *Snapshot, stop func()) {
 	channel := make(chan *Snapshot, 1)
 	f.subscribers.Lock()

@@ -54,10 +54,12 @@ func (h *Hasher) KeyIDs() (ids []string) {
 	return ids
 }
 
-// Hash is the keyed hash of a secret under the current key: "kh1:<key id>:<32 hex digits>", 128 bits of HMAC-SHA256.
+// Hash is the keyed hash of a secret under the current key: "kh1:<key id>:<32 hex digits>", 128 bits of
+// HMAC-SHA256.
 func (h *Hasher) Hash(secret string) string { return hashUnder(h.keys[0], secret) }
 
-// Candidates are the hashes under all keys, the current one first: a credential may have been stored under either.
+// Candidates are the hashes under all keys, the current one first: a credential may have been stored under
+// either.
 func (h *Hasher) Candidates(secret string) []string {
 	out := make([]string, len(h.keys))
 	for i, k := range h.keys {

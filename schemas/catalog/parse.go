@@ -24,9 +24,9 @@ const (
 	maxFiles     = 1000
 )
 
-// Parse reads a catalog from its YAML files (name → text) and reports everything that is wrong at once. The sections
-// of the files are put together: products may be in one file and plans in another, but issuer and default_plan may
-// be given once only. The catalog is usable only when there are no problems.
+// Parse reads a catalog from its YAML files (name → text) and reports everything that is wrong at once. The
+// sections of the files are put together: products may be in one file and plans in another, but issuer and
+// default_plan may be given once only. The catalog is usable only when there are no problems.
 func Parse(files map[string][]byte) (*Catalog, Problems) {
 	p := &parser{catalog: &Catalog{}, zone: time.UTC}
 	p.reader.problems = &p.problems
@@ -236,7 +236,8 @@ func (p *parser) timeZone(o *object, fallback *time.Location) *time.Location {
 func parseZone(name string) (*time.Location, error) {
 	zone, err := time.LoadLocation(name)
 	if err != nil || name == "Local" || name == "" {
-		return nil, fmt.Errorf("time zone %q is unknown; want an IANA name such as Europe/Berlin or UTC", name)
+		return nil, fmt.Errorf("time zone %q is unknown; want an IANA name such as Europe/Berlin or UTC",
+			name)
 	}
 	return zone, nil
 }

@@ -76,7 +76,8 @@ func (p *parser) aggregate(o *object, m *Meter) {
 		p.wrong(at, "meter %s: count looks at no field", m.Name)
 	case m.Aggregate == Count:
 	case m.Field == "":
-		p.wrong(o.place, "meter %s: %s needs a field, such as %s: bytes_out", m.Name, m.Aggregate, m.Aggregate)
+		p.wrong(o.place, "meter %s: %s needs a field, such as %s: bytes_out", m.Name, m.Aggregate,
+			m.Aggregate)
 	default:
 		p.aggregateField(at, *m)
 	}
@@ -167,7 +168,8 @@ func (p *parser) tests(field string, value place) (tests Condition) {
 	return tests
 }
 
-// meterVersions checks what only shows when all meters are known: versions of one name ascend with their dates.
+// meterVersions checks what only shows when all meters are known: versions of one name ascend with their
+// dates.
 func (p *parser) meterVersions() {
 	byName := map[string][]int{}
 	for i, m := range p.catalog.Meters {
@@ -184,8 +186,8 @@ func (p *parser) meterVersions() {
 			switch {
 			case before.Version == after.Version:
 				p.wrong(at,
-					"meter %q version %d is given twice, first in %s line %d; a changed meter needs the next "+
-						"version and a from",
+					"meter %q version %d is given twice, first in %s line %d; a changed "+
+						"meter needs the next version and a from",
 					name, after.Version, first.file, first.node.Line)
 			case !after.From.After(before.From):
 				p.wrong(at, "meter %q version %d must have a from after that of version %d (%s)",

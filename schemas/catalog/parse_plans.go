@@ -21,7 +21,8 @@ func (p *parser) plan(item place) {
 		Every:    o.word("every", "month", "month", "quarter", "year"),
 	}
 	if first, twice := p.planAt[plan.ID]; twice && plan.ID != "" {
-		p.wrong(o.at("plan"), "plan %q is given twice, first in %s line %d", plan.ID, first.file, first.node.Line)
+		p.wrong(o.at("plan"), "plan %q is given twice, first in %s line %d", plan.ID, first.file,
+			first.node.Line)
 	}
 	p.planAt[plan.ID] = o.at("plan")
 	if share, at, ok := o.decimal("revenue_share"); ok {
@@ -54,7 +55,8 @@ func (p *parser) samePrice(at place, before []Price, price Price) {
 		apart := !b.To.IsZero() && !price.From.Before(b.To) || !price.To.IsZero() && !b.From.Before(price.To)
 		if b.ID == price.ID && !apart {
 			p.wrong(at,
-				"price %q is given twice for the same time; tell them apart with id, or with from and to", price.ID)
+				"price %q is given twice for the same time; tell them apart with id, or with from and to",
+				price.ID)
 			return
 		}
 	}
@@ -208,8 +210,8 @@ func (p *parser) dimensionValues(o *object, meter string) map[string][]string {
 		out[name] = values
 		for _, m := range p.catalog.Meters {
 			if m.Name == meter && !slices.Contains(m.Dimensions, name) {
-				p.wrong(keyAt, "meter %s version %d does not keep the dimension %q; %s", m.Name, m.Version, name,
-					didYouMean(name, m.Dimensions))
+				p.wrong(keyAt, "meter %s version %d does not keep the dimension %q; %s", m.Name, m.Version,
+					name, didYouMean(name, m.Dimensions))
 			}
 		}
 	}
@@ -283,7 +285,8 @@ func (p *parser) limit(at place) (limit Limit, ok bool) {
 		parts := limitText.FindStringSubmatch(at.node.Value)
 		if parts == nil {
 			p.wrong(at,
-				"limit %q: want \"600 calls per minute\" (minute, hour, day or month) or a mapping", at.node.Value)
+				"limit %q: want \"600 calls per minute\" (minute, hour, day or month) or a mapping",
+				at.node.Value)
 			return limit, false
 		}
 		units := *at.node
@@ -332,7 +335,8 @@ func (p *parser) limitMeter(at place, name string) {
 	for _, m := range p.catalog.Meters {
 		if m.Name == name && m.Aggregate != Count && m.Aggregate != Sum {
 			p.wrong(at,
-				"meter %s is a %s, which cannot be counted up; limits are over count and sum meters", name, m.Aggregate)
+				"meter %s is a %s, which cannot be counted up; limits are over count and sum meters", name,
+				m.Aggregate)
 			return
 		}
 	}

@@ -97,8 +97,8 @@ func (p *parser) route(at place) (route Route, ok bool) {
 	return route, true
 }
 
-// clashes reports routes that match the same requests equally well: which of them an event belongs to would be
-// chance.
+// clashes reports routes that match the same requests equally well: which of them an event belongs to would
+// be chance.
 func (p *parser) clashes() {
 	seen := map[string][]routeAt{}
 	gateway := map[string]routeAt{}

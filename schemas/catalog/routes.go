@@ -66,7 +66,8 @@ func parseSegment(part string) (segment, error) {
 	open := strings.IndexByte(part, '{')
 	if open < 0 {
 		if strings.ContainsAny(part, "}*") {
-			return segment{}, fmt.Errorf("part %q: a parameter is written {name}, the rest of a path **", part)
+			return segment{}, fmt.Errorf("part %q: a parameter is written {name}, the rest of a path **",
+				part)
 		}
 		return segment{literal: part}, nil
 	}
@@ -98,7 +99,8 @@ func (t template) shape() string {
 	return b.String()
 }
 
-// router finds the route of a request: by the gateway's own name for it, else by host and path. It is immutable.
+// router finds the route of a request: by the gateway's own name for it, else by host and path. It is
+// immutable.
 type router struct {
 	gateway map[string]int32 // name of a route or service → index of its route
 	exact   map[string]*branch
@@ -196,7 +198,8 @@ func (b *branch) insert(t template, l leaf) {
 		into = &b.rest
 	}
 	*into = append(*into, l)
-	slices.SortStableFunc(*into, func(x, y leaf) int { return min(1, len(y.methods)) - min(1, len(x.methods)) })
+	slices.SortStableFunc(*into,
+		func(x, y leaf) int { return min(1, len(y.methods)) - min(1, len(x.methods)) })
 }
 
 func (b *branch) child(s segment) *branch {
@@ -228,9 +231,10 @@ func (b *branch) child(s segment) *branch {
 	return next
 }
 
-// match is the index of the route, or −1. Rules, in this order: the gateway's name of the route, then that of the
-// service; then the most specific host that has a matching path; in a path, from the left, a literal before a
-// parameter with text around it, before a parameter, before **; a route that names the method before one for any.
+// match is the index of the route, or −1. Rules, in this order: the gateway's name of the route, then that of
+// the service; then the most specific host that has a matching path; in a path, from the left, a literal
+// before a parameter with text around it, before a parameter, before **; a route that names the method before
+// one for any.
 func (r *router) match(e *schemas.AccessEvent) int32 {
 	if len(r.gateway) > 0 {
 		for _, name := range [...]string{e.Route, e.Service} {
@@ -268,8 +272,8 @@ func bareHost(host string) string {
 	return strings.ToLower(host) // returns its argument where nothing changes
 }
 
-// match walks path from the left; empty parts are skipped, as gateways merge slashes. depth bounds a path of slashes
-// and letters sent to make the walk long.
+// match walks path from the left; empty parts are skipped, as gateways merge slashes. depth bounds a path of
+// slashes and letters sent to make the walk long.
 func (b *branch) match(path, method string, depth int) int32 {
 	for len(path) > 0 && path[0] == '/' {
 		path = path[1:]

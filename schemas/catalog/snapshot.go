@@ -21,12 +21,12 @@ type Version struct {
 	By, Reason string
 }
 
-// Timeline is the versions by sequence number, lowest first. Products, plans, prices and limits of the last one are in
-// force; which meters count is said by the minute of the event.
+// Timeline is the versions by sequence number, lowest first. Products, plans, prices and limits of the last
+// one are in force; which meters count is said by the minute of the event.
 type Timeline []Version
 
-// At is the version whose meters count events of a minute: the highest sequence number among those whose MetersFrom
-// is not after it.
+// At is the version whose meters count events of a minute: the highest sequence number among those whose
+// MetersFrom is not after it.
 func (t Timeline) At(minute time.Time) Version {
 	for i := len(t) - 1; i >= 0; i-- {
 		if !t[i].MetersFrom.After(minute) {
@@ -49,7 +49,9 @@ func (t Timeline) BySeq(seq uint64) (Version, bool) {
 	if seq == 0 {
 		return builtIn(), true
 	}
-	i, ok := slices.BinarySearchFunc(t, seq, func(v Version, seq uint64) int { return cmp.Compare(v.Seq, seq) })
+	i, ok := slices.BinarySearchFunc(t, seq, func(v Version, seq uint64) int {
+		return cmp.Compare(v.Seq, seq)
+	})
 	if !ok {
 		return Version{}, false
 	}
@@ -60,8 +62,8 @@ var builtIn = sync.OnceValue(func() Version {
 	return Version{Hash: Hash(Default()), Catalog: Default(), By: "built-in"}
 })
 
-// MetersAt are the meters of c that count events of a time: of each name the highest version whose From is not after
-// it. Sorted by name.
+// MetersAt are the meters of c that count events of a time: of each name the highest version whose From is
+// not after it. Sorted by name.
 func (c *Catalog) MetersAt(at time.Time) []Meter {
 	best := map[string]Meter{}
 	for _, m := range c.Meters {
@@ -245,8 +247,8 @@ func (s *Snapshot) Version() Version { return s.timeline.Last() }
 // Timeline is all versions. It must not be changed.
 func (s *Snapshot) Timeline() Timeline { return s.timeline }
 
-// Route finds the product, the name of the route and the API version of a request; "" where no route matches. It does
-// not allocate. See the rules in docs/catalog.md.
+// Route finds the product, the name of the route and the API version of a request; "" where no route matches.
+// It does not allocate. See the rules in docs/catalog.md.
 func (s *Snapshot) Route(e *schemas.AccessEvent) (product, route, version string) {
 	i := s.router.match(e)
 	if i < 0 {
@@ -256,16 +258,17 @@ func (s *Snapshot) Route(e *schemas.AccessEvent) (product, route, version string
 	return r.product, r.name, r.version
 }
 
-// Attribute finds the credential with this kind (CredentialHash or CredentialName) and match that was in force at a
-// time, in milliseconds since 1970 (law 9). One that is bound to the source wins over one for any source, then the
-// later From. It does not allocate; texts live as long as the snapshot.
-func (s *Snapshot) Attribute(kind schemas.CredentialKind, source, match string, at int64) (Attribution, bool) {
+// Attribute finds the credential with this kind (CredentialHash or CredentialName) and match that was in
+// force at a time, in milliseconds since 1970 (law 9). One that is bound to the source wins over one for any
+// source, then the later From. It does not allocate; texts live as long as the snapshot.
+func (s *Snapshot) Attribute(kind schemas.CredentialKind, source, match string,
+	at int64) (Attribution, bool) {
 	return s.credentials.attribute(kind, source, match, at)
 }
 
-// Fingerprint is the keyed hash by which a secret is known: of the hashes under the keys of h the first that any
-// credential has at that time, else the one under the current key. What is written into events and rejected records
-// is this, so that a replay finds the credential again during a rotation of hashing keys.
+// Fingerprint is the keyed hash by which a secret is known: of the hashes under the keys of h the first that
+// any credential has at that time, else the one under the current key. What is written into events and
+// rejected records is this, so that a replay finds the credential again during a rotation of hashing keys.
 func (s *Snapshot) Fingerprint(h *Hasher, source, secret string, at int64) string {
 	current := h.Hash(secret)
 	if len(h.keys) == 1 {
@@ -304,8 +307,8 @@ func (s *Snapshot) Subscriptions(customer string) []Subscription {
 	return list
 }
 
-// PlansAt are the plans that a customer is on at a time: of the subscriptions in force, else the default plan, else
-// none.
+// PlansAt are the plans that a customer is on at a time: of the subscriptions in force, else the default
+// plan, else none.
 func (s *Snapshot) PlansAt(customer string, at time.Time) []*Plan {
 	var out []*Plan
 	ms := at.UnixMilli()
@@ -321,7 +324,8 @@ func (s *Snapshot) PlansAt(customer string, at time.Time) []*Plan {
 	return out
 }
 
-// Limits are the limits of all plans that a customer is on at a time. Plans may name limits alike; all of them hold.
+// Limits are the limits of all plans that a customer is on at a time. Plans may name limits alike; all of
+// them hold.
 func (s *Snapshot) Limits(customer string, at time.Time) []Limit {
 	plans := s.PlansAt(customer, at)
 	if len(plans) == 1 {

@@ -15,8 +15,8 @@ import (
 	"tollgate/schemas/clickhouse"
 )
 
-// Allocator draws numbers: for each series 1, 2, 3, … without gaps, each number once, whoever asks. In production it is
-// the claims chain.
+// Allocator draws numbers: for each series 1, 2, 3, … without gaps, each number once, whoever asks. In
+// production it is the claims chain.
 type Allocator interface {
 	// Next is the next number of a series.
 	Next(ctx context.Context, series string) (uint64, error)
@@ -34,13 +34,13 @@ const (
 // AbandonAfter must be much longer than this.
 const writeWithin = 2 * time.Minute
 
-// Store keeps catalog versions, customers, subscriptions and credentials. It is safe for concurrent use, and several
-// processes may write at once.
+// Store keeps catalog versions, customers, subscriptions and credentials. It is safe for concurrent use, and
+// several processes may write at once.
 //
-// A change is written in this order: draw its number, write its rows, write the row of table changes that says done.
-// Readers go on only over numbers that are done, one after the other, so that no row is missed that becomes visible
-// late. A writer that died leaves a number without such a row; a Follower marks it abandoned after AbandonAfter, and
-// its rows, if there are any, count nowhere.
+// A change is written in this order: draw its number, write its rows, write the row of table changes that
+// says done. Readers go on only over numbers that are done, one after the other, so that no row is missed
+// that becomes visible late. A writer that died leaves a number without such a row; a Follower marks it
+// abandoned after AbandonAfter, and its rows, if there are any, count nowhere.
 type Store struct {
 	db      *clickhouse.DB
 	numbers Allocator
@@ -61,15 +61,15 @@ SELECT {seq:UInt64}, {hash:String}, {yaml:String}, toDateTime({meters_from:UInt3
 type ApplyOptions struct {
 	// MetersFrom is the minute from which the version's meters count.
 	//
-	// Default: the next whole minute; for the first version ever applied, always, because whoever applies a first
-	// catalog expects the logs he imports next to be counted by it.
+	// Default: the next whole minute; for the first version ever applied, always, because whoever applies a
+	// first catalog expects the logs he imports next to be counted by it.
 	MetersFrom time.Time
 	By         string // who applies it; required
 	Reason     string
 }
 
-// Apply stores a catalog as a new version and answers it. Where it equals the version in force nothing is stored, and
-// changed is false.
+// Apply stores a catalog as a new version and answers it. Where it equals the version in force nothing is
+// stored, and changed is false.
 func (s *Store) Apply(ctx context.Context, files map[string][]byte, o ApplyOptions) (
 	v Version, changed bool, err error) {
 	fail := func(err error) (Version, bool, error) {
@@ -193,7 +193,8 @@ func (s *Store) Versions(ctx context.Context) (Timeline, error) {
 }
 
 // each runs a query and calls scan for every row.
-func (s *Store) each(ctx context.Context, what, query string, args []any, scan func(driver.Rows) error) error {
+func (s *Store) each(ctx context.Context, what, query string, args []any,
+	scan func(driver.Rows) error) error {
 	rows, err := s.db.Conn().Query(ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
@@ -209,8 +210,8 @@ func (s *Store) each(ctx context.Context, what, query string, args []any, scan f
 	return nil
 }
 
-// PutCustomers stores rows under one new change number and answers it. The row of an id replaces the earlier one;
-// Deleted takes it away. Change of the rows is ignored.
+// PutCustomers stores rows under one new change number and answers it. The row of an id replaces the earlier
+// one; Deleted takes it away. Change of the rows is ignored.
 func (s *Store) PutCustomers(ctx context.Context, rows []Customer, reason, by string) (uint64, error) {
 	if err := CheckCustomers(rows).Err(); err != nil {
 		return 0, fmt.Errorf("put customers: %w", err)
@@ -233,7 +234,8 @@ func (s *Store) PutCustomers(ctx context.Context, rows []Customer, reason, by st
 }
 
 // PutSubscriptions stores rows under one new change number and answers it. Customers and plans must exist.
-func (s *Store) PutSubscriptions(ctx context.Context, rows []Subscription, reason, by string) (uint64, error) {
+func (s *Store) PutSubscriptions(ctx context.Context, rows []Subscription, reason,
+	by string) (uint64, error) {
 	timeline, err := s.Versions(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("put subscriptions: %w", err)
@@ -299,8 +301,8 @@ func (s *Store) checkCustomers(ctx context.Context, ids map[string]bool) error {
 			problems.add("", 0, 0, "and %d more", len(missing)-20)
 			break
 		}
-		problems.add("", 0, 0, "customer %q is not registered; add it first: `tollgate customer add %s`, or many with `tollgate customer import`",
-			id, id)
+		problems.add("", 0, 0, "customer %q is not registered; add it first: `tollgate customer add %s`, or "+
+			"many with `tollgate customer import`", id, id)
 	}
 	return problems.Err()
 }
@@ -325,8 +327,8 @@ func (s *Store) Subscribers(ctx context.Context) (map[string]int, error) {
 	return out, err
 }
 
-// DiffWith says in lines for people what applying a catalog would change, and for how many customers; lines with "!" say why Apply
-// would refuse it.
+// DiffWith says in lines for people what applying a catalog would change, and for how many customers; lines
+// with "!" say why Apply would refuse it.
 func (s *Store) DiffWith(ctx context.Context, c *Catalog) ([]string, error) {
 	timeline, err := s.Versions(ctx)
 	if err != nil {

@@ -24,8 +24,8 @@ type change struct {
 	columns          func(number uint64, from, to int) (table string, input proto.Input)
 }
 
-// put draws a number, writes the rows, then says done. Once the number is drawn the caller's context only shortens
-// what is left, and a failure is settled with a context of its own.
+// put draws a number, writes the rows, then says done. Once the number is drawn the caller's context only
+// shortens what is left, and a failure is settled with a context of its own.
 func (s *Store) put(ctx context.Context, c change) (uint64, error) {
 	if c.by == "" {
 		return 0, fmt.Errorf("put %s: who changes them must be named", c.kind)
@@ -50,8 +50,8 @@ func (s *Store) put(ctx context.Context, c change) (uint64, error) {
 	}
 	if err := s.settle(ctx, number, "done", c); err != nil {
 		// The row may be there or not. It must not be abandoned now: a reader may have gone on already.
-		return 0, fmt.Errorf("put %s: whether change %d took effect is unknown; look before putting it again: %w",
-			c.kind, number, err)
+		return 0, fmt.Errorf("put %s: whether change %d took effect is unknown; look before "+
+			"putting it again: %w", c.kind, number, err)
 	}
 	return number, nil
 }
@@ -64,9 +64,10 @@ SELECT {change:UInt64}, {state:String}, {kind:String}, {rows:UInt64}, fromUnixTi
 // settle writes the row of table changes, three times at most: repeating it is harmless.
 func (s *Store) settle(ctx context.Context, number uint64, state string, c change) (err error) {
 	for range 3 {
-		err = s.db.Conn().Exec(ctx, insertChange, native.Named("change", number), native.Named("state", state),
-			native.Named("kind", c.kind), native.Named("rows", c.rows), native.Named("at", s.now().UnixMilli()),
-			native.Named("by", c.by), native.Named("reason", c.reason))
+		err = s.db.Conn().Exec(ctx, insertChange, native.Named("change", number),
+			native.Named("state", state), native.Named("kind", c.kind), native.Named("rows", c.rows),
+			native.Named("at", s.now().UnixMilli()), native.Named("by", c.by),
+			native.Named("reason", c.reason))
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
@@ -74,8 +75,8 @@ func (s *Store) settle(ctx context.Context, number uint64, state string, c chang
 	return err
 }
 
-// Abandon settles a change number whose writer died: readers go on over it, and its rows count nowhere. It does
-// nothing where the number is done.
+// Abandon settles a change number whose writer died: readers go on over it, and its rows count nowhere. It
+// does nothing where the number is done.
 func (s *Store) Abandon(ctx context.Context, number uint64, by, reason string) error {
 	var known uint64
 	row := s.db.Conn().QueryRow(ctx, `SELECT count() FROM changes WHERE change = {change:UInt64}`,
@@ -92,15 +93,15 @@ func (s *Store) Abandon(ctx context.Context, number uint64, by, reason string) e
 	return nil
 }
 
-// settledAfter is the last of the numbers after a given one that are settled without a hole between; the highest
-// settled number of all tells whether there is a hole.
+// settledAfter is the last of the numbers after a given one that are settled without a hole between; the
+// highest settled number of all tells whether there is a hole.
 const settledAfter = `
 SELECT maxIf(change, change = {after:UInt64} + n), max(change)
 FROM (SELECT change, row_number() OVER (ORDER BY change) AS n
       FROM (SELECT DISTINCT change FROM changes WHERE change > {after:UInt64}))`
 
-// Settled is the highest change number up to which, from after on, every change is done or abandoned; highest is the
-// greatest settled one beyond a hole, if there is one.
+// Settled is the highest change number up to which, from after on, every change is done or abandoned; highest
+// is the greatest settled one beyond a hole, if there is one.
 func (s *Store) Settled(ctx context.Context, after uint64) (settled, highest uint64, err error) {
 	row := s.db.Conn().QueryRow(ctx, settledAfter, native.Named("after", after))
 	if err := row.Scan(&settled, &highest); err != nil {
@@ -320,7 +321,8 @@ func customerColumns(rows []Customer, number uint64) (string, proto.Input) {
 	return "customers", proto.Input{{Name: "id", Data: &id}, {Name: "change", Data: &change},
 		{Name: "name", Data: &name},
 		{Name: "zone", Data: &zone}, {Name: "tax_category", Data: &tax}, {Name: "address", Data: address},
-		{Name: "email", Data: &email}, {Name: "parent", Data: &parent}, {Name: "attributes", Data: attributes},
+		{Name: "email", Data: &email}, {Name: "parent", Data: &parent},
+		{Name: "attributes", Data: attributes},
 		{Name: "deleted", Data: &deleted}}
 }
 

@@ -14,8 +14,8 @@ import (
 	"tollgate/schemas"
 )
 
-// maxNodes bounds what one parse looks at, so that aliases of aliases cannot multiply without end. A catalog of
-// 1,000 plans with 20 prices each has about 300,000 nodes.
+// maxNodes bounds what one parse looks at, so that aliases of aliases cannot multiply without end. A catalog
+// of 1,000 plans with 20 prices each has about 300,000 nodes.
 const maxNodes = 2_000_000
 
 // reader walks YAML nodes and collects every problem instead of stopping at the first.
@@ -257,7 +257,8 @@ func (o *object) time(key string, zone *time.Location) time.Time {
 	return t
 }
 
-// parseTime reads RFC 3339 with a zone, or a date (midnight in zone); whole minutes between 2000 and 2100 only.
+// parseTime reads RFC 3339 with a zone, or a date (midnight in zone); whole minutes between 2000 and 2100
+// only.
 func parseTime(text string, zone *time.Location) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, text)
 	if err != nil {

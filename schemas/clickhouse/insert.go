@@ -15,8 +15,8 @@ import (
 // Insert sends the columns of input with query (as made by input.Into(table)) and returns once ClickHouse has
 // acknowledged them: with the durable settings of the table, once they are on disk.
 //
-// After an error the outcome is unknown: the rows may be there or not. The caller repeats with the same rows (their
-// keys make it harmless) or under a new revision.
+// After an error the outcome is unknown: the rows may be there or not. The caller repeats with the same rows
+// (their keys make it harmless) or under a new revision.
 func (db *DB) Insert(ctx context.Context, query string, input proto.Input) error {
 	if len(input) == 0 || input[0].Data.Rows() == 0 {
 		return nil // ch-go refuses an insert without rows, and there is nothing to lose
@@ -26,8 +26,8 @@ func (db *DB) Insert(ctx context.Context, query string, input proto.Input) error
 
 var errClosed = errors.New("the database is closed")
 
-// insertPool holds up to MaxConns column-insert connections. A connection in which anything failed is never used
-// again: half a block may still be on its way.
+// insertPool holds up to MaxConns column-insert connections. A connection in which anything failed is never
+// used again: half a block may still be on its way.
 type insertPool struct {
 	options Options
 	tls     *tls.Config
@@ -102,8 +102,8 @@ func (p *insertPool) dial(ctx context.Context) (*ch.Client, error) {
 			User: p.options.User, Password: p.options.Password,
 			ClientName: "tollgate", Compression: ch.CompressionLZ4, Settings: insertSettings(p.options),
 			TLS: p.tls, DialTimeout: p.options.DialTimeout, HandshakeTimeout: p.options.DialTimeout,
-			// After each silence of this length ch-go looks whether the insert was cancelled or could not be sent,
-			// and else waits on; what bounds the whole insert is the context.
+			// After each silence of this length ch-go looks whether the insert was cancelled or could not be
+			// sent, and else waits on; what bounds the whole insert is the context.
 			ReadTimeout: time.Second,
 		})
 		if err == nil {
@@ -141,8 +141,8 @@ func (p *insertPool) drain() {
 	}
 }
 
-// As is a column whose type is written as given and not inferred from the table's. ch-go cannot infer a type with a
-// comma within a map, such as Map(LowCardinality(String), Decimal(38, 12)).
+// As is a column whose type is written as given and not inferred from the table's. ch-go cannot infer a type
+// with a comma within a map, such as Map(LowCardinality(String), Decimal(38, 12)).
 func As(t proto.ColumnType, column proto.ColInput) proto.ColInput { return typedColumn{column, t} }
 
 type typedColumn struct {

@@ -16,8 +16,8 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// migrationsTable remembers what was applied. Rows of the same section are identical but for the time, so two roles
-// that start at once do no harm.
+// migrationsTable remembers what was applied. Rows of the same section are identical but for the time, so two
+// roles that start at once do no harm.
 const migrationsTable = `
 CREATE TABLE IF NOT EXISTS migrations {{on_cluster}} (
     file     String COMMENT 'the file that the section is in, named as its owner',
@@ -27,9 +27,9 @@ CREATE TABLE IF NOT EXISTS migrations {{on_cluster}} (
     applied  DateTime64(3, 'UTC') COMMENT 'when the last statement of it succeeded'
 ) ENGINE = {{engine "ReplacingMergeTree(applied)"}} ORDER BY (file, number) SETTINGS {{durable}}`
 
-// Migrate brings the tables of the named owners (the files without .sql), or of all when none is named, up to this
-// program. It is harmless when repeated and when several roles
-// do it at once. A section that was changed after it was applied is an error.
+// Migrate brings the tables of the named owners (the files without .sql), or of all when none is named, up to
+// this program. It is harmless when repeated and when several roles do it at once. A section that was changed
+// after it was applied is an error.
 func (db *DB) Migrate(ctx context.Context, owners ...string) error {
 	return db.MigrateFrom(ctx, files, owners...)
 }
@@ -93,14 +93,14 @@ func readMigrations(source fs.FS, owners ...string) ([]migration, error) {
 	return all, errors.Join(problems...)
 }
 
-// compare says which applied sections this program has otherwise. Sections that it does not have at all belong to a
-// newer program and stay as they are: a rolling upgrade runs both for a while.
+// compare says which applied sections this program has otherwise. Sections that it does not have at all
+// belong to a newer program and stay as they are: a rolling upgrade runs both for a while.
 func compare(all []migration, applied map[migrationKey]string) error {
 	var problems []error
 	for _, m := range all {
 		if was, ok := applied[migrationKey{m.file, m.number}]; ok && was != m.checksum {
-			problems = append(problems, fmt.Errorf("%s was changed after it was applied (checksum %s, was %s): "+
-				"restore it and add a new migration below", m, m.checksum, was))
+			problems = append(problems, fmt.Errorf("%s was changed after it was applied "+
+				"(checksum %s, was %s): restore it and add a new migration below", m, m.checksum, was))
 		}
 	}
 	return errors.Join(problems...)

@@ -65,8 +65,8 @@ func parseMigrations(file string, text []byte) ([]migration, error) {
 		if strings.HasSuffix(line, ";") {
 			sql := strings.TrimSuffix(strings.TrimSpace(statement.String()), ";")
 			if !repeatable(sql) {
-				wrong(begin, "the statement is not harmless when it runs twice: use IF NOT EXISTS, IF EXISTS, "+
-					"OR REPLACE or ALTER … MODIFY")
+				wrong(begin, "the statement is not harmless when it runs twice: use IF NOT "+
+					"EXISTS, IF EXISTS, OR REPLACE or ALTER … MODIFY")
 			}
 			m := &out[len(out)-1]
 			m.statements, m.lines = append(m.statements, sql), append(m.lines, begin)
@@ -124,8 +124,8 @@ func render(sql string, o Options) (string, error) {
 	return out.String(), nil
 }
 
-// definer makes a view read with our rights, whoever asks: its readers need no right to the tables behind it. The name
-// is written out, since on a cluster another server would put its own user for CURRENT_USER.
+// definer makes a view read with our rights, whoever asks: its readers need no right to the tables behind it.
+// The name is written out, since on a cluster another server would put its own user for CURRENT_USER.
 func definer(user string) string {
 	quoted := strings.NewReplacer("\\", "\\\\", "`", "\\`").Replace(user)
 	return "SQL SECURITY DEFINER DEFINER = `" + quoted + "`"
@@ -140,13 +140,15 @@ func onCluster(cluster string) string {
 
 var mergeTree = regexp.MustCompile(`^(\w*MergeTree)(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\))?$`)
 
-// renderEngine turns "ReplacingMergeTree(rank)" into its Replicated form where there is a cluster. Path and replica
-// are macros that every server of a cluster defines; {uuid} keeps a table that was dropped and made again apart.
+// renderEngine turns "ReplacingMergeTree(rank)" into its Replicated form where there is a cluster. Path and
+// replica are macros that every server of a cluster defines; {uuid} keeps a table that was dropped and made
+// again apart.
 func renderEngine(engine, cluster string) (string, error) {
 	parts := mergeTree.FindStringSubmatch(strings.TrimSpace(engine))
 	if parts == nil {
 		return "",
-			fmt.Errorf("engine %q: want one of the MergeTree family, such as ReplacingMergeTree(rank)", engine)
+			fmt.Errorf("engine %q: want one of the MergeTree family, such as ReplacingMergeTree(rank)",
+				engine)
 	}
 	if cluster == "" {
 		return strings.TrimSpace(engine), nil

@@ -30,16 +30,16 @@ type Options struct {
 	User, Password string
 	// TLS encrypts; nil = plain TCP.
 	TLS *TLS
-	// Cluster renders the tables with ON CLUSTER and Replicated engines, and makes inserts wait for a majority
-	// of replicas. Default "" = one server.
+	// Cluster renders the tables with ON CLUSTER and Replicated engines, and makes inserts wait for a
+	// majority of replicas. Default "" = one server.
 	Cluster string
 	// MaxConns bounds the connections for queries, and apart from them those for column inserts.
 	//
-	// Default 8. Not fewer: dashboards, recomputation and inserts of one process must not wait for each other.
-	// Not more: every connection may hold a block of 200,000 rows on both sides.
+	// Default 8. Not fewer: dashboards, recomputation and inserts of one process must not wait for each
+	// other. Not more: every connection may hold a block of 200,000 rows on both sides.
 	MaxConns int
-	// DialTimeout bounds one attempt to connect. Default 5s: a server on the same continent answers in 1s, and
-	// the next address should get its turn soon.
+	// DialTimeout bounds one attempt to connect. Default 5s: a server on the same continent answers in 1s,
+	// and the next address should get its turn soon.
 	DialTimeout time.Duration
 	// ReadTimeout bounds the silence of the server during one query, and the whole of one column insert.
 	//
@@ -111,7 +111,8 @@ func (o Options) Validate() error {
 // String is where o points at; never the password.
 func (o Options) String() string {
 	o = o.WithDefaults()
-	return fmt.Sprintf("clickhouse %s, database %s, user %s", strings.Join(o.Addresses, ","), o.Database, o.User)
+	return fmt.Sprintf("clickhouse %s, database %s, user %s", strings.Join(o.Addresses, ","), o.Database,
+		o.User)
 }
 
 // config reads the files of t.

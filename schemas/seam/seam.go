@@ -1,7 +1,8 @@
-// Package seam names the steps at which a role changes something that outlives it, and lets a test stand around each:
-// one kind of seam for collector, aggregator and billing. It does not own what a step does, nor what goes wrong there:
-// that is the test's (cmd/tollgate, the crash matrix and the seeded histories). Roles call Do with the real work; their
-// options carry a Seam, which is nil in production, where a step is done once and its answer believed.
+// Package seam names the steps at which a role changes something that outlives it, and lets a test stand
+// around each: one kind of seam for collector, aggregator and billing. It does not own what a step does, nor
+// what goes wrong there: that is the test's (cmd/tollgate, the crash matrix and the seeded histories). Roles
+// call Do with the real work; their options carry a Seam, which is nil in production, where a step is done
+// once and its answer believed.
 //
 // A test makes every kind of fault of the four things it can do with the work it is handed:
 //
@@ -10,8 +11,9 @@
 //	kill -9           end the role's context, return an error, and refuse every step that the dead role still tries
 //	zombie            wait, until another owner has taken over and finished; then do the work
 //
-// A step that is several writes (an insert for each month, a commit for each partition) calls Do once for each of them, so
-// that half a step is: do the first, fail the second. Calls of one step may come from several goroutines at once.
+// A step that is several writes (an insert for each month, a commit for each partition) calls Do once for
+// each of them, so that half a step is: do the first, fail the second. Calls of one step may come from
+// several goroutines at once.
 package seam
 
 import "context"
@@ -25,8 +27,8 @@ const (
 	Fetch Step = "fetch"
 	// Decode turns a fetched batch into events in memory (collector), or into columns (aggregator).
 	Decode Step = "decode"
-	// Count adds the live events of one source range to the quota counters: one call for each script run (quota, within
-	// the collector).
+	// Count adds the live events of one source range to the quota counters: one call for each script run
+	// (quota, within the collector).
 	Count Step = "count quota"
 	// Publish writes the records of one flush to usage-events and rejected-events (collector).
 	Publish Step = "publish"

@@ -37,7 +37,8 @@ type TopicInfo struct {
 	// Replicas is how many brokers keep the partition that the fewest keep; InSync how many of them are up to
 	// date, for the partition with the fewest of those.
 	Replicas, InSync int
-	// Config are the topic's settings, defaults included: retention.ms, cleanup.policy, min.insync.replicas, …
+	// Config are the topic's settings, defaults included: retention.ms, cleanup.policy, min.insync.replicas,
+	// …
 	Config map[string]string
 }
 
@@ -120,7 +121,8 @@ func (c *Client) create(ctx context.Context, s TopicSpec) error {
 		}
 		for _, p := range t.partitions {
 			if p.leader < 0 || p.code != 0 {
-				return fmt.Errorf("wait for topic %s partition %d: %w", s.Name, p.id, kafka.LeaderNotAvailable)
+				return fmt.Errorf("wait for topic %s partition %d: %w", s.Name, p.id,
+					kafka.LeaderNotAvailable)
 			}
 		}
 		return s.fits(TopicInfo{Partitions: len(t.partitions)})
@@ -227,8 +229,8 @@ func (c *Client) configs(ctx context.Context, topics []string, keys ...string) (
 		out := make(map[string]map[string]string, len(topics))
 		for _, r := range m.(*describeconfigs.Response).Resources {
 			if r.ErrorCode != 0 {
-				return nil, fmt.Errorf("read configuration of topic %s: %w: %s", r.ResourceName, kafka.Error(r.ErrorCode),
-					r.ErrorMessage)
+				return nil, fmt.Errorf("read configuration of topic %s: %w: %s", r.ResourceName,
+					kafka.Error(r.ErrorCode), r.ErrorMessage)
 			}
 			out[r.ResourceName] = make(map[string]string, len(r.ConfigEntries))
 			for _, e := range r.ConfigEntries {

@@ -14,7 +14,8 @@ import (
 type Claim struct {
 	// Series is what is drawn from: issuer, kind and year, say. 1 to 200 bytes.
 	Series string
-	// Previous is the offset of the series' last valid claim, as the claimer knew it; -1 where there was none.
+	// Previous is the offset of the series' last valid claim, as the claimer knew it; -1 where there was
+	// none.
 	Previous int64
 	// Plan is what the claimer will do, as JSON, up to MaxPlanBytes: anybody can do it in its place.
 	Plan json.RawMessage
@@ -100,8 +101,8 @@ type Claims struct {
 	p     *Producer
 	topic string
 
-	// patience bounds the wait for an answer to one fetch: a tool must end, with what is wrong, where Kafka has gone,
-	// while a fetcher by itself tries for ever. Default answerTimeout.
+	// patience bounds the wait for an answer to one fetch: a tool must end, with what is wrong, where Kafka
+	// has gone, while a fetcher by itself tries for ever. Default answerTimeout.
 	patience time.Duration
 
 	mu      sync.Mutex
@@ -256,6 +257,6 @@ func (s *Claims) ClaimAfter(ctx context.Context, c Claim) (r ClaimRecord, won bo
 			return r, r.Token == token, nil
 		}
 	}
-	return ClaimRecord{}, false, fmt.Errorf("claim of %s after %d: that offset is no valid claim of the series",
-		c.Series, c.Previous)
+	return ClaimRecord{}, false, fmt.Errorf("claim of %s after %d: that offset is no valid "+
+		"claim of the series", c.Series, c.Previous)
 }

@@ -311,8 +311,8 @@ func retriable(err error) bool {
 	}
 	var refused kafka.Error
 	if errors.As(err, &refused) {
-		return refused.Temporary() || refused == kafka.BrokerNotAvailable || refused == kafka.ReplicaNotAvailable ||
-			refused == kafka.Unknown
+		return refused.Temporary() || refused == kafka.BrokerNotAvailable ||
+			refused == kafka.ReplicaNotAvailable || refused == kafka.Unknown
 	}
 	return true
 }

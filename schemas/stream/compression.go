@@ -13,11 +13,11 @@ import (
 	"github.com/segmentio/kafka-go/compress"
 )
 
-// Record batches are compressed by gzip, snappy, LZ4 or zstd, as their producer chose; whatever they claim, no batch
-// makes us allocate more than maxInflated.
+// Record batches are compressed by gzip, snappy, LZ4 or zstd, as their producer chose; whatever they claim,
+// no batch makes us allocate more than maxInflated.
 
-// inflate decompresses into the arena and returns the new part. Where the arena moves, earlier records keep the old
-// memory, so they stay valid.
+// inflate decompresses into the arena and returns the new part. Where the arena moves, earlier records keep
+// the old memory, so they stay valid.
 func (r *batchReader) inflate(codec compress.Compression, payload []byte) (out []byte, err error) {
 	start := len(r.arena)
 	if need := start + min(8*len(payload), maxArena); cap(r.arena) < need {
@@ -73,7 +73,8 @@ func (r *batchReader) stream(codec compress.Compression, payload []byte) error {
 // xerial begins the framing of blocks that Java's snappy writes, and with it most of Kafka's clients.
 const xerial = "\x82SNAPPY\x00"
 
-// unsnap decompresses snappy. kafka-go's codec believes the length that a block claims, up to 4 GiB for a few bytes.
+// unsnap decompresses snappy. kafka-go's codec believes the length that a block claims, up to 4 GiB for a few
+// bytes.
 func (r *batchReader) unsnap(payload []byte) error {
 	if !bytes.HasPrefix(payload, []byte(xerial)) {
 		return r.unsnapBlock(payload)

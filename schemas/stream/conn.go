@@ -34,11 +34,11 @@ const (
 	// dialTimeout bounds connecting, TLS and SASL together. Not less: a distant broker with SCRAM needs six
 	// round trips. Not more: a dead broker must not hold up the attempt at the next one.
 	dialTimeout = 5 * time.Second
-	// answerTimeout bounds an answer where the context sets no bound. Not less: Kafka's own request timeout is
-	// 30 s.
+	// answerTimeout bounds an answer where the context sets no bound. Not less: Kafka's own request timeout
+	// is 30 s.
 	answerTimeout = 35 * time.Second
-	// maxAnswer bounds what we allocate for one answer: a batch of the largest size that brokers are configured
-	// to take (tens of MiB), never what four garbled bytes claim.
+	// maxAnswer bounds what we allocate for one answer: a batch of the largest size that brokers are
+	// configured to take (tens of MiB), never what four garbled bytes claim.
 	maxAnswer = 128 << 20
 )
 
@@ -88,7 +88,8 @@ func (c *conn) handshake(ctx context.Context, o *Options) error {
 		if err := t.HandshakeContext(ctx); err != nil {
 			var unverified *tls.CertificateVerificationError
 			if errors.As(err, &unverified) {
-				return permanentError{fmt.Errorf("TLS: %w; set kafka.tls.ca to the file of the CA that signed it", err)}
+				return permanentError{fmt.Errorf("TLS: %w; set kafka.tls.ca to the file of the "+
+					"CA that signed it", err)}
 			}
 			return fmt.Errorf("TLS: %w", err)
 		}
@@ -140,8 +141,8 @@ func (c *conn) authenticate(ctx context.Context, mechanism sasl.Mechanism) error
 		}
 		r := m.(*saslauthenticate.Response)
 		if r.ErrorCode != 0 {
-			return permanentError{fmt.Errorf("SASL authentication: %w: %s; check kafka.sasl.user and its password",
-				kafka.Error(r.ErrorCode), r.ErrorMessage)}
+			return permanentError{fmt.Errorf("SASL authentication: %w: %s; check kafka.sasl.user "+
+				"and its password", kafka.Error(r.ErrorCode), r.ErrorMessage)}
 		}
 		done, state, err = session.Next(ctx, r.AuthBytes)
 	}

@@ -56,7 +56,8 @@ func (f *fetcher) fetch(ctx context.Context) (Batch, error) {
 			return Batch{}, err
 		}
 		if f.failures++; f.failures == 3 {
-			f.c.log.Warn("cannot fetch, trying again", "topic", f.topic, "partition", f.partition, "error", err)
+			f.c.log.Warn("cannot fetch, trying again", "topic", f.topic, "partition", f.partition, "error",
+				err)
 		}
 		if err := pause(ctx, f.failures); err != nil {
 			return Batch{}, err
@@ -87,7 +88,8 @@ func (f *fetcher) exchange(ctx context.Context) error {
 	if answer.code != 0 {
 		return f.refused(ctx, kafka.Error(answer.code))
 	}
-	f.high, f.stable, f.rest, f.aborted = answer.highWatermark, answer.lastStable, answer.batches, answer.aborted
+	f.high, f.stable, f.rest, f.aborted = answer.highWatermark, answer.lastStable, answer.batches,
+		answer.aborted
 	slices.SortFunc(f.aborted, func(a, b abortedTxn) int { return int(min(max(a.first-b.first, -1), 1)) })
 	f.aborts = aborts{list: f.aborted}
 	f.c.metrics.fetchedB.WithLabelValues(f.topic).Add(float64(len(f.rest)))
@@ -211,8 +213,8 @@ func (f *fetcher) outOfRange(ctx context.Context, cause error) error {
 	return again // from the accepted offset
 }
 
-// gap returns nil where somebody has accepted it, else g, of this partition. That a log lost its end is never passed
-// here: its offsets are given a second time, so it is read again as a new generation.
+// gap returns nil where somebody has accepted it, else g, of this partition. That a log lost its end is never
+// passed here: its offsets are given a second time, so it is read again as a new generation.
 func (f *fetcher) gap(ctx context.Context, g GapError) error {
 	g.Topic, g.TopicID, g.Partition = f.topic, f.topicID, f.partition
 	if f.accepted == nil || g.Got < g.Want && !g.Recreated {
@@ -280,7 +282,9 @@ func (f *fetcher) takeBatch(ctx context.Context, h batchHeader) error {
 		f.next = h.base
 	}
 	mark, headers := len(f.reader.records), len(f.reader.headers)
-	undo := func() { f.reader.records, f.reader.headers = f.reader.records[:mark], f.reader.headers[:headers] }
+	undo := func() {
+		f.reader.records, f.reader.headers = f.reader.records[:mark], f.reader.headers[:headers]
+	}
 	if h.attrs&attrControl != 0 || h.attrs&attrTransactional != 0 {
 		if err := h.verify(); err != nil {
 			return err // before void believes its marker

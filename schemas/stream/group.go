@@ -12,8 +12,9 @@ import (
 
 // Generations numbers the creations of topics: see Partition.Generation.
 type Generations interface {
-	// Generation returns the number of the topic with this id. An error that wraps ErrRecreated says that somebody
-	// has to accept this creation of the topic first: its partitions stop, and ask again every GapPoll.
+	// Generation returns the number of the topic with this id. An error that wraps ErrRecreated says that
+	// somebody has to accept this creation of the topic first: its partitions stop, and ask again every
+	// GapPoll.
 	Generation(ctx context.Context, topic string, topicID [16]byte) (int64, error)
 }
 
@@ -24,8 +25,8 @@ type Gaps interface {
 }
 
 // ErrRecreated says that a topic was deleted and created again under its name, which nobody has accepted yet.
-var ErrRecreated = errors.New("the topic was deleted and created again: its offsets begin anew, and what was not " +
-	"yet read from the earlier one is gone")
+var ErrRecreated = errors.New("the topic was deleted and created again: its offsets begin anew, " +
+	"and what was not yet read from the earlier one is gone")
 
 // Stop says why a partition is not being read.
 type Stop struct {
@@ -45,13 +46,13 @@ type GroupOptions struct {
 	Group string
 	// Topics are read by every member of the group. Required.
 	Topics []string
-	// Instance, if set, makes this a static member of the group: after a kill the process that starts with the
-	// same name takes over its partitions at once, instead of after SessionTimeout. It must be unique within the
-	// group and the same after a restart: a host name and role, say. Default "": dynamic.
+	// Instance, if set, makes this a static member of the group: after a kill the process that starts with
+	// the same name takes over its partitions at once, instead of after SessionTimeout. It must be unique
+	// within the group and the same after a restart: a host name and role, say. Default "": dynamic.
 	Instance string
 	// Standalone reads all partitions without membership: for one process on a broker of its own, which then
-	// starts without any wait. Offsets are stored for the group all the same; the broker refuses them while the
-	// group has members. Default false.
+	// starts without any wait. Offsets are stored for the group all the same; the broker refuses them while
+	// the group has members. Default false.
 	Standalone bool
 	// MaxBytes bounds one answer of the broker, per partition; a record batch that is larger comes whole.
 	//
@@ -65,8 +66,8 @@ type GroupOptions struct {
 	MaxWait time.Duration
 	// SessionTimeout is how long a silent member keeps its partitions.
 	//
-	// Default 6s. Not less: brokers refuse less by default (group.min.session.timeout.ms). Not more: so long do
-	// the partitions of a killed process stand still.
+	// Default 6s. Not less: brokers refuse less by default (group.min.session.timeout.ms). Not more: so long
+	// do the partitions of a killed process stand still.
 	SessionTimeout time.Duration
 	// RebalanceTimeout is how long the runs of all members may take to return when partitions change hands.
 	//
@@ -79,13 +80,13 @@ type GroupOptions struct {
 	Generations Generations
 	// Gaps says which gaps are accepted. Default nil: none ever is.
 	Gaps Gaps
-	// AllowCompacted are topics that may have cleanup.policy=compact. Default none: compaction removes records,
-	// which cannot be told from losing them.
+	// AllowCompacted are topics that may have cleanup.policy=compact. Default none: compaction removes
+	// records, which cannot be told from losing them.
 	AllowCompacted []string
 	// OnStop is called, from any goroutine, each time a partition stops. Default nil.
 	OnStop func(Stop)
-	// OnRead is called, from any goroutine, each time a partition begins to be read: after the first answer of the
-	// broker. Default nil.
+	// OnRead is called, from any goroutine, each time a partition begins to be read: after the first answer
+	// of the broker. Default nil.
 	OnRead func(topic string, partition int)
 }
 
@@ -104,7 +105,8 @@ func (o GroupOptions) prepare() (GroupOptions, error) {
 		errs = append(errs, errors.New("topics: name at least one"))
 	}
 	if o.Standalone && o.Instance != "" {
-		errs = append(errs, errors.New("standalone and instance: a standalone reader is no member, choose one"))
+		errs = append(errs, errors.New("standalone and instance: a standalone reader is no "+
+			"member, choose one"))
 	}
 	o.MaxBytes = orDefault(o.MaxBytes, 1<<20)
 	o.MaxWait = orDefault(o.MaxWait, 250*time.Millisecond)
@@ -237,7 +239,8 @@ func (g *group) session(ctx context.Context) error {
 		}
 	}
 	g.c.metrics.rebalance.WithLabelValues(g.o.Group).Inc()
-	g.c.log.Info("partitions assigned", "group", g.o.Group, "generation", g.who.generation, "partitions", mine)
+	g.c.log.Info("partitions assigned", "group", g.o.Group, "generation", g.who.generation, "partitions",
+		mine)
 	alive, stopBeating := context.WithCancel(context.WithoutCancel(ctx))
 	beaten := make(chan struct{})
 	go func() { defer close(beaten); s.beat(alive) }()

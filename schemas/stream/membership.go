@@ -25,7 +25,8 @@ const (
 	protocolType = "consumer"
 	// protocolName is how partitions are dealt; all members of a group must name the same one.
 	protocolName = "roundrobin"
-	// beatsPerSession is how many heartbeats fall into a session timeout: three, as Kafka recommends at least.
+	// beatsPerSession is how many heartbeats fall into a session timeout: three, as Kafka recommends at
+	// least.
 	beatsPerSession = 3
 	// layoutEvery is how often topics are looked at for new partitions.
 	layoutEvery = 10 * time.Second

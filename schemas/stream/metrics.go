@@ -32,7 +32,8 @@ type metrics struct {
 func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	m := &metrics{registry: registry}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_stream_" + name, Help: help}, labels)
+		v := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_stream_" + name, Help: help},
+			labels)
 		m.all = append(m.all, v)
 		return v
 	}
@@ -43,8 +44,8 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	}
 	m.lag = gauge("lag_records", "Offsets between the last committed one and the high watermark.",
 		"group", "topic", "partition")
-	m.open = gauge("open_transaction_seconds", "For how long this process has seen an open transaction hold a "+
-		"partition that it has otherwise read to its end.", "group", "topic", "partition")
+	m.open = gauge("open_transaction_seconds", "For how long this process has seen an open "+
+		"transaction hold a partition that it has otherwise read to its end.", "group", "topic", "partition")
 	m.fetched = counter("fetched_records_total", "Records read.", "topic")
 	m.fetchedB = counter("fetched_bytes_total", "Bytes of record batches read, as compressed on the wire.",
 		"topic")

@@ -111,9 +111,10 @@ func (c *Client) Committed(ctx context.Context, group, topic string) ([]int64, e
 	return out, nil
 }
 
-// CommittedEarlier tells, for each partition of a topic, whether what a group has stored for it belongs to an earlier
-// topic of the same name or to another generation of this one; 0 asks only for the former.
-func (c *Client) CommittedEarlier(ctx context.Context, group, topic string, generation int64) ([]bool, error) {
+// CommittedEarlier tells, for each partition of a topic, whether what a group has stored for it belongs to an
+// earlier topic of the same name or to another generation of this one; 0 asks only for the former.
+func (c *Client) CommittedEarlier(ctx context.Context, group, topic string,
+	generation int64) ([]bool, error) {
 	var out []bool
 	err := c.retry(ctx, func(ctx context.Context) error {
 		t, err := c.topic(ctx, topic, 0)
@@ -144,8 +145,8 @@ type commit struct {
 }
 
 // notePrefix begins the note that we store beside each committed offset: the topic's id, since an offset says
-// nothing about a topic that has been created again under the same name; and its generation after the first, since a
-// topic that lost its end gives offsets a second time.
+// nothing about a topic that has been created again under the same name; and its generation after the first,
+// since a topic that lost its end gives offsets a second time.
 const notePrefix = "topic-id "
 
 func noteOf(topicID [16]byte, generation int64) string {
@@ -159,10 +160,12 @@ func noteOf(topicID [16]byte, generation int64) string {
 // isOther reports whether the commit belongs to another topic of the same name. Commits of other tools have
 // no such note and are believed.
 func (c commit) isOther(topicID [16]byte) bool {
-	return c.offset >= 0 && strings.HasPrefix(c.note, notePrefix) && !strings.HasPrefix(c.note, noteOf(topicID, 0))
+	return c.offset >= 0 && strings.HasPrefix(c.note, notePrefix) &&
+		!strings.HasPrefix(c.note, noteOf(topicID, 0))
 }
 
-// isEarlier reports whether the commit belongs to another topic of the same name, or to another generation of this one.
+// isEarlier reports whether the commit belongs to another topic of the same name, or to another generation of
+// this one.
 func (c commit) isEarlier(topicID [16]byte, generation int64) bool {
 	return c.offset >= 0 && strings.HasPrefix(c.note, notePrefix) && c.note != noteOf(topicID, generation)
 }

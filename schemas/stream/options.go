@@ -17,8 +17,8 @@ import (
 
 // Options say how to reach a Kafka cluster.
 type Options struct {
-	// Brokers are host:port of one or more brokers, tried in order until one answers; the others are learnt from
-	// it. Required.
+	// Brokers are host:port of one or more brokers, tried in order until one answers; the others are learnt
+	// from it. Required.
 	Brokers []string
 	// ClientID names this process in the broker's logs and quotas. Default "tollgate".
 	ClientID string

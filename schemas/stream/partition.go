@@ -16,8 +16,8 @@ type Batch struct {
 	// aborted transactions take offsets. There are none, and Next is Base, where nothing came within
 	// GroupOptions.MaxWait.
 	Records []Record
-	// Base is the offset that the batch begins at; Next the one that the next batch begins at, to be committed
-	// once everything before it is safe.
+	// Base is the offset that the batch begins at; Next the one that the next batch begins at, to be
+	// committed once everything before it is safe.
 	Base, Next int64
 	// HighWatermark is the offset after the newest record, when the broker answered.
 	HighWatermark int64
@@ -37,8 +37,8 @@ type Partition struct {
 	Generation int64
 	// Committed is the offset that the group had committed on assignment, -1 where none.
 	Committed int64
-	// Began is the offset of the first record read from it by this run: Committed, or the earliest there was. It
-	// is greater than 0 on a first start where retention has already removed records.
+	// Began is the offset of the first record read from it by this run: Committed, or the earliest there was.
+	// It is greater than 0 on a first start where retention has already removed records.
 	Began int64
 
 	f        *fetcher
@@ -89,7 +89,8 @@ func (p *Partition) SeekTo(offset int64) {
 // commit what it finished while it is being stopped; give it a ctx of its own then.
 func (p *Partition) Commit(ctx context.Context, next int64) error {
 	if read := p.read.Load(); next > read {
-		return fmt.Errorf("commit offset %d of %s partition %d: only %d has been read", next, p.Topic, p.ID, read)
+		return fmt.Errorf("commit offset %d of %s partition %d: only %d has been read", next, p.Topic, p.ID,
+			read)
 	}
 	err := p.c.commit(ctx, p.who, p.Topic, offsetcommit.RequestPartition{PartitionIndex: int32(p.ID),
 		CommittedOffset: next, CommittedLeaderEpoch: -1, CommittedMetadata: noteOf(p.TopicID, p.Generation)})

@@ -33,13 +33,13 @@ type ProducerOptions struct {
 	MaxInFlight int
 	// MaxBatch is how many bytes of records are put into one record batch, before compression.
 	//
-	// Default 900 KiB. Not more: Kafka's default max.message.bytes is 1 MiB, and records may not compress. Not
-	// less: a batch costs the broker some 50 µs, whatever its size.
+	// Default 900 KiB. Not more: Kafka's default max.message.bytes is 1 MiB, and records may not compress.
+	// Not less: a batch costs the broker some 50 µs, whatever its size.
 	MaxBatch int
 	// Attempts is how often a batch is sent before its records are given back with an error.
 	//
-	// Default 12, about 18 s. Not less: a leader election takes some seconds. Not more: an HTTP client waits for
-	// it.
+	// Default 12, about 18 s. Not less: a leader election takes some seconds. Not more: an HTTP client waits
+	// for it.
 	Attempts int
 	// NoCompression sends records as they are, for values that are compressed already. Default false: LZ4.
 	NoCompression bool
@@ -358,8 +358,8 @@ func (p *Producer) send(at place, packed []byte) (base int64, err error) {
 
 const (
 	acksAll = -1
-	// produceTimeout is how long the leader may wait for its followers. Not less: a follower is dropped from the
-	// in-sync replicas after 30 s, sooner answers would be errors about writes that succeed.
+	// produceTimeout is how long the leader may wait for its followers. Not less: a follower is dropped from
+	// the in-sync replicas after 30 s, sooner answers would be errors about writes that succeed.
 	produceTimeout = 30 * time.Second
 )
 
@@ -373,7 +373,8 @@ func (p *Producer) attempt(at place, packed []byte) (int64, error) {
 	m, err := p.c.ask(ctx, addr, &rawproduce.Request{Acks: acksAll,
 		Timeout: int32(produceTimeout.Milliseconds()),
 		Topics: []rawproduce.RequestTopic{{Topic: at.topic, Partitions: []rawproduce.RequestPartition{
-			{Partition: int32(at.partition), RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(packed)}}}}}})
+			{Partition: int32(at.partition),
+				RecordSet: protocol.RawRecordSet{Reader: bytes.NewReader(packed)}}}}}})
 	if err != nil {
 		return -1, err
 	}

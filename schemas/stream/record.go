@@ -66,7 +66,8 @@ const (
 const (
 	// ModeLive is what happens now: it is counted against quota, watched and notified.
 	ModeLive = "live"
-	// ModeHistory is an import or a back-fill: it never touches quota counters, notifications or live detectors.
+	// ModeHistory is an import or a back-fill: it never touches quota counters, notifications or live
+	// detectors.
 	ModeHistory = "history"
 )
 
@@ -99,8 +100,8 @@ type GapError struct {
 	Topic     string
 	TopicID   [16]byte
 	Partition int
-	// Want is the offset that should have come, Got the one that can be read next. Got below Want means that the
-	// log lost its end.
+	// Want is the offset that should have come, Got the one that can be read next. Got below Want means that
+	// the log lost its end.
 	Want, Got int64
 	// Recreated says that the committed offset belongs to an earlier topic of the same name: what was left in
 	// that one is gone, and Got is the new one's beginning.
@@ -116,6 +117,7 @@ func (e GapError) Error() string {
 	case e.Got < e.Want:
 		what = "the end of the log was lost"
 	}
-	return fmt.Sprintf("gap in %s partition %d: %s: expected offset %d, can read on from %d; the partition is stopped "+
-		"until that is accepted, see tollgate stream list", e.Topic, e.Partition, what, e.Want, e.Got)
+	return fmt.Sprintf("gap in %s partition %d: %s: expected offset %d, can read on from %d; the "+
+		"partition is stopped until that is accepted, see tollgate stream list", e.Topic, e.Partition, what,
+		e.Want, e.Got)
 }

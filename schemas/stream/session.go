@@ -18,7 +18,8 @@ type session struct {
 
 const (
 	backOffFirst = time.Second
-	// backOffMost is the longest pause after an error. Not more: ClickHouse that is back should not wait for us.
+	// backOffMost is the longest pause after an error. Not more: ClickHouse that is back should not wait for
+	// us.
 	backOffMost = 30 * time.Second
 )
 

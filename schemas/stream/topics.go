@@ -8,15 +8,16 @@ import (
 
 // Our topics. What is on them is said here and nowhere else.
 const (
-	// TopicAccessEvents carries what gateways write, as they write it: native JSON, CloudEvents, Kong, APISIX, …
-	// One record is 1 to 1000 access events; gateways choose the partition. It may hold secrets (keys in headers
-	// and addresses): few may read it, and its retention is short. More such topics may be bound to sources.
+	// TopicAccessEvents carries what gateways write, as they write it: native JSON, CloudEvents, Kong,
+	// APISIX, … One record is 1 to 1000 access events; gateways choose the partition. It may hold secrets
+	// (keys in headers and addresses): few may read it, and its retention is short. More such topics may be
+	// bound to sources.
 	TopicAccessEvents = "access-events"
-	// TopicUsageEvents carries validated and attributed events: one record is a protobuf batch, up to 512 KiB,
-	// of events of one shard, with the source ranges it answers for. The partition is the shard.
+	// TopicUsageEvents carries validated and attributed events: one record is a protobuf batch, up to 512
+	// KiB, of events of one shard, with the source ranges it answers for. The partition is the shard.
 	TopicUsageEvents = "usage-events"
-	// TopicRejectedEvents carries what could not be used: one record is one record or event of the source, with
-	// where it was read, the reason and a hint, known secrets replaced by their keyed hash.
+	// TopicRejectedEvents carries what could not be used: one record is one record or event of the source,
+	// with where it was read, the reason and a hint, known secrets replaced by their keyed hash.
 	TopicRejectedEvents = "rejected-events"
 	// TopicQuotaEvents carries limits reached and restored, and spend caps reached; the key is the customer.
 	TopicQuotaEvents = "quota-events"
@@ -28,11 +29,11 @@ const (
 
 const (
 	// DefaultShards is the number of partitions of usage-events, P of the design. It is fixed for the life of
-	// the data. Not less: shards are the unit of scale, and 16 occupy 16 aggregators. Not more: buckets, marks
-	// and recomputations are per shard, and most installations run on a few cores.
+	// the data. Not less: shards are the unit of scale, and 16 occupy 16 aggregators. Not more: buckets,
+	// marks and recomputations are per shard, and most installations run on a few cores.
 	DefaultShards = 16
-	// DefaultAccessPartitions is the number of partitions of access-events, and so of collectors that can share
-	// it. More can be added at any time.
+	// DefaultAccessPartitions is the number of partitions of access-events, and so of collectors that can
+	// share it. More can be added at any time.
 	DefaultAccessPartitions = 8
 	// smallPartitions is for the topics that carry little.
 	smallPartitions = 4
@@ -57,8 +58,8 @@ type TopicOptions struct {
 	AccessRetention time.Duration
 	// UsageRetention is how long usage-events are kept.
 	//
-	// Default 14 days. Not less: so long may ClickHouse be away or be restored from a backup without loss. Not
-	// more: ClickHouse is the home of what they say, this is its way there.
+	// Default 14 days. Not less: so long may ClickHouse be away or be restored from a backup without loss.
+	// Not more: ClickHouse is the home of what they say, this is its way there.
 	UsageRetention time.Duration
 }
 

@@ -8,8 +8,8 @@ import (
 	kafka "github.com/segmentio/kafka-go"
 )
 
-// OpenTransaction is a transaction that has been begun and neither committed nor aborted: nothing behind its first
-// record is read before it ends, so it holds up whoever waits for what was written after it.
+// OpenTransaction is a transaction that has been begun and neither committed nor aborted: nothing behind its
+// first record is read before it ends, so it holds up whoever waits for what was written after it.
 type OpenTransaction struct {
 	// Topic and Partition are what it holds.
 	Topic     string
@@ -33,7 +33,8 @@ func (t OpenTransaction) String() string {
 		t.Since.UTC().Format(time.RFC3339), t.Behind, t.Topic, t.Partition, t.Offset)
 }
 
-// OpenTransactions returns, for each partition of a topic that an open transaction holds, the one that holds it.
+// OpenTransactions returns, for each partition of a topic that an open transaction holds, the one that holds
+// it.
 func (c *Client) OpenTransactions(ctx context.Context, topic string) ([]OpenTransaction, error) {
 	marks, err := c.Watermarks(ctx, topic)
 	if err != nil {
@@ -44,14 +45,16 @@ func (c *Client) OpenTransactions(ctx context.Context, topic string) ([]OpenTran
 		if w.Stable >= w.High {
 			continue
 		}
-		t := OpenTransaction{Topic: topic, Partition: w.Partition, Offset: w.Stable, Behind: w.High - w.Stable}
+		t := OpenTransaction{Topic: topic, Partition: w.Partition, Offset: w.Stable,
+			Behind: w.High - w.Stable}
 		open := false
 		err := c.retry(ctx, func(ctx context.Context) (err error) {
 			t.Since, open, err = c.writtenAt(ctx, topic, w.Partition, w.Stable)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("read since when a transaction is open in %s partition %d: %w", topic, w.Partition, err)
+			return nil, fmt.Errorf("read since when a transaction is open in %s partition %d: %w", topic,
+				w.Partition, err)
 		}
 		if open {
 			out = append(out, t)
@@ -60,10 +63,10 @@ func (c *Client) OpenTransactions(ctx context.Context, topic string) ([]OpenTran
 	return out, nil
 }
 
-// writtenAt is when the record at an offset was written, committed or not; false where no transaction of that offset
-// is open any more.
-func (c *Client) writtenAt(ctx context.Context, topic string, partition int, offset int64) (at time.Time, open bool,
-	err error) {
+// writtenAt is when the record at an offset was written, committed or not; false where no transaction of that
+// offset is open any more.
+func (c *Client) writtenAt(ctx context.Context, topic string, partition int,
+	offset int64) (at time.Time, open bool, err error) {
 	addr, t, err := c.leader(ctx, topic, partition)
 	if err != nil {
 		return at, false, err
@@ -73,8 +76,9 @@ func (c *Client) writtenAt(ctx context.Context, topic string, partition int, off
 		return at, false, err
 	}
 	body, err := k.exchange(ctx, func(correlation int32) []byte {
-		return appendFetchRequest(nil, correlation, k.clientID, fetchRequest{topicID: t.id, partition: int32(partition),
-			offset: offset, waitMS: 100, maxBytes: 1024, uncommitted: true})
+		return appendFetchRequest(nil, correlation, k.clientID,
+			fetchRequest{topicID: t.id, partition: int32(partition),
+				offset: offset, waitMS: 100, maxBytes: 1024, uncommitted: true})
 	})
 	c.release(k, err)
 	if err != nil {
@@ -95,7 +99,8 @@ func (c *Client) writtenAt(ctx context.Context, topic string, partition int, off
 	return time.UnixMilli(h.firstMS), h.base <= offset && h.attrs.Transactional(), nil
 }
 
-// hold notes whether an open transaction keeps a batch's partition from being read on, and shows for how long.
+// hold notes whether an open transaction keeps a batch's partition from being read on, and shows for how
+// long.
 func (p *Partition) hold(b Batch, now time.Time) {
 	if p.lagLabel == nil {
 		return

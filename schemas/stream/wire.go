@@ -293,7 +293,8 @@ func appendFetchRequest(b []byte, correlation int32, clientID string, r fetchReq
 	b = append(b, r.topicID[:]...)
 	b = append(b, 2) // one partition
 	b = binary.BigEndian.AppendUint32(b, uint32(r.partition))
-	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // leader epoch not checked: leaders are found anew on error
+	// leader epoch not checked: leaders are found anew on error
+	b = binary.BigEndian.AppendUint32(b, ^uint32(0))
 	b = binary.BigEndian.AppendUint64(b, uint64(r.offset))
 	b = binary.BigEndian.AppendUint32(b, ^uint32(0)) // last fetched epoch, for replicas
 	b = binary.BigEndian.AppendUint64(b, ^uint64(0)) // log start, for replicas

@@ -1,6 +1,6 @@
-// Command benchpath measures the whole path on one machine: how fast a backlog becomes usage, how fresh usage is under
-// steady traffic, what an event costs in each process, and what exactness costs. It owns no part of the product; `make
-// bench-path` calls it, and the figures of docs/performance.md come from it.
+// Command benchpath measures the whole path on one machine: how fast a backlog becomes usage, how fresh usage
+// is under steady traffic, what an event costs in each process, and what exactness costs. It owns no part of
+// the product; `make bench-path` calls it, and the figures of docs/performance.md come from it.
 package main
 
 import (
@@ -61,11 +61,14 @@ func measure() error {
 	flag.StringVar(&s.format, "format", "native", "native (388 bytes) or kong (1.9 kB)")
 	flag.StringVar(&s.only, "only", "catchup,steady,plain,reference", "what to measure")
 	flag.StringVar(&s.dir, "dir", "", "an empty folder for the data; default a temporary one")
-	flag.StringVar(&s.profiles, "profiles", "", "a folder for processor profiles of the roles; default none are taken")
+	flag.StringVar(&s.profiles, "profiles", "", "a folder for processor profiles of the roles; "+
+		"default none are taken")
 	flag.IntVar(&s.events, "events", 3_000_000, "events of the backlog")
 	flag.IntVar(&s.reference, "reference", 300_000, "events that the reference worker gets")
-	flag.IntVar(&s.rate, "rate", 40_000, "events per second of steady traffic, and of the time that a backlog is from")
-	flag.IntVar(&s.shards, "shards", 4, "partitions of usage-events; 4 is the program's default on one machine")
+	flag.IntVar(&s.rate, "rate", 40_000, "events per second of steady traffic, and of the time that "+
+		"a backlog is from")
+	flag.IntVar(&s.shards, "shards", 4, "partitions of usage-events; 4 is the program's "+
+		"default on one machine")
 	flag.DurationVar(&s.steady, "steady", 120*time.Second, "how long steady traffic goes on")
 	flag.StringVar(&s.outside.address, "kafka", "", "address of a broker that runs; default the embedded one")
 	flag.IntVar(&s.outside.pid, "kafka-pid", 0, "its process, for its processor time")
@@ -133,7 +136,8 @@ func cpuName() string {
 func preload(ctx context.Context, h *house, s settings, n int) (*truth, schemas.Period, error) {
 	length := time.Duration(float64(n) / float64(s.rate) * float64(time.Second))
 	began := time.Now().UTC().Add(-length)
-	period := schemas.Period{From: began.Truncate(time.Minute), To: time.Now().UTC().Truncate(time.Hour).Add(2 * time.Hour)}
+	period := schemas.Period{From: began.Truncate(time.Minute),
+		To: time.Now().UTC().Truncate(time.Hour).Add(2 * time.Hour)}
 	kafka, err := stream.Open(ctx, stream.Options{Brokers: []string{h.kafka}, Log: quietLog})
 	if err != nil {
 		return nil, period, err
@@ -175,8 +179,8 @@ func fresh(ctx context.Context, s settings, name string) (*house, error) {
 
 var roles = []string{"aggregator", "anomaly", "collector"}
 
-// catchUp measures how fast a backlog becomes usage: from the start of the roles' processes until usage equals the
-// truth.
+// catchUp measures how fast a backlog becomes usage: from the start of the roles' processes until usage
+// equals the truth.
 func catchUp(ctx context.Context, s settings, out *figures) (err error) {
 	h, err := fresh(ctx, s, "catchup")
 	if err != nil {
@@ -219,7 +223,8 @@ func catchUp(ctx context.Context, s settings, out *figures) (err error) {
 // report prints what each process used, and returns the sum in µs per event.
 func (h *house) report(what string, events int, took time.Duration, before map[string]time.Duration,
 	each map[string]float64) (sum float64) {
-	fmt.Printf("%s: %d events in %.1f s = %.0f/s\n", what, events, took.Seconds(), float64(events)/took.Seconds())
+	fmt.Printf("%s: %d events in %.1f s = %.0f/s\n", what, events, took.Seconds(),
+		float64(events)/took.Seconds())
 	peaks := h.peaks()
 	for name, used := range h.used() {
 		us := float64((used - before[name]).Microseconds()) / float64(events)
@@ -243,8 +248,9 @@ func steady(ctx context.Context, s settings, out *figures) (err error) {
 			return err
 		}
 	}
-	period := schemas.Period{From: time.Now().UTC().Truncate(time.Minute), To: time.Now().UTC().Truncate(time.Minute).
-		Add(time.Hour)}
+	period := schemas.Period{From: time.Now().UTC().Truncate(time.Minute),
+		To: time.Now().UTC().Truncate(time.Minute).
+			Add(time.Hour)}
 	w, err := h.watch(ctx, period)
 	if err != nil {
 		return err
@@ -285,8 +291,9 @@ func steady(ctx context.Context, s settings, out *figures) (err error) {
 	for name, mb := range h.peaks() {
 		out.Peak[name] = max(out.Peak[name], mb)
 	}
-	fmt.Printf("  freshness p50 %d ms, p99 %d ms, greatest %d ms over %d events in %d reads; %.2f µs an event in all\n",
-		out.FreshnessP50, out.FreshnessP99, read.of(1).Milliseconds(), len(read.samples), read.reads, sum)
+	fmt.Printf("  freshness p50 %d ms, p99 %d ms, greatest %d ms over %d events in %d reads; %.2f µs "+
+		"an event in all\n", out.FreshnessP50, out.FreshnessP99, read.of(1).Milliseconds(), len(read.samples),
+		read.reads, sum)
 	return errors.Join(err, w.engine(ctx))
 }
 

@@ -23,9 +23,9 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// What exactness costs: the same collector and the same columns, but counters without a fence, a plain MergeTree with
-// one summing view, and no order between events and commits. It loses and doubles in a crash; it is the price of the
-// hardware that nobody can go below.
+// What exactness costs: the same collector and the same columns, but counters without a fence, a plain
+// MergeTree with one summing view, and no order between events and commits. It loses and doubles in a crash;
+// it is the price of the hardware that nobody can go below.
 
 const plainTable = `CREATE TABLE plain_events AS events ENGINE = MergeTree
 	PARTITION BY toYYYYMM(minute) ORDER BY (minute, shard, source, id, time)`
@@ -75,8 +75,8 @@ func plain(ctx context.Context, s settings, out *figures) (err error) {
 	sum := h.report("without exactness", s.events, time.Since(began), before, each)
 	if out.exactUsPerEvent > 0 {
 		out.CostOfExactness = (out.exactUsPerEvent - sum) / out.exactUsPerEvent
-		fmt.Printf("  exactness costs %.2f µs of %.2f µs an event: %.0f %%\n", out.exactUsPerEvent-sum, out.exactUsPerEvent,
-			100*out.CostOfExactness)
+		fmt.Printf("  exactness costs %.2f µs of %.2f µs an event: %.0f %%\n", out.exactUsPerEvent-sum,
+			out.exactUsPerEvent, 100*out.CostOfExactness)
 	}
 	return nil
 }
@@ -99,7 +99,8 @@ func (w *watcher) drained(ctx context.Context, limit time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d access events and %d records of usage events are left: %w", access, usage, ctx.Err())
+			return fmt.Errorf("%d access events and %d records of usage events are left: %w", access, usage,
+				ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -141,7 +142,8 @@ func runPlain() error {
 	if err != nil {
 		return err
 	}
-	follower, err := catalog.NewFollower(ctx, catalog.NewStore(c.db, nil, time.Now), catalog.FollowerOptions{})
+	follower, err := catalog.NewFollower(ctx, catalog.NewStore(c.db, nil, time.Now),
+		catalog.FollowerOptions{})
 	if err != nil {
 		return err
 	}
@@ -157,8 +159,10 @@ func runPlain() error {
 	if err != nil {
 		return err
 	}
-	collect, err := collector.New(collector.Options{Shards: shards, Agreement: follower.Current, Hasher: hasher,
-		Publisher: producer, NewTally: func() collector.Tally { return &plainTally{redis: c.redis, of: map[string]int64{}} }})
+	collect, err := collector.New(collector.Options{Shards: shards, Agreement: follower.Current,
+		Hasher: hasher, Publisher: producer, NewTally: func() collector.Tally {
+			return &plainTally{redis: c.redis, of: map[string]int64{}}
+		}})
 	if err != nil {
 		return err
 	}
@@ -168,7 +172,8 @@ func runPlain() error {
 			fmt.Fprintln(os.Stderr, "collector:", err)
 		}
 	})
-	err = (&plainWriter{db: c.db, open: aggregator.NewColumns(), done: map[*stream.Partition]int64{}}).run(ctx, c.kafka)
+	err = (&plainWriter{db: c.db, open: aggregator.NewColumns(),
+		done: map[*stream.Partition]int64{}}).run(ctx, c.kafka)
 	group.Wait()
 	return err
 }
@@ -223,7 +228,8 @@ func (p *plainWriter) run(ctx context.Context, kafka *stream.Client) error {
 			}
 		}
 	}()
-	return kafka.Consume(ctx, stream.GroupOptions{Group: groupAggregator, Topics: []string{stream.TopicUsageEvents}},
+	return kafka.Consume(ctx, stream.GroupOptions{Group: groupAggregator,
+		Topics: []string{stream.TopicUsageEvents}},
 		func(ctx context.Context, part *stream.Partition) error {
 			for {
 				b, err := part.Fetch(ctx)

@@ -19,8 +19,8 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// The reference worker, written the ordinary good way: kafka-go's Reader, encoding/json, Redis pipelined by 1,000,
-// clickhouse-go batches of 50,000 rows.
+// The reference worker, written the ordinary good way: kafka-go's Reader, encoding/json, Redis pipelined by
+// 1,000, clickhouse-go batches of 50,000 rows.
 
 const referenceTable = `CREATE TABLE reference_events (time DateTime64(3, 'UTC'), source LowCardinality(String),
 	id String, customer LowCardinality(String), product LowCardinality(String), method LowCardinality(String),
@@ -67,7 +67,8 @@ func reference(ctx context.Context, s settings, out *figures) (err error) {
 	}
 	before, began := h.used(), time.Now()
 	c := exec.CommandContext(ctx, os.Args[0], "reference")
-	c.Env = append(h.environment(), "BENCHPATH_EVENTS="+strconv.FormatInt(int64(s.reference)-known.broken, 10))
+	c.Env = append(h.environment(), "BENCHPATH_EVENTS="+strconv.FormatInt(int64(s.reference)-known.broken,
+		10))
 	if _, err := h.start("reference", c); err != nil {
 		return err
 	}
@@ -127,8 +128,8 @@ func runReference() error {
 		return err
 	}
 	reader := kafka.NewReader(kafka.ReaderConfig{Brokers: []string{os.Getenv("TOLLGATE_KAFKA_BROKERS")},
-		GroupID: groupReference, Topic: stream.TopicAccessEvents, MinBytes: 1, MaxBytes: 10 << 20, QueueCapacity: 10_000,
-		StartOffset: kafka.FirstOffset})
+		GroupID: groupReference, Topic: stream.TopicAccessEvents, MinBytes: 1, MaxBytes: 10 << 20,
+		QueueCapacity: 10_000, StartOffset: kafka.FirstOffset})
 	defer reader.Close()
 	return consume(ctx, reader, &worker{db: db, redis: counters, want: want, owner: owners()})
 }

@@ -22,8 +22,8 @@ import (
 	"tollgate/cmd/tollgate/embedded"
 )
 
-// house is everything that runs on this machine for a measurement: one process for each name, so that the processor
-// time and the memory of each can be told apart.
+// house is everything that runs on this machine for a measurement: one process for each name, so that the
+// processor time and the memory of each can be told apart.
 type house struct {
 	dir, binary string
 	profiles    string // folder for profiles; none = not taken
@@ -36,8 +36,8 @@ type house struct {
 	ends        []func() error
 }
 
-// openHouse starts the servers in an empty folder. kafka is the address of a broker that runs already, with the
-// process that it is; none = the embedded one, in a process of its own.
+// openHouse starts the servers in an empty folder. kafka is the address of a broker that runs already, with
+// the process that it is; none = the embedded one, in a process of its own.
 func openHouse(ctx context.Context, dir string, s settings) (h *house, err error) {
 	h = &house{dir: dir, binary: s.binary, shards: s.shards, profiles: s.profiles, pids: map[string][]int{}}
 	defer func() {
@@ -93,7 +93,8 @@ type broker struct {
 // serveBroker is the body of the embedded broker's own process: it ends when its standard input does.
 func serveBroker(dir string) error {
 	signal.Ignore(os.Interrupt)
-	b, err := embedded.StartBroker(context.Background(), embedded.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
+	b, err := embedded.StartBroker(context.Background(),
+		embedded.Options{Dir: dir, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return err
 	}
@@ -102,8 +103,8 @@ func serveBroker(dir string) error {
 	return errors.Join(err, b.Close())
 }
 
-// start runs a child under a name; it ends with this process. What it prints on standard output is returned, its log
-// goes to a file.
+// start runs a child under a name; it ends with this process. What it prints on standard output is returned,
+// its log goes to a file.
 func (h *house) start(name string, c *exec.Cmd) (io.Reader, error) {
 	log, err := os.OpenFile(filepath.Join(h.dir, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -132,14 +133,15 @@ func (h *house) start(name string, c *exec.Cmd) (io.Reader, error) {
 func (h *house) environment() []string {
 	return append(os.Environ(), "TOLLGATE_DATA="+h.dir, "TOLLGATE_KAFKA_BROKERS="+h.kafka,
 		"TOLLGATE_REDIS_ADDRESSES="+h.redis, "TOLLGATE_CLICKHOUSE_ADDRESSES="+h.clickhouse,
-		"TOLLGATE_HTTP_LISTEN=127.0.0.1:0", "TOLLGATE_SHARDS="+strconv.Itoa(h.shards), "TOLLGATE_LOG_LEVEL=warn",
-		"TOLLGATE_HASH_KEY="+hashKey)
+		"TOLLGATE_HTTP_LISTEN=127.0.0.1:0", "TOLLGATE_SHARDS="+strconv.Itoa(h.shards),
+		"TOLLGATE_LOG_LEVEL=warn", "TOLLGATE_HASH_KEY="+hashKey)
 }
 
 // hashKey is the key under which the benchmark's credentials are hashed.
 const hashKey = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
-// role starts a role of the program. Where profiles are wanted, a profile of its next profileFor is left in the folder.
+// role starts a role of the program. Where profiles are wanted, a profile of its next profileFor is left in
+// the folder.
 func (h *house) role(ctx context.Context, name string) error {
 	c := exec.CommandContext(ctx, h.binary, name)
 	c.Env = h.environment()

@@ -19,12 +19,13 @@ const (
 	sendAgain = 100
 	// breakOne is one event in so many: the share of broken events, 0.1 %.
 	breakOne = 1_000
-	// accessPartitions is how many partitions of access-events are written: what the program makes by default.
+	// accessPartitions is how many partitions of access-events are written: what the program makes by
+	// default.
 	accessPartitions = stream.DefaultAccessPartitions
 )
 
-// catalogYAML is what is sold in the benchmark: five meters over three dimensions, and limits that every live event
-// is counted against.
+// catalogYAML is what is sold in the benchmark: five meters over three dimensions, and limits that every live
+// event is counted against.
 const catalogYAML = `
 issuer: {id: BEN, name: Bench Ltd, address: [1 Bench Street], currency: EUR, zone: UTC}
 products:
@@ -91,7 +92,8 @@ func newTraffic(seed uint64, format string) *traffic {
 	random := rand.New(rand.NewPCG(seed, 1))
 	t := &traffic{random: random, zipf: rand.NewZipf(random, 1.1, 8, customers-1), format: format}
 	for i := range 300 {
-		t.agents = append(t.agents, fmt.Sprintf("acme-sdk/%d.%d.%d (linux; amd64; build %04d)", i%5, i%7, i%11, i*37%10_000))
+		t.agents = append(t.agents, fmt.Sprintf("acme-sdk/%d.%d.%d (linux; amd64; build %04d)", i%5, i%7,
+			i%11, i*37%10_000))
 	}
 	for i := range 8 {
 		t.hosts = append(t.hosts, fmt.Sprintf("api-%d.bench.example", i))
@@ -99,8 +101,8 @@ func newTraffic(seed uint64, format string) *traffic {
 	return t
 }
 
-// record appends the records of n events to list and counts them in known. at is the time of production, and the
-// event's time.
+// record appends the records of n events to list and counts them in known. at is the time of production, and
+// the event's time.
 func (t *traffic) records(list []stream.Record, n int, at time.Time, known *truth) []stream.Record {
 	known.mu.Lock()
 	defer known.mu.Unlock()
@@ -129,7 +131,8 @@ func (t *traffic) event(at time.Time, known *truth) []byte {
 	}
 	f := facts{who: who, end: endpoints[end], path: endpoints[end].path, status: status, at: at,
 		bytesOut: r.IntN(60_000), address: r.IntN(addresses), host: t.hosts[r.IntN(len(t.hosts))],
-		agent: t.agents[r.IntN(len(t.agents))], latency: r.IntN(900_000), id: [2]uint64{r.Uint64(), r.Uint64()}}
+		agent: t.agents[r.IntN(len(t.agents))], latency: r.IntN(900_000),
+		id: [2]uint64{r.Uint64(), r.Uint64()}}
 	if end == 2 {
 		f.path = fmt.Sprintf(f.path, 12, r.IntN(4096), r.IntN(4096))
 	}

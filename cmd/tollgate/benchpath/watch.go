@@ -64,20 +64,22 @@ func (w *watcher) behind(ctx context.Context, group, topic string) (n int64, err
 
 // totals is what usage says of each meter.
 func (w *watcher) totals(ctx context.Context) (sums [5]int64, err error) {
-	err = w.reader.Usage(ctx, schemas.UsageQuery{Meters: meters, Period: w.period}, func(u schemas.Usage) error {
-		n, err := u.Quantity.Int64()
-		if err != nil {
-			return fmt.Errorf("usage of %s: %w", u.Meter, err)
-		}
-		sums[slices.Index(meters, u.Meter)] = n
-		return nil
-	})
+	err = w.reader.Usage(ctx, schemas.UsageQuery{Meters: meters, Period: w.period},
+		func(u schemas.Usage) error {
+			n, err := u.Quantity.Int64()
+			if err != nil {
+				return fmt.Errorf("usage of %s: %w", u.Meter, err)
+			}
+			sums[slices.Index(meters, u.Meter)] = n
+			return nil
+		})
 	return sums, err
 }
 
 // calls is what usage says of each customer's calls.
 func (w *watcher) calls(ctx context.Context) (of [customers]int64, err error) {
-	err = w.reader.Usage(ctx, schemas.UsageQuery{Meters: meters[:1], Period: w.period, By: []string{"customer"}},
+	err = w.reader.Usage(ctx, schemas.UsageQuery{Meters: meters[:1], Period: w.period,
+		By: []string{"customer"}},
 		func(u schemas.Usage) error {
 			var i int
 			if _, err := fmt.Sscanf(u.Customer, "customer-%04d", &i); err != nil {
@@ -90,8 +92,8 @@ func (w *watcher) calls(ctx context.Context) (of [customers]int64, err error) {
 	return of, err
 }
 
-// equal waits until usage equals what is known to be sent. Until the groups have caught up it asks Kafka, which costs
-// nothing.
+// equal waits until usage equals what is known to be sent. Until the groups have caught up it asks Kafka,
+// which costs nothing.
 func (w *watcher) equal(ctx context.Context, known *truth) error {
 	for caughtUp := false; ; {
 		if !caughtUp {
@@ -119,7 +121,8 @@ func (w *watcher) equal(ctx context.Context, known *truth) error {
 		select {
 		case <-ctx.Done():
 			sums, err := w.totals(context.WithoutCancel(ctx))
-			return fmt.Errorf("usage says %v and the truth is %v: %w (%w)", sums, known.totals, ctx.Err(), err)
+			return fmt.Errorf("usage says %v and the truth is %v: %w (%w)", sums, known.totals, ctx.Err(),
+				err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -138,9 +141,9 @@ func (w *watcher) differences(ctx context.Context, known *truth) (lost, doubled 
 	return lost, doubled, err
 }
 
-// ages collects how long events waited for their place in usage, until ctx ends. An event's age is the time from its
-// production to the end of the first read in which its customer's calls had reached it; an event that no read has
-// shown counts with the age that it had at the end.
+// ages collects how long events waited for their place in usage, until ctx ends. An event's age is the time
+// from its production to the end of the first read in which its customer's calls had reached it; an event
+// that no read has shown counts with the age that it had at the end.
 type ages struct {
 	seen    [customers]int // how many of known.sent were seen
 	samples []time.Duration
@@ -197,8 +200,8 @@ func (w *watcher) parts(ctx context.Context) (parts uint64, bytes float64, err e
 
 func (a *ages) sort() { slices.Sort(a.samples) }
 
-// engineTimes are what the engine says of its own work since it was started: elapsed time of statements and merges, and
-// how many rows merges wrote.
+// engineTimes are what the engine says of its own work since it was started: elapsed time of statements and
+// merges, and how many rows merges wrote.
 const engineTimes = `SELECT event, value FROM system.events WHERE event IN ('SelectQueryTimeMicroseconds',
 	'InsertQueryTimeMicroseconds', 'MergeTotalMilliseconds', 'MergesTimeMilliseconds', 'MergedRows', 'InsertedRows',
 	'SelectedRows', 'Query', 'InsertQuery', 'Merge') ORDER BY event`

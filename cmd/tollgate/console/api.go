@@ -23,11 +23,13 @@ const maxRows = 100_000
 func (c *console) routeAPI(mux *http.ServeMux) {
 	config := huma.DefaultConfig("Tollgate console", c.Version)
 	config.Info.Description = "Usage, invoices, alerts and rejections, read-only. There is no login yet: " +
-		"whoever reaches the address reads everything, so it is served on loopback only, unless console.insecure " +
-		"is set. Quantities and amounts are decimals in text, times are RFC 3339, periods are [from, to)."
+		"whoever reaches the address reads everything, so it is served on loopback only, unless " +
+		"console.insecure is set. Quantities and amounts are decimals in text, times are RFC 3339, " +
+		"periods are [from, to)."
 	config.OpenAPIPath, config.SchemasPath = "/api/openapi", ""
-	config.DocsPath = ""                       // its page would load scripts from elsewhere
-	config.CreateHooks = nil                   // no $schema members: bodies are the contracts of package schemas
+	config.DocsPath = "" // its page would load scripts from elsewhere
+	// no $schema members: bodies are the contracts of package schemas
+	config.CreateHooks = nil
 	config.RejectUnknownQueryParameters = true // a misspelt filter must not widen the answer
 	api := humago.New(mux, config)
 	huma.Get(api, "/api/usage", c.getUsage, describe("Usage of meters over a period",
@@ -38,7 +40,8 @@ func (c *console) routeAPI(mux *http.ServeMux) {
 	huma.Get(api, "/api/rejected/reasons", c.getReasons, describe("Rejected events by reason, the most "+
 		"frequent first", ""))
 	mux.HandleFunc("GET /api/", func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, &problem{http.StatusNotFound, "there is no such operation; /api/openapi.json lists them"})
+		writeProblem(w, &problem{http.StatusNotFound,
+			"there is no such operation; /api/openapi.json lists them"})
 	})
 }
 
@@ -93,8 +96,8 @@ func (c *console) usage(ctx context.Context, q schemas.UsageQuery) ([]schemas.Us
 	rows := []schemas.Usage{}
 	err := c.Usage.Usage(ctx, q, func(u schemas.Usage) error {
 		if len(rows) == maxRows {
-			return askFor("the answer has more than %d rows: ask for a shorter period, fewer customers, or fewer "+
-				"parts in by", maxRows)
+			return askFor("the answer has more than %d rows: ask for a shorter period, fewer "+
+				"customers, or fewer parts in by", maxRows)
 		}
 		if u.Dimensions == nil {
 			u.Dimensions = map[string]string{}

@@ -54,9 +54,9 @@ type Options struct {
 	Invoices Invoices
 	Alerts   Alerts
 	Rejected Rejected
-	// Insecure serves requests from anywhere, under any host name, for a console behind a proxy that asks for a
-	// login. Default false: only from this machine and under loopback names, so that a stranger's page cannot read
-	// the console through a name that it points at loopback.
+	// Insecure serves requests from anywhere, under any host name, for a console behind a proxy that asks for
+	// a login. Default false: only from this machine and under loopback names, so that a stranger's page
+	// cannot read the console through a name that it points at loopback.
 	Insecure bool
 	// Version is shown in the API's description. Default "development".
 	Version string
@@ -148,8 +148,8 @@ func (c *console) problemOf(request string, err error) *problem {
 		return &problem{http.StatusServiceUnavailable, "the request was given up"}
 	}
 	c.Log.Error("the console could not answer", "request", request, "error", err)
-	return &problem{http.StatusInternalServerError, "this could not be read now; the log of the console says " +
-		"why, `tollgate doctor` looks for the cause"}
+	return &problem{http.StatusInternalServerError, "this could not be read now; the log of " +
+		"the console says why, `tollgate doctor` looks for the cause"}
 }
 
 // writeProblem answers with problem+json (RFC 9457), where no operation of the API is asked.

@@ -21,9 +21,9 @@ func MayListen(address string, insecure bool) error {
 	if insecure || loopback(host) {
 		return nil
 	}
-	return fmt.Errorf("console: listen on %s: the console has no login, so whoever reaches this address reads "+
-		"everything; listen on 127.0.0.1 and use a tunnel or a proxy with a login, or set console.insecure to true",
-		address)
+	return fmt.Errorf("console: listen on %s: the console has no login, so whoever reaches "+
+		"this address reads everything; listen on 127.0.0.1 and use a tunnel or a proxy with "+
+		"a login, or set console.insecure to true", address)
 }
 
 // loopback tells whether a host can only be this machine. Other names than localhost are not looked up: their
@@ -39,7 +39,8 @@ func loopback(host string) bool {
 
 // policy lets a page load our style sheet and nothing else, run nothing, send forms only to us and stand in
 // no frame.
-const policy = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+const policy = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; " +
+	"frame-ancestors 'none'"
 
 // guard is around everything: headers, host, method, time and number of requests.
 func (c *console) guard(mux *http.ServeMux) http.Handler {
@@ -51,10 +52,12 @@ func (c *console) guard(mux *http.ServeMux) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
 		h.Set("Cache-Control", "no-store")
-		// The name keeps out pages of strangers in a browser here, the address whoever is elsewhere and lies about it.
+		// The name keeps out pages of strangers in a browser here, the address whoever is elsewhere and lies
+		// about it.
 		if !c.Insecure && !(loopback(hostOf(r.Host)) && loopback(hostOf(r.RemoteAddr))) {
 			writeProblem(w, &problem{http.StatusMisdirectedRequest,
-				"the console answers only on its own machine: open it there as http://localhost:PORT, or through a tunnel"})
+				"the console answers only on its own machine: open it there as http://localhost:PORT, or " +
+					"through a tunnel"})
 			return
 		}
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -87,7 +90,8 @@ func (c *console) admit(w http.ResponseWriter, r *http.Request, mux *http.ServeM
 		mux.ServeHTTP(w, r.WithContext(ctx))
 	case <-ctx.Done():
 		w.Header().Set("Retry-After", "5")
-		writeProblem(w, &problem{http.StatusServiceUnavailable, "too many pages are asked for at once: try again"})
+		writeProblem(w, &problem{http.StatusServiceUnavailable,
+			"too many pages are asked for at once: try again"})
 	}
 }
 

@@ -34,16 +34,20 @@ var utc = time.UTC
 func parsePages() map[string]*pageTemplate {
 	functions := template.FuncMap{
 		"grouped": grouped, "amount": amount,
-		"number":    func(n uint64) string { return grouped(uintText(n)) },
-		"day":       func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
-		"instant":   func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") },
-		"rfc3339":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"dayIn":     func(t time.Time, zone string) string { return t.In(zoneOf(zone)).Format(time.DateOnly) },
-		"instantIn": func(t time.Time, zone string) string { return t.In(zoneOf(zone)).Format("2006-01-02 15:04") },
-		"segment":   url.PathEscape, "shell": shell, "reasonText": reasonText, "places": places,
+		"number":  func(n uint64) string { return grouped(uintText(n)) },
+		"day":     func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
+		"instant": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") },
+		"rfc3339": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"dayIn": func(t time.Time, zone string) string {
+			return t.In(zoneOf(zone)).Format(time.DateOnly)
+		},
+		"instantIn": func(t time.Time, zone string) string {
+			return t.In(zoneOf(zone)).Format("2006-01-02 15:04")
+		},
+		"segment": url.PathEscape, "shell": shell, "reasonText": reasonText, "places": places,
 		"detectors": func() []string {
-			return []string{schemas.DetectorSpike, schemas.DetectorBruteForce, schemas.DetectorPathScan, schemas.DetectorGap,
-				schemas.DetectorConflicts}
+			return []string{schemas.DetectorSpike, schemas.DetectorBruteForce, schemas.DetectorPathScan,
+				schemas.DetectorGap, schemas.DetectorConflicts}
 		},
 	}
 	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "pages/layout.html",
@@ -71,9 +75,9 @@ func (c *console) routePages(mux *http.ServeMux) {
 		http.ServeFileFS(w, r, files, "pages/console.css")
 	})
 	for pattern, show := range map[string]func(*http.Request) (string, *page, error){
-		"GET /{$}": c.overview, "GET /usage": c.usagePage, "GET /alerts": c.alertsPage, "GET /rejected": c.rejectedPage,
-		"GET /invoices": c.invoicesPage, "GET /invoices/{number}": c.invoicePage,
-		"GET /": func(*http.Request) (string, *page, error) {
+		"GET /{$}": c.overview, "GET /usage": c.usagePage, "GET /alerts": c.alertsPage,
+		"GET /rejected": c.rejectedPage, "GET /invoices": c.invoicesPage,
+		"GET /invoices/{number}": c.invoicePage, "GET /": func(*http.Request) (string, *page, error) {
 			return "", nil, &problem{http.StatusNotFound, "there is no such page"}
 		},
 	} {
@@ -81,7 +85,8 @@ func (c *console) routePages(mux *http.ServeMux) {
 			name, p, err := show(r)
 			if err != nil {
 				told := c.problemOf(pattern, err)
-				c.render(w, "problem", told.status, &page{Title: http.StatusText(told.status), Body: told.text})
+				c.render(w, "problem", told.status, &page{Title: http.StatusText(told.status),
+					Body: told.text})
 				return
 			}
 			c.render(w, name, http.StatusOK, p)
@@ -95,8 +100,8 @@ func (c *console) render(w http.ResponseWriter, name string, status int, p *page
 	var out bytes.Buffer
 	if err := c.pages[name].Execute(&out, p); err != nil {
 		c.Log.Error("render a page of the console", "page", name, "error", err)
-		writeProblem(w, &problem{http.StatusInternalServerError, "this page could not be made; the log of the " +
-			"console says why"})
+		writeProblem(w, &problem{http.StatusInternalServerError,
+			"this page could not be made; the log of the console says why"})
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

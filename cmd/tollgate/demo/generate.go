@@ -1,6 +1,6 @@
-// Package demo owns the story that `tollgate demo` plays: a month of traffic of an invented API product, and the truth
-// of it, counted apart from the path. It does not own the path: it hands out records as gateways would write them, and
-// compares what the path reports with what it knows.
+// Package demo owns the story that `tollgate demo` plays: a month of traffic of an invented API product, and
+// the truth of it, counted apart from the path. It does not own the path: it hands out records as gateways
+// would write them, and compares what the path reports with what it knows.
 package demo
 
 import (
@@ -23,8 +23,8 @@ type Options struct {
 	Seed uint64
 	// Month is what is played; default the last complete calendar month before Now.
 	Month schemas.Period
-	// Events is how many different events the month has, before repeats. Default 2,000,000, so that with the repeats
-	// a little more is read; less than 20,000 leaves no room for the incidents.
+	// Events is how many different events the month has, before repeats. Default 2,000,000, so that with the
+	// repeats a little more is read; less than 20,000 leaves no room for the incidents.
 	Events int
 }
 
@@ -124,7 +124,8 @@ func rhythm(hour time.Time) float64 {
 	return 0.3 + day
 }
 
-// Next is the next hour of arrivals; false after the hour that follows the month, in which the last late ones arrive.
+// Next is the next hour of arrivals; false after the hour that follows the month, in which the last late ones
+// arrive.
 func (g *Generator) Next() (Hour, bool) {
 	end := g.options.Month.To.Add(time.Hour)
 	if !g.hour.Before(end) {
@@ -172,7 +173,8 @@ func (g *Generator) happen(start time.Time) (sent []delivery) {
 	return sent
 }
 
-// arrive decides what becomes of one event on its way: on time, late, repeated, voided, amended or in conflict.
+// arrive decides what becomes of one event on its way: on time, late, repeated, voided, amended or in
+// conflict.
 func (g *Generator) arrive(start time.Time, at int32) (now []delivery) {
 	send := delivery{at, sendEvent}
 	chance := g.random.Float64()
@@ -229,7 +231,8 @@ func (g *Generator) arrive(start time.Time, at int32) (now []delivery) {
 		now = append(now, send)
 	}
 	if day := start.Sub(g.options.Month.From); len(now) == 1 && g.facts[at].source == 1 {
-		if day >= 8*24*time.Hour+9*time.Hour && day < 8*24*time.Hour+11*time.Hour { // the spool that is sent again
+		// the spool that is sent again
+		if day >= 8*24*time.Hour+9*time.Hour && day < 8*24*time.Hour+11*time.Hour {
 			late(send, 3*24*time.Hour)
 			g.truth.Repeats++
 		}
@@ -237,7 +240,8 @@ func (g *Generator) arrive(start time.Time, at int32) (now []delivery) {
 	return now
 }
 
-// The streams that records are packed into: what a gateway sends, and what a person corrects with the right to.
+// The streams that records are packed into: what a gateway sends, and what a person corrects with the right
+// to.
 const (
 	streamNative = iota
 	streamKong
@@ -246,7 +250,8 @@ const (
 	streams
 )
 
-// records packs deliveries as they are sent: the native gateway 50 events a record, Kong 20, in order of arrival.
+// records packs deliveries as they are sent: the native gateway 50 events a record, Kong 20, in order of
+// arrival.
 func (g *Generator) records(start time.Time, sent []delivery) (records []Record) {
 	size := [streams]int{50, 20, 50, 50}
 	var open [streams]Record

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// This file is finance with pencil and paper: the prices of catalog.yaml written a second time, in fractions, with no
-// code of the path. What the path invoices must equal it to the cent.
+// This file is finance with pencil and paper: the prices of catalog.yaml written a second time, in fractions,
+// with no code of the path. What the path invoices must equal it to the cent.
 
 // rule is a meter of catalog.yaml and what a fact is worth to it.
 type rule struct {
@@ -17,8 +17,10 @@ type rule struct {
 
 var rules = []rule{
 	{"calls", func(f *fact) int64 { return one(f.status < 500 && endpoints[f.endpoint].product != "") }},
-	{"calls/search", func(f *fact) int64 { return one(f.status < 500 && endpoints[f.endpoint].product == "search") }},
-	{"calls/maps", func(f *fact) int64 { return one(f.status < 500 && endpoints[f.endpoint].product == "maps") }},
+	{"calls/search",
+		func(f *fact) int64 { return one(f.status < 500 && endpoints[f.endpoint].product == "search") }},
+	{"calls/maps",
+		func(f *fact) int64 { return one(f.status < 500 && endpoints[f.endpoint].product == "maps") }},
 	{"errors", func(f *fact) int64 { return one(f.status >= 400) }},
 	{"tokens_in", func(f *fact) int64 { return int64(f.tokensIn) }},
 	{"tokens_out", func(f *fact) int64 { return int64(f.tokensOut) }},
@@ -86,8 +88,8 @@ type Bill struct {
 	Gross int64
 }
 
-// BillOf computes a customer's invoice from the quantities of Usage. A month in which nothing was used and nothing is
-// due regardless has no invoice: then it returns false.
+// BillOf computes a customer's invoice from the quantities of Usage. A month in which nothing was used and
+// nothing is due regardless has no invoice: then it returns false.
 func BillOf(c Customer, usage map[string]int64) (b Bill, due bool) {
 	b.Lines = map[string]int64{}
 	put := func(id string, quantity, amount int64) {

@@ -13,7 +13,8 @@ type Customer struct {
 	Zone string
 	// TaxCategory is standard, or reverse_charge for customers in other countries.
 	TaxCategory string
-	// Kong customers come through the Kong gateway, which names them; the others show a key to the native one.
+	// Kong customers come through the Kong gateway, which names them; the others show a key to the native
+	// one.
 	Kong   bool
 	weight float64
 	llm    bool
@@ -26,12 +27,12 @@ func (c Customer) Key() string { return "tg_demo_" + c.ID + "_5f3c1e" }
 var Customers = customers()
 
 func customers() (list []Customer) {
-	names := []string{"Aldgate Travel", "Beacon Logistics", "Cobalt Maps", "Dunmore Retail", "Elm Street Labs",
-		"Fjord Analytics", "Granite Insurance", "Harbour News", "Indigo Mobility", "Juniper Health",
-		"Kestrel Delivery", "Lantern Games", "Meadow Foods", "Northwind Cargo", "Orchid Hotels",
-		"Pinewood Bank", "Quarry Tools", "Riverbend Radio", "Saffron Kitchens", "Tamarind Stays",
-		"Umber Studios", "Violet Weather", "Willow Clinics", "Xenia Tickets", "Yarrow Energy",
-		"Zephyr Airlines", "Amber Parking", "Birch Homes", "Clover Schools", "Dover Ferries",
+	names := []string{"Aldgate Travel", "Beacon Logistics", "Cobalt Maps", "Dunmore Retail",
+		"Elm Street Labs", "Fjord Analytics", "Granite Insurance", "Harbour News", "Indigo Mobility",
+		"Juniper Health", "Kestrel Delivery", "Lantern Games", "Meadow Foods", "Northwind Cargo",
+		"Orchid Hotels", "Pinewood Bank", "Quarry Tools", "Riverbend Radio", "Saffron Kitchens",
+		"Tamarind Stays", "Umber Studios", "Violet Weather", "Willow Clinics", "Xenia Tickets",
+		"Yarrow Energy", "Zephyr Airlines", "Amber Parking", "Birch Homes", "Clover Schools", "Dover Ferries",
 		"Ember Fitness", "Falcon Couriers", "Glacier Water", "Hazel Books", "Iris Optics",
 		"Jasper Motors", "Kelp Aquariums", "Laurel Legal", "Maple Rentals", "Nettle Gardens"}
 	for i, name := range names {
@@ -86,7 +87,8 @@ const (
 	endpointProbe  = 6
 )
 
-var probes = []string{"/admin/", "/backup/", "/.env.", "/wp-login.php?", "/phpmyadmin/", "/api/v0/", "/debug/", "/config."}
+var probes = []string{"/admin/", "/backup/", "/.env.", "/wp-login.php?", "/phpmyadmin/", "/api/v0/",
+	"/debug/", "/config."}
 
 var agents = []string{"meridian-go/2.3.1", "meridian-python/1.9.0", "meridian-js/4.0.2", "okhttp/4.12.0",
 	"python-requests/2.32.3", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"}
@@ -183,8 +185,9 @@ func (g *Generator) incidents(start time.Time) {
 	within := func() int64 { return start.UnixMilli() + r.Int64N(600_000) }
 	if hour >= leakedHour && hour < leakedHour+leakedHours {
 		for range max(6_000, g.options.Events/200) {
-			g.facts = append(g.facts, fact{time: start.UnixMilli() + r.Int64N(3_600_000), customer: leaked, of: -1,
-				endpoint: endpointSearch, status: 200, bytesOut: 3_000, address: leakedNet + r.Uint32N(1<<17)})
+			g.facts = append(g.facts, fact{time: start.UnixMilli() + r.Int64N(3_600_000), customer: leaked,
+				of: -1, endpoint: endpointSearch, status: 200, bytesOut: 3_000, address: leakedNet +
+					r.Uint32N(1<<17)})
 		}
 	}
 	if hour == bruteHour {

@@ -48,8 +48,9 @@ func (g *Generator) Keys() int {
 // counts tells whether a fact is used: not voided, and not replaced by its amendment.
 func (f *fact) counts() bool { return !f.voided && !f.replaced }
 
-// breakage is what a gateway sends wrongly in some hours: each fault is one event of one record, with the reason that
-// the path must give. The order of the faults changes from day to day, so that all hours see all of them.
+// breakage is what a gateway sends wrongly in some hours: each fault is one event of one record, with the
+// reason that the path must give. The order of the faults changes from day to day, so that all hours see all
+// of them.
 func (g *Generator) breakage(start time.Time) (records []Record) {
 	hour := int(start.Sub(g.options.Month.From) / time.Hour)
 	if hour%6 != 0 {

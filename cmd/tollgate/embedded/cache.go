@@ -57,8 +57,8 @@ func startRedis(ctx context.Context, o Options, program string) (*Cache, error) 
 		}
 		port = free
 	}
-	c, err := startChild(o, "--", program, "--bind", "127.0.0.1", "--port", strconv.Itoa(port), "--dir", o.Dir,
-		"--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
+	c, err := startChild(o, "--", program, "--bind", "127.0.0.1", "--port", strconv.Itoa(port), "--dir",
+		o.Dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--daemonize", "no",
 		"--maxmemory-policy", "noeviction")
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
@@ -66,7 +66,8 @@ func startRedis(ctx context.Context, o Options, program string) (*Cache, error) 
 	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	client := redis.NewClient(&redis.Options{Addr: addr, MaxRetries: -1})
 	defer client.Close()
-	err = awaitAnswer(ctx, c, o.StartTimeout, func(ctx context.Context) error { return client.Ping(ctx).Err() })
+	err = awaitAnswer(ctx, c, o.StartTimeout,
+		func(ctx context.Context) error { return client.Ping(ctx).Err() })
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("start %s: %w", program, err), c.stop())
 	}

@@ -23,12 +23,12 @@ import (
 )
 
 const (
-	// frontRevision is the revision of ClickHouse's native protocol that the front speaks. Not less than 54459:
-	// query parameters came with it. Not more: it is the greatest that clickhouse-go and ch-go speak.
+	// frontRevision is the revision of ClickHouse's native protocol that the front speaks. Not less than
+	// 54459: query parameters came with it. Not more: it is the greatest that clickhouse-go and ch-go speak.
 	frontRevision = 54460
 
-	// maxSessions bounds the clients. A session costs about 0.5 MB; connection pools of all roles together need
-	// less.
+	// maxSessions bounds the clients. A session costs about 0.5 MB; connection pools of all roles together
+	// need less.
 	maxSessions = 512
 
 	// handshakeTimeout is how long a new client may stay silent.

@@ -158,7 +158,8 @@ func stateLayout(name string, args []string) (*layout, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &layout{kind: layoutFixed, width: max(l.width, 16)}, nil // a sum of decimals is at least Decimal(38)
+		// a sum of decimals is at least Decimal(38)
+		return &layout{kind: layoutFixed, width: max(l.width, 16)}, nil
 	case strings.HasPrefix(base, "Int"), strings.HasPrefix(base, "UInt"), strings.HasPrefix(base, "Float"):
 		return &layout{kind: layoutFixed, width: max(fixedWidths[base], 8)}, nil
 	}
@@ -358,7 +359,8 @@ func (w *window) skip(n int) error {
 
 func (w *window) skipRows(rows, width int) error {
 	if rows > maxColumnBytes/width {
-		return fmt.Errorf("%d rows of %d bytes, at most %d bytes pass in one block", rows, width, maxColumnBytes)
+		return fmt.Errorf("%d rows of %d bytes, at most %d bytes pass in one block", rows, width,
+			maxColumnBytes)
 	}
 	return w.skip(rows * width)
 }

@@ -204,8 +204,9 @@ func parseWhole(body string, kind statementKind) (statement, error) {
 			continue
 		}
 		if ended {
-			return statement{}, engineError{fmt.Sprintf("Code: 62. DB::Exception: Syntax error (Multi-statements are "+
-				"not allowed): failed at position %d: %.40s. (SYNTAX_ERROR)", t.start+1, body[t.start:])}
+			return statement{}, engineError{fmt.Sprintf("Code: 62. DB::Exception: Syntax error "+
+				"(Multi-statements are not allowed): failed at position %d: %.40s. (SYNTAX_ERROR)", t.start+1,
+				body[t.start:])}
 		}
 		// Only the last two tokens matter.
 		if len(tokens) == 2 {

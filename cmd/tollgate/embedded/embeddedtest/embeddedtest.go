@@ -190,14 +190,15 @@ func Cache(t testing.TB) (addr, prefix string) {
 	return process.cache.Addr(), prefix
 }
 
-// Secured returns the address of the door with TLS that a variable names, EnvKafkaTLS or EnvRedisTLS, and the file of
-// its CA. Tests ask where a real server is named: then its door with TLS is named too, or the test fails.
+// Secured returns the address of the door with TLS that a variable names, EnvKafkaTLS or EnvRedisTLS, and the
+// file of its CA. Tests ask where a real server is named: then its door with TLS is named too, or the test
+// fails.
 func Secured(t testing.TB, variable string) (addr, ca string) {
 	t.Helper()
 	addr, ca = os.Getenv(variable), os.Getenv(EnvCA)
 	if addr == "" || ca == "" {
-		t.Fatalf("a real server is named, but not its door with TLS: set %s and %s; `deploy/services/services.sh env` "+
-			"prints them", variable, EnvCA)
+		t.Fatalf("a real server is named, but not its door with TLS: set %s and %s; "+
+			"`deploy/services/services.sh env` prints them", variable, EnvCA)
 	}
 	return addr, ca
 }
