@@ -66,8 +66,8 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var problems []error
-	for _, c := range []prometheus.Collector{events, inserts, retries, recomputed, vanished, collected, conflicts, lookups,
-		m.flushRows, m.flushSeconds,
+	for _, c := range []prometheus.Collector{events, inserts, retries, recomputed, vanished, collected,
+		conflicts, lookups, m.flushRows, m.flushSeconds,
 		m.freshness, m.recomputeSeconds, m.dirty, m.owned} {
 		problems = append(problems, registry.Register(c))
 	}

@@ -59,8 +59,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.eventsVec, m.alerts, m.folded, m.entities, m.evicted, m.tallies, m.watermark,
-		m.snapshot, m.snapshots, m.deliveries, m.notices} {
+	for _, c := range []prometheus.Collector{m.eventsVec, m.alerts, m.folded, m.entities, m.evicted,
+		m.tallies, m.watermark, m.snapshot, m.snapshots, m.deliveries, m.notices} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

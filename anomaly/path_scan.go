@@ -56,7 +56,8 @@ func (s *ScanSettings) table() map[string]setting {
 // however many ids are not found under it: that is a client with old ids. 401 and 429 say nothing about the
 // path.
 func (s *ScanSettings) missing(e *wire.UsageEvent) (what string, ok bool) {
-	if e.Status < 400 || e.Status > 499 || e.Status == 401 || e.Status == 408 || e.Status == 429 || e.Status == 499 {
+	switch status := e.Status; {
+	case status < 400, status > 499, status == 401, status == 408, status == 429, status == 499:
 		return "", false
 	}
 	if e.Product != "" && e.Route != "" && !strings.HasSuffix(e.Route, "/**") {

@@ -70,13 +70,14 @@ type Options struct {
 // Validate says everything that is wrong with the options at once.
 func (o Options) Validate() error {
 	var errs []error
-	for name, d := range map[string]time.Duration{"NotifyWithin": o.NotifyWithin, "NoticesWithin": o.NoticesWithin,
-		"SnapshotEvery": o.SnapshotEvery, "Idle": o.Idle} {
+	for name, d := range map[string]time.Duration{"NotifyWithin": o.NotifyWithin,
+		"NoticesWithin": o.NoticesWithin, "SnapshotEvery": o.SnapshotEvery, "Idle": o.Idle} {
 		if d < 0 {
 			errs = append(errs, fmt.Errorf("%s: %s is negative", name, d))
 		}
 	}
-	for name, n := range map[string]int{"Entities": o.Limits.Entities, "Tallies": o.Limits.Tallies, "Repeats": o.Limits.Repeats} {
+	for name, n := range map[string]int{"Entities": o.Limits.Entities, "Tallies": o.Limits.Tallies,
+		"Repeats": o.Limits.Repeats} {
 		if n < 0 || n > 1<<26 {
 			errs = append(errs, fmt.Errorf("Limits.%s: %d is not between 0 (the default) and %d", name, n,
 				1<<26))

@@ -21,8 +21,8 @@ type Store struct{ db *clickhouse.DB }
 func NewStore(db *clickhouse.DB) *Store { return &Store{db} }
 
 const insertAlerts = `
-INSERT INTO alerts (id, revision, dedupe_key, detector, status, severity, opened, updated, resolved, entity_kind, entity,
-    customer, sentence, evidence, samples)`
+INSERT INTO alerts (id, revision, dedupe_key, detector, status, severity, opened, updated, resolved,
+    entity_kind, entity, customer, sentence, evidence, samples)`
 
 // PutAlerts writes revisions of alerts; it returns once they are on disk.
 func (s *Store) PutAlerts(ctx context.Context, alerts []schemas.Alert) error {
@@ -43,8 +43,9 @@ func (s *Store) PutAlerts(ctx context.Context, alerts []schemas.Alert) error {
 		for i, k := range a.Samples {
 			samples[i] = []any{k.Source, k.ID, k.Time}
 		}
-		if err := batch.Append(a.ID, a.Revision, a.DedupeKey, a.Detector, string(a.Status), string(a.Severity), a.Opened, a.Updated,
-			resolved, a.Entity.Kind, a.Entity.Value, a.Customer, a.Sentence, evidence, samples); err != nil {
+		if err := batch.Append(a.ID, a.Revision, a.DedupeKey, a.Detector, string(a.Status),
+			string(a.Severity), a.Opened, a.Updated, resolved, a.Entity.Kind, a.Entity.Value, a.Customer,
+			a.Sentence, evidence, samples); err != nil {
 			return fmt.Errorf("write alert %s revision %d: %w", a.ID, a.Revision,
 				errors.Join(err, batch.Abort()))
 		}
@@ -66,14 +67,17 @@ type Filter struct {
 
 // columns of an alert, in the order that scanAlert reads.
 const selectAlerts = `
-SELECT id, revision, dedupe_key, detector, status, severity, opened, updated, resolved, entity_kind, entity, customer,
-    sentence, evidence.name, evidence.value, evidence.usual, evidence.unit, samples.source, samples.id, samples.time
+SELECT id, revision, dedupe_key, detector, status, severity, opened, updated, resolved, entity_kind,
+    entity, customer, sentence, evidence.name, evidence.value, evidence.usual, evidence.unit,
+    samples.source, samples.id, samples.time
 FROM alerts`
 
 const listAlerts = selectAlerts + `
 WHERE opened >= {from:DateTime} AND opened < {to:DateTime}
-  AND ({detector:String} = '' OR detector = {detector:String}) AND ({customer:String} = '' OR customer = {customer:String})
-  AND (id, revision) IN (SELECT id, max(revision) FROM alerts WHERE opened >= {from:DateTime} AND opened < {to:DateTime} GROUP BY id)
+  AND ({detector:String} = '' OR detector = {detector:String})
+  AND ({customer:String} = '' OR customer = {customer:String})
+  AND (id, revision) IN (SELECT id, max(revision) FROM alerts
+    WHERE opened >= {from:DateTime} AND opened < {to:DateTime} GROUP BY id)
   AND ({open:UInt8} = 0 OR status != 'resolved')
 ORDER BY opened DESC, id, revision DESC LIMIT 1 BY id LIMIT {limit:UInt32}`
 
@@ -181,7 +185,8 @@ type Delivery struct {
 
 // PutDeliveries notes what became of revisions.
 func (s *Store) PutDeliveries(ctx context.Context, deliveries []Delivery) error {
-	batch, err := s.db.Conn().PrepareBatch(ctx, `INSERT INTO alert_deliveries (id, revision, target, outcome, at)`)
+	batch, err := s.db.Conn().PrepareBatch(ctx,
+		`INSERT INTO alert_deliveries (id, revision, target, outcome, at)`)
 	if err != nil {
 		return fmt.Errorf("note %d deliveries: %w", len(deliveries), err)
 	}
@@ -208,7 +213,8 @@ func (s *Store) LoadState(ctx context.Context, name string) (State, error) {
 	var out State
 	var body string
 	rows, err := s.db.Conn().Query(ctx,
-		`SELECT seq, owner, body FROM anomaly_state WHERE name = {name:String} ORDER BY seq DESC LIMIT 1`, native.Named("name", name))
+		`SELECT seq, owner, body FROM anomaly_state WHERE name = {name:String} ORDER BY seq DESC LIMIT 1`,
+		native.Named("name", name))
 	if err != nil {
 		return out, fmt.Errorf("read state of the detectors: %w", err)
 	}
@@ -232,7 +238,8 @@ func (s *Store) SaveState(ctx context.Context, name string, state State, now tim
 	var seq uint64
 	var owner string
 	row := s.db.Conn().QueryRow(ctx,
-		`SELECT max(seq), argMax(owner, seq) FROM anomaly_state WHERE name = {name:String}`, native.Named("name", name))
+		`SELECT max(seq), argMax(owner, seq) FROM anomaly_state WHERE name = {name:String}`,
+		native.Named("name", name))
 	if err := row.Scan(&seq, &owner); err != nil {
 		return fmt.Errorf("read owner of the detectors' state: %w", err)
 	}

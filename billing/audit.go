@@ -162,7 +162,8 @@ func (b *Billing) auditInvoices(ctx context.Context, o AuditOptions, out *Audite
 	}
 	err := b.o.Store.Invoices(ctx, Filter{}, func(inv *schemas.Invoice) error {
 		out.Invoices++
-		if n := len(batch); n == auditBatch || n > 0 && (batch[0].Issuer.ID != inv.Issuer.ID || batch[0].Year != inv.Year) {
+		if n := len(batch); n == auditBatch || n > 0 && (batch[0].Issuer.ID != inv.Issuer.ID ||
+			batch[0].Year != inv.Year) {
 			if err := flush(); err != nil {
 				return err
 			}

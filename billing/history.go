@@ -35,7 +35,8 @@ func earlierRuns(a *Agreement, plans []planned, period schemas.Period,
 	groups := GroupsOf(a)
 	for _, p := range plans {
 		ended := p.plan.period()
-		if p.plan.Kind != KindInvoices || !p.plan.Last || !ended.To.Before(period.To) || period.From.Sub(ended.To) > reach {
+		if p.plan.Kind != KindInvoices || !p.plan.Last || !ended.To.Before(period.To) ||
+			period.From.Sub(ended.To) > reach {
 			continue
 		}
 		of, err := anybodys(groups, ended)

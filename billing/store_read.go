@@ -174,8 +174,8 @@ func (s *Store) events(ctx context.Context, invoice string) (map[string][]schema
 }
 
 const readBilledLines = `
-SELECT customer, currency, line_key, kind, label, plan, price, meter, unit, dimensions, ` + "`from`, `to`" + `,
-    quantity, amount
+SELECT customer, currency, line_key, kind, label, plan, price, meter, unit, dimensions,
+    ` + "`from`, `to`" + `, quantity, amount
 FROM invoice_lines FINAL
 WHERE claim <= {through:Int64}
   AND period_from = toDateTime({from:Int64}, 'UTC') AND period_to = toDateTime({to:Int64}, 'UTC')

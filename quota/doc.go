@@ -8,11 +8,11 @@
 // All keys of a customer share one of 256 hash tags, {b0}…{b255}, so that a script touches one slot of a
 // cluster:
 //
-//	PREFIX:{bN}:fence     hash: "topic/partition" → "generation:offset", how far that source partition is counted
+//	PREFIX:{bN}:fence     hash: "topic/partition" → "generation:offset", how far the partition is counted
 //	PREFIX:{bN}:notices   sorted set: quota events not yet published, by the time (ms) they are due
 //	PREFIX:{bN}:c:SERIES:WINDOW:LENGTH:CUSTOMER:CREDENTIAL   hash, one counter:
-//	    w whole units, p millionths of millionths beside them (0 ≤ p < 10^12), r how often it was reconciled,
-//	    n:LIMIT:UNITS set once that limit was reached
+//	    w whole units, p millionths of millionths beside them (0 ≤ p < 10^12),
+//	    r how often it was reconciled, n:LIMIT:UNITS set once that limit was reached
 //
 // SERIES names what is counted (meter, condition, window, scope), not the limit: raising a limit or changing
 // the plan goes on from what was used. A counter expires some time after its window; fences stay.

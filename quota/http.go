@@ -35,7 +35,7 @@ type question struct {
 
 // Handler answers POST /v1/check. The body is a JSON object:
 //
-//	credential  {"key": …} or {"name": …}, what was shown at the gateway; or customer, where the gateway knows it
+//	credential  {"key": …} or {"name": …}, what was shown; or customer, where the gateway knows it
 //	source      of the gateway, where credentials are bound to sources
 //	meter, meters, units   what is asked for; default 1 unit of what counts calls
 //	method, host, path, route, service   of the call, for limits of a product or route

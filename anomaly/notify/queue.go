@@ -47,12 +47,14 @@ type Metrics struct {
 // target.
 func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	m := &Metrics{
-		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_anomaly_notify_attempts_total",
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tollgate_anomaly_notify_attempts_total",
 			Help: "Attempts to deliver a message, by target and outcome (delivered, failed, given_up)."},
 			[]string{"target", "outcome"}),
 		waiting: prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "tollgate_anomaly_notify_waiting_messages",
 			Help: "Messages that wait for delivery, by target."}, []string{"target"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "tollgate_anomaly_notify_attempt_seconds",
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "tollgate_anomaly_notify_attempt_seconds",
 			Help: "How long an attempt took.", Buckets: []float64{.05, .2, 1, 5, 15}}, []string{"target"}),
 	}
 	return m, errors.Join(r.Register(m.attempts), r.Register(m.waiting), r.Register(m.seconds))

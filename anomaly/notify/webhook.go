@@ -122,7 +122,8 @@ func checkURL(text string) (*url.URL, error) {
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.User != nil {
 		return nil, errors.New("url: it must be https://host/path, without a password in it")
 	}
-	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" && (ip == nil || !ip.IsLoopback()) {
+	if ip := net.ParseIP(u.Hostname()); u.Scheme == "http" && u.Hostname() != "localhost" &&
+		(ip == nil || !ip.IsLoopback()) {
 		return nil, fmt.Errorf("url: http to %s would show alerts to the network; use https", u.Host)
 	}
 	return u, nil
@@ -131,7 +132,8 @@ func checkURL(text string) (*url.URL, error) {
 // sameHost follows a redirect only where the message stays a POST to the host it was meant for.
 func sameHost(next *http.Request, via []*http.Request) error {
 	first := via[0]
-	if len(via) > 3 || next.Method != first.Method || next.URL.Host != first.URL.Host || next.URL.Scheme != first.URL.Scheme {
+	if len(via) > 3 || next.Method != first.Method || next.URL.Host != first.URL.Host ||
+		next.URL.Scheme != first.URL.Scheme {
 		return http.ErrUseLastResponse
 	}
 	return nil
@@ -143,7 +145,8 @@ func (w *Webhook) Name() string { return w.name }
 // Wants tells whether the webhook's events name the type.
 func (w *Webhook) Wants(messageType string) bool {
 	for _, e := range w.events {
-		if prefix, all := strings.CutSuffix(e, "*"); e == messageType || all && strings.HasPrefix(messageType, prefix) {
+		if prefix, all := strings.CutSuffix(e, "*"); e == messageType || all &&
+			strings.HasPrefix(messageType, prefix) {
 			return true
 		}
 	}
@@ -170,7 +173,8 @@ func (w *Webhook) Send(ctx context.Context, m Message, now time.Time) error {
 		return fmt.Errorf("send %s to %s: %w", m.ID, w.name, err)
 	}
 	defer answer.Body.Close()
-	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer)); err != nil && answer.StatusCode/100 != 2 {
+	if _, err := io.Copy(io.Discard, io.LimitReader(answer.Body, maxAnswer)); err != nil &&
+		answer.StatusCode/100 != 2 {
 		return fmt.Errorf("send %s to %s: read answer %d: %w", m.ID, w.name, answer.StatusCode, err)
 	}
 	return refusal(answer, now)

@@ -53,8 +53,8 @@ func plain(r io.Reader) (*bufio.Reader, error) {
 // damaged says that an error of reading is one of the compressed data, where it is.
 func damaged(err error) error {
 	var corrupt flate.CorruptInputError
-	if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, gzip.ErrHeader) && !errors.Is(err, gzip.ErrChecksum) &&
-		!errors.As(err, &corrupt) {
+	if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, gzip.ErrHeader) &&
+		!errors.Is(err, gzip.ErrChecksum) && !errors.As(err, &corrupt) {
 		return err
 	}
 	return fmt.Errorf("the gzip data is damaged or cut short: %w", err)

@@ -119,7 +119,8 @@ func (r *roles) connect(ctx context.Context, a *app, set role) (err error) {
 	}
 	r.ends = append(r.ends, r.producer.Close)
 	r.catalog = catalog.NewStore(r.p.store, numbers{r.claims}, r.p.clock)
-	if r.follower, err = catalog.NewFollower(ctx, r.catalog, catalog.FollowerOptions{Log: r.log}); err != nil {
+	if r.follower, err = catalog.NewFollower(ctx, r.catalog,
+		catalog.FollowerOptions{Log: r.log}); err != nil {
 		return err
 	}
 	r.alarms = newAlarms(anomaly.NewStore(r.p.store), r.producer.Produce, r.p.clock, r.log)
@@ -389,7 +390,8 @@ func (r *roles) serve(listener net.Listener) (string, error) {
 			}
 		})
 		defer done()
-		if err := server.Serve(collector.LimitListener(listener, maxConnections)); !errors.Is(err, http.ErrServerClosed) {
+		if err := server.Serve(collector.LimitListener(listener, maxConnections)); !errors.Is(err,
+			http.ErrServerClosed) {
 			return err
 		}
 		return nil
@@ -451,7 +453,8 @@ func (r *roles) settleWith(ctx context.Context, w io.Writer, usage dirtyReader) 
 				arrived = time.Now()
 			}
 			var dirty int
-			if dirty, err = usage.Dirty(ctx, live); err == nil && (dirty == 0 || time.Since(arrived) > freshWithin) {
+			if dirty, err = usage.Dirty(ctx, live); err == nil &&
+				(dirty == 0 || time.Since(arrived) > freshWithin) {
 				return nil
 			}
 			waiting = fmt.Sprintf("%d buckets of the last minutes are to be recomputed", dirty)

@@ -36,7 +36,8 @@ func (s *streamStore) putGeneration(ctx context.Context, l life, now time.Time) 
 }
 
 const selectAccepted = `
-SELECT count() FROM generations WHERE topic = {topic:String} AND topic_id = {id:String} AND n = {n:Int64} AND accepted`
+SELECT count() FROM generations
+WHERE topic = {topic:String} AND topic_id = {id:String} AND n = {n:Int64} AND accepted`
 
 // accepted tells whether somebody let readers go over to a generation of a topic.
 func (s *streamStore) accepted(ctx context.Context, topic, id string, n int64) (bool, error) {

@@ -215,7 +215,8 @@ func (d *demonstration) agree() error {
 		return err
 	}
 	const by, reason = "demo", "the demo's own agreement"
-	if _, _, err := store.Apply(d.a.ctx, demo.Catalog(), catalog.ApplyOptions{By: by, Reason: reason}); err != nil {
+	if _, _, err := store.Apply(d.a.ctx, demo.Catalog(),
+		catalog.ApplyOptions{By: by, Reason: reason}); err != nil {
 		return err
 	}
 	var customers []catalog.Customer
@@ -481,7 +482,8 @@ func (d *demonstration) serve() error {
 		if customer.Kong {
 			customer = demo.Customers[0]
 		}
-		if err := d.sendLive(customer, 20, fmt.Sprint(time.Now().UnixNano())); err != nil && d.a.ctx.Err() == nil {
+		if err := d.sendLive(customer, 20, fmt.Sprint(time.Now().UnixNano())); err != nil &&
+			d.a.ctx.Err() == nil {
 			return err
 		}
 	}

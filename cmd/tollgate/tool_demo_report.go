@@ -28,7 +28,8 @@ func (c *comparison) equal(what string, got, want any) {
 // agrees.
 func (d *demonstration) report() (ok bool, err error) {
 	var c comparison
-	for _, section := range []func(*comparison) error{d.reportEvents, d.reportUsage, d.reportInvoices, d.reportAlerts, d.reportGate} {
+	for _, section := range []func(*comparison) error{d.reportEvents, d.reportUsage, d.reportInvoices,
+		d.reportAlerts, d.reportGate} {
 		if err := section(&c); err != nil {
 			return false, err
 		}

@@ -41,7 +41,8 @@ type serverFacts struct {
 }
 
 const readServer = `
-SELECT version(), toUnixTimestamp64Micro(now64(6)), timezone(), ifNull((SELECT value FROM system.settings WHERE name = 'async_insert'), '')`
+SELECT version(), toUnixTimestamp64Micro(now64(6)), timezone(),
+    ifNull((SELECT value FROM system.settings WHERE name = 'async_insert'), '')`
 
 func (s doctorStore) server(ctx context.Context) (f serverFacts, err error) {
 	asked := time.Now()
@@ -134,7 +135,8 @@ func (s doctorStore) sources(ctx context.Context, events uint64) (seen []seenSou
 	}
 	err = s.each(ctx, "the sources of events", readSources, func(rows driver.Rows) error {
 		var one seenSource
-		if err := rows.Scan(&one.name, &one.events, &one.topics, &one.files, &one.oldest, &one.newest); err != nil {
+		if err := rows.Scan(&one.name, &one.events, &one.topics, &one.files, &one.oldest,
+			&one.newest); err != nil {
 			return err
 		}
 		seen = append(seen, one)

@@ -38,7 +38,8 @@ func (c keyCreate) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		if _, err := store.PutCredentials(a.ctx, []catalog.Credential{credential}, c.Reason, who(c.By)); err != nil {
+		if _, err := store.PutCredentials(a.ctx, []catalog.Credential{credential}, c.Reason,
+			who(c.By)); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.out, secret)

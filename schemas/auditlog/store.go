@@ -106,7 +106,8 @@ const selectEntries = `
 SELECT min(a.time) AS first, id, any(a.actor), any(a.action), any(a.subject), any(a.reason), any(a.details)
 FROM audit_log AS a
 WHERE a.time >= {from:DateTime64(3)} AND a.time < {to:DateTime64(3)}
-  AND ({action:String} = '' OR a.action = {action:String}) AND ({actor:String} = '' OR a.actor = {actor:String})
+  AND ({action:String} = '' OR a.action = {action:String})
+  AND ({actor:String} = '' OR a.actor = {actor:String})
 GROUP BY id ORDER BY first DESC, id LIMIT {limit:UInt32}`
 
 // List returns the entries that filter chooses, the newest first.
@@ -127,7 +128,8 @@ func (s *Store) List(ctx context.Context, f Filter) (out []Entry, err error) {
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		var e Entry
-		if err := rows.Scan(&e.Time, &e.ID, &e.Actor, &e.Action, &e.Subject, &e.Reason, &e.Details); err != nil {
+		if err := rows.Scan(&e.Time, &e.ID, &e.Actor, &e.Action, &e.Subject, &e.Reason,
+			&e.Details); err != nil {
 			return nil, fmt.Errorf("list the audit log: %w", err)
 		}
 		e.Time = e.Time.UTC()

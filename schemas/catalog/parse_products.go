@@ -16,7 +16,8 @@ type routeAt struct {
 	place
 }
 
-var hostPattern = regexp.MustCompile(`^(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
+var hostPattern = regexp.MustCompile(
+	`^(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*$`)
 
 func (p *parser) product(item place) {
 	o, ok := p.object(item, "product")

@@ -58,8 +58,8 @@ func (s *Store) put(ctx context.Context, c change) (uint64, error) {
 
 const insertChange = `
 INSERT INTO changes (change, state, kind, rows, at, by, reason)
-SELECT {change:UInt64}, {state:String}, {kind:String}, {rows:UInt64}, fromUnixTimestamp64Milli({at:Int64}, 'UTC'),
-       {by:String}, {reason:String}`
+SELECT {change:UInt64}, {state:String}, {kind:String}, {rows:UInt64},
+       fromUnixTimestamp64Milli({at:Int64}, 'UTC'), {by:String}, {reason:String}`
 
 // settle writes the row of table changes, three times at most: repeating it is harmless.
 func (s *Store) settle(ctx context.Context, number uint64, state string, c change) (err error) {

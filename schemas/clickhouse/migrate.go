@@ -107,7 +107,8 @@ func compare(all []migration, applied map[migrationKey]string) error {
 }
 
 func (db *DB) applied(ctx context.Context) (map[migrationKey]string, error) {
-	rows, err := db.conn.Query(ctx, `SELECT file, number, argMax(checksum, applied) FROM migrations GROUP BY file, number`)
+	rows, err := db.conn.Query(ctx,
+		`SELECT file, number, argMax(checksum, applied) FROM migrations GROUP BY file, number`)
 	if err != nil {
 		return nil, err
 	}

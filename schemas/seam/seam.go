@@ -8,7 +8,7 @@
 //
 //	error before      return an error and leave the work undone
 //	lost answer       do the work, then return an error
-//	kill -9           end the role's context, return an error, and refuse every step that the dead role still tries
+//	kill -9           end the role's context, return an error, and refuse what the dead role still tries
 //	zombie            wait, until another owner has taken over and finished; then do the work
 //
 // A step that is several writes (an insert for each month, a commit for each partition) calls Do once for

@@ -69,8 +69,9 @@ func (g *group) layout(ctx context.Context) (layout, error) {
 		return nil, err
 	}
 	for _, name := range g.o.Topics {
-		if strings.Contains(configs[name]["cleanup.policy"], "compact") && !slices.Contains(g.o.AllowCompacted,
-			name) {
+		if strings.Contains(configs[name]["cleanup.policy"], "compact") &&
+			!slices.Contains(g.o.AllowCompacted,
+				name) {
 			return nil, permanentError{fmt.Errorf("topic %s is compacted: compaction removes records, "+
 				"which cannot be told from losing them; set its cleanup.policy to delete", name)}
 		}

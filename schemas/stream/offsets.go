@@ -203,8 +203,8 @@ var ErrNotOwner = errors.New("this process does not own the partition any more")
 
 // notOwner are the answers by which a coordinator fences.
 func notOwner(err error) bool {
-	for _, code := range []kafka.Error{kafka.IllegalGeneration, kafka.UnknownMemberId, kafka.RebalanceInProgress,
-		kafka.FencedInstanceID} {
+	for _, code := range []kafka.Error{kafka.IllegalGeneration, kafka.UnknownMemberId,
+		kafka.RebalanceInProgress, kafka.FencedInstanceID} {
 		if errors.Is(err, code) {
 			return true
 		}

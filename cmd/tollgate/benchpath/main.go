@@ -305,7 +305,8 @@ func warmUp(ctx context.Context, w *watcher, s settings, known *truth) error {
 	}
 	defer producer.Close()
 	known.keep = false
-	if _, err := producer.Produce(ctx, newTraffic(2, s.format).records(nil, 2_000, time.Now(), known)); err != nil {
+	if _, err := producer.Produce(ctx, newTraffic(2, s.format).records(nil, 2_000, time.Now(),
+		known)); err != nil {
 		return err
 	}
 	limit, cancel := context.WithTimeout(ctx, time.Minute)

@@ -31,13 +31,15 @@ const plainTable = `CREATE TABLE plain_events AS events ENGINE = MergeTree
 	PARTITION BY toYYYYMM(minute) ORDER BY (minute, shard, source, id, time)`
 
 const plainUsage = `CREATE TABLE plain_usage (minute DateTime('UTC'), customer LowCardinality(String),
-	product LowCardinality(String), route LowCardinality(String), status_class LowCardinality(String), calls UInt64,
-	errors UInt64, tokens_in Decimal(38, 12), tokens_out Decimal(38, 12), bytes_out Int64) ENGINE = SummingMergeTree
-	PARTITION BY toYYYYMM(minute) ORDER BY (minute, customer, product, route, status_class)`
+	product LowCardinality(String), route LowCardinality(String), status_class LowCardinality(String),
+	calls UInt64, errors UInt64, tokens_in Decimal(38, 12), tokens_out Decimal(38, 12), bytes_out Int64)
+	ENGINE = SummingMergeTree PARTITION BY toYYYYMM(minute)
+	ORDER BY (minute, customer, product, route, status_class)`
 
-const plainView = `CREATE MATERIALIZED VIEW plain_view TO plain_usage AS SELECT minute, customer, product, route,
-	concat(toString(intDiv(status, 100)), 'xx') AS status_class, count() AS calls, countIf(status >= 400) AS errors,
-	sum(quantities['tokens_in']) AS tokens_in, sum(quantities['tokens_out']) AS tokens_out, sum(bytes_out) AS bytes_out
+const plainView = `CREATE MATERIALIZED VIEW plain_view TO plain_usage AS
+	SELECT minute, customer, product, route, concat(toString(intDiv(status, 100)), 'xx') AS status_class,
+	count() AS calls, countIf(status >= 400) AS errors, sum(quantities['tokens_in']) AS tokens_in,
+	sum(quantities['tokens_out']) AS tokens_out, sum(bytes_out) AS bytes_out
 	FROM plain_events WHERE customer != '' GROUP BY minute, customer, product, route, status_class`
 
 // plain measures the same backlog through it.
@@ -126,11 +128,13 @@ type connections struct {
 }
 
 func connect(ctx context.Context) (c connections, err error) {
-	if c.kafka, err = stream.Open(ctx, stream.Options{Brokers: []string{os.Getenv("TOLLGATE_KAFKA_BROKERS")}}); err != nil {
+	brokers := []string{os.Getenv("TOLLGATE_KAFKA_BROKERS")}
+	if c.kafka, err = stream.Open(ctx, stream.Options{Brokers: brokers}); err != nil {
 		return c, err
 	}
 	c.redis = redis.NewClient(&redis.Options{Addr: os.Getenv("TOLLGATE_REDIS_ADDRESSES")})
-	c.db, err = clickhouse.Open(ctx, clickhouse.Options{Addresses: []string{os.Getenv("TOLLGATE_CLICKHOUSE_ADDRESSES")}})
+	c.db, err = clickhouse.Open(ctx, clickhouse.Options{
+		Addresses: []string{os.Getenv("TOLLGATE_CLICKHOUSE_ADDRESSES")}})
 	return c, err
 }
 

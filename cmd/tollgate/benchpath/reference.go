@@ -22,21 +22,24 @@ import (
 // The reference worker, written the ordinary good way: kafka-go's Reader, encoding/json, Redis pipelined by
 // 1,000, clickhouse-go batches of 50,000 rows.
 
-const referenceTable = `CREATE TABLE reference_events (time DateTime64(3, 'UTC'), source LowCardinality(String),
-	id String, customer LowCardinality(String), product LowCardinality(String), method LowCardinality(String),
-	host LowCardinality(String), path String, status UInt16, latency Float64, bytes_in Int64, bytes_out Int64,
+const referenceTable = `CREATE TABLE reference_events (
+	time DateTime64(3, 'UTC'), source LowCardinality(String), id String, customer LowCardinality(String), product LowCardinality(String),
+	method LowCardinality(String), host LowCardinality(String), path String, status UInt16, latency Float64, bytes_in Int64, bytes_out Int64,
 	address String, user_agent LowCardinality(String), tokens_in Decimal(38, 12), tokens_out Decimal(38, 12))
 	ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(time) ORDER BY (time, source, id)`
 
 const referenceUsage = `CREATE TABLE reference_usage (minute DateTime('UTC'), customer LowCardinality(String),
-	product LowCardinality(String), method LowCardinality(String), status_class LowCardinality(String), calls UInt64,
-	errors UInt64, tokens_in Decimal(38, 12), tokens_out Decimal(38, 12), bytes_out Int64) ENGINE = SummingMergeTree
-	PARTITION BY toYYYYMM(minute) ORDER BY (minute, customer, product, method, status_class)`
+	product LowCardinality(String), method LowCardinality(String), status_class LowCardinality(String),
+	calls UInt64, errors UInt64, tokens_in Decimal(38, 12), tokens_out Decimal(38, 12), bytes_out Int64)
+	ENGINE = SummingMergeTree PARTITION BY toYYYYMM(minute)
+	ORDER BY (minute, customer, product, method, status_class)`
 
 const referenceView = `CREATE MATERIALIZED VIEW reference_view TO reference_usage AS SELECT
-	toStartOfMinute(time) AS minute, customer, product, method, concat(toString(intDiv(status, 100)), 'xx') AS status_class,
-	count() AS calls, countIf(status >= 400) AS errors, sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out,
-	sum(bytes_out) AS bytes_out FROM reference_events GROUP BY minute, customer, product, method, status_class`
+	toStartOfMinute(time) AS minute, customer, product, method,
+	concat(toString(intDiv(status, 100)), 'xx') AS status_class, count() AS calls,
+	countIf(status >= 400) AS errors, sum(tokens_in) AS tokens_in, sum(tokens_out) AS tokens_out,
+	sum(bytes_out) AS bytes_out FROM reference_events
+	GROUP BY minute, customer, product, method, status_class`
 
 const groupReference = "reference"
 
@@ -74,7 +77,8 @@ func reference(ctx context.Context, s settings, out *figures) (err error) {
 	}
 	for {
 		var calls uint64
-		if err := w.db.Conn().QueryRow(ctx, "SELECT sum(calls) FROM reference_usage").Scan(&calls); err != nil {
+		if err := w.db.Conn().QueryRow(ctx,
+			"SELECT sum(calls) FROM reference_usage").Scan(&calls); err != nil {
 			return err
 		}
 		if calls >= uint64(int64(s.reference)-known.broken) {
@@ -116,7 +120,8 @@ type referenceEvent struct {
 func runReference() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	db, err := clickhouse.Open(ctx, clickhouse.Options{Addresses: []string{os.Getenv("TOLLGATE_CLICKHOUSE_ADDRESSES")}})
+	db, err := clickhouse.Open(ctx, clickhouse.Options{
+		Addresses: []string{os.Getenv("TOLLGATE_CLICKHOUSE_ADDRESSES")}})
 	if err != nil {
 		return err
 	}
@@ -196,9 +201,9 @@ func (w *worker) store(ctx context.Context, reader *kafka.Reader) error {
 		if len(e.Path) > 10 {
 			product = "maps"
 		}
-		if err := batch.Append(e.Time, e.Source, e.ID, w.owner[e.APIKey], product, e.Method, e.Host, e.Path, e.Status,
-			e.Latency, e.BytesIn, e.BytesOut, e.Address, e.UserAgent, number(e.Quantities["tokens_in"]),
-			number(e.Quantities["tokens_out"])); err != nil {
+		if err := batch.Append(e.Time, e.Source, e.ID, w.owner[e.APIKey], product, e.Method, e.Host, e.Path,
+			e.Status, e.Latency, e.BytesIn, e.BytesOut, e.Address, e.UserAgent,
+			number(e.Quantities["tokens_in"]), number(e.Quantities["tokens_out"])); err != nil {
 			return err
 		}
 	}

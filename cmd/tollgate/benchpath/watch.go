@@ -193,7 +193,8 @@ func (a *ages) of(share float64) time.Duration {
 // parts counts the active data parts of our tables, and the bytes that an event takes in the table events.
 func (w *watcher) parts(ctx context.Context) (parts uint64, bytes float64, err error) {
 	err = w.db.Conn().QueryRow(ctx, `SELECT count(), sumIf(bytes_on_disk, table = 'events') /
-		greatest(sumIf(rows, table = 'events'), 1) FROM system.parts WHERE active AND database = currentDatabase()`).
+		greatest(sumIf(rows, table = 'events'), 1) FROM system.parts
+		WHERE active AND database = currentDatabase()`).
 		Scan(&parts, &bytes)
 	return parts, bytes, err
 }
@@ -203,8 +204,8 @@ func (a *ages) sort() { slices.Sort(a.samples) }
 // engineTimes are what the engine says of its own work since it was started: elapsed time of statements and
 // merges, and how many rows merges wrote.
 const engineTimes = `SELECT event, value FROM system.events WHERE event IN ('SelectQueryTimeMicroseconds',
-	'InsertQueryTimeMicroseconds', 'MergeTotalMilliseconds', 'MergesTimeMilliseconds', 'MergedRows', 'InsertedRows',
-	'SelectedRows', 'Query', 'InsertQuery', 'Merge') ORDER BY event`
+	'InsertQueryTimeMicroseconds', 'MergeTotalMilliseconds', 'MergesTimeMilliseconds', 'MergedRows',
+	'InsertedRows', 'SelectedRows', 'Query', 'InsertQuery', 'Merge') ORDER BY event`
 
 // engine prints where the engine's time went.
 func (w *watcher) engine(ctx context.Context) error {

@@ -53,7 +53,8 @@ func parsePages() map[string]*pageTemplate {
 	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "pages/layout.html",
 		"pages/parts.html"))
 	pages := map[string]*pageTemplate{}
-	for _, name := range []string{"overview", "usage", "invoices", "invoice", "alerts", "rejected", "problem"} {
+	for _, name := range []string{"overview", "usage", "invoices", "invoice", "alerts", "rejected",
+		"problem"} {
 		pages[name] = template.Must(template.Must(layout.Clone()).ParseFS(files, "pages/"+name+".html"))
 	}
 	return pages

@@ -295,7 +295,8 @@ func (s statement) parseData(body string, l *lexer, t token, ok bool) (statement
 	if ok && word() == "SETTINGS" {
 		start, end := t.start, t.end
 		for t, ok = l.next(); ok; t, ok = l.next() {
-			if w := word(); w == "VALUES" || w == "FORMAT" || w == "SELECT" || w == "WITH" || w == "FROM" || w == ";" {
+			if w := word(); w == "VALUES" || w == "FORMAT" || w == "SELECT" || w == "WITH" || w == "FROM" ||
+				w == ";" {
 				break
 			}
 			end = t.end
