@@ -23,9 +23,10 @@ import (
 // 1,000, clickhouse-go batches of 50,000 rows.
 
 const referenceTable = `CREATE TABLE reference_events (
-	time DateTime64(3, 'UTC'), source LowCardinality(String), id String, customer LowCardinality(String), product LowCardinality(String),
-	method LowCardinality(String), host LowCardinality(String), path String, status UInt16, latency Float64, bytes_in Int64, bytes_out Int64,
-	address String, user_agent LowCardinality(String), tokens_in Decimal(38, 12), tokens_out Decimal(38, 12))
+	time DateTime64(3, 'UTC'), source LowCardinality(String), id String, customer LowCardinality(String),
+	product LowCardinality(String), method LowCardinality(String), host LowCardinality(String), path String,
+	status UInt16, latency Float64, bytes_in Int64, bytes_out Int64, address String,
+	user_agent LowCardinality(String), tokens_in Decimal(38, 12), tokens_out Decimal(38, 12))
 	ENGINE = ReplacingMergeTree PARTITION BY toYYYYMM(time) ORDER BY (time, source, id)`
 
 const referenceUsage = `CREATE TABLE reference_usage (minute DateTime('UTC'), customer LowCardinality(String),

@@ -36,7 +36,7 @@ func parsePages() map[string]*pageTemplate {
 		"grouped": grouped, "amount": amount,
 		"number":  func(n uint64) string { return grouped(uintText(n)) },
 		"day":     func(t time.Time) string { return t.UTC().Format(time.DateOnly) },
-		"instant": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") },
+		"instant": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04 UTC") },
 		"rfc3339": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 		"dayIn": func(t time.Time, zone string) string {
 			return t.In(zoneOf(zone)).Format(time.DateOnly)
