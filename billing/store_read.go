@@ -284,3 +284,30 @@ func (s *Store) lineFacts(ctx context.Context, batch []schemas.Invoice) (map[lin
 	}
 	return out, nil
 }
+
+const issuedNumbers = `
+SELECT DISTINCT kind, issuer, year, sequence FROM (
+    SELECT 'invoices' AS kind, issuer, year, sequence FROM invoices
+    UNION ALL
+    SELECT 'credit_note' AS kind, issuer, year, sequence FROM credit_notes)
+ORDER BY kind, issuer, year, sequence`
+
+// issued is the numbers of all documents in the tables, ascending.
+func (s *Store) issued(ctx context.Context) (map[checkKey][]int64, error) {
+	numbers := map[checkKey][]int64{}
+	err := s.each(ctx, issuedNumbers, func(rows driver.Rows) error {
+		var kind, issuer string
+		var year uint16
+		var sequence uint64
+		if err := rows.Scan(&kind, &issuer, &year, &sequence); err != nil {
+			return err
+		}
+		key := checkKey{issuer, int(year), Kind(kind)}
+		numbers[key] = append(numbers[key], int64(sequence))
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the numbers of documents: %w", err)
+	}
+	return numbers, nil
+}

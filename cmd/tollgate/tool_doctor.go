@@ -60,6 +60,9 @@ func (c doctorCommand) Run(a *app) error {
 		{"clickhouse", needClickHouse, examineClickHouse}} {
 		findings = append(findings, a.examine(server.name, server.need, server.look)...)
 	}
+	if !unreached(findings) {
+		findings = append(findings, a.examine(checkNumbers, needKafka|needClickHouse, examineNumbers)...)
+	}
 	if err := c.print(a.out, findings); err != nil {
 		return err
 	}

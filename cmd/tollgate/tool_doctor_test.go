@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"tollgate/billing"
 	"tollgate/cmd/tollgate/embedded"
 	"tollgate/cmd/tollgate/embedded/embeddedtest"
 	"tollgate/collector"
@@ -254,6 +255,25 @@ func TestJudgeLag(t *testing.T) {
 	}
 }
 
+func TestJudgeNumbers(t *testing.T) {
+	f := func(name string, n billing.Numbering, want ...string) {
+		t.Helper()
+		expectFindings(t, name, judgeNumbers(n), want...)
+	}
+	lost := billing.Apart{Kind: billing.KindInvoices, Number: "A-2026-000003", Count: 2, Claim: 7}
+	begun := lost
+	begun.Unfinished = true
+	f("all there", billing.Numbering{Claimed: 5}, "ok invoice numbers")
+	f("lost", billing.Numbering{Apart: []billing.Apart{lost}}, "fail invoice numbers")
+	f("a closer is at it", billing.Numbering{Apart: []billing.Apart{begun}}, "warn invoice numbers")
+	f("unclaimed", billing.Numbering{Apart: []billing.Apart{{Claim: -1}}}, "fail invoice numbers")
+	many := judgeNumbers(billing.Numbering{Apart: slices.Repeat([]billing.Apart{lost}, numbersListed+3)})
+	if len(many) != numbersListed || !strings.Contains(many[numbersListed-1].found, "3 more") {
+		t.Errorf("%d findings, the last %+v; want %d, and how many are left out", len(many),
+			many[len(many)-1], numbersListed)
+	}
+}
+
 func TestJudgeSeen(t *testing.T) {
 	topics := []collector.Topic{{Name: "edge", Sources: []string{"eu-edge"}, Format: "kong"}}
 	got := judgeSeen([]seenSource{{name: "eu-edge", events: 9, topics: 3}, {name: "log", events: 5, files: 5},
@@ -355,6 +375,10 @@ func TestIntegrationDoctorOnParts(t *testing.T) {
 	expect(says, "events with ids", statusOK, "sources: 1")
 	expect(says, "catalog", statusWarn, "built-in")
 
+	foreignInvoice(t, config)
+	says, _ = doctorSays(t, config)
+	expect(says, "invoice numbers", statusFail, "ACME-2026-000007 in table invoices, which nothing in topic claims")
+
 	config.Redis.Addresses = []string{"127.0.0.1:1"}
 	says, verdict = doctorSays(t, config)
 	if !errors.Is(verdict, errReported) {
@@ -363,6 +387,26 @@ func TestIntegrationDoctorOnParts(t *testing.T) {
 	expect(says, "redis connection", statusFail, "127.0.0.1:1")
 	expect(says, "clickhouse connection", statusOK, "version")
 	expect(says, "kafka connection", statusOK, "1 broker")
+}
+
+// foreignInvoice makes the missing topic and a row of somebody who claimed no number.
+func foreignInvoice(t *testing.T, config Config) {
+	t.Helper()
+	p := &parts{config: config, log: slog.New(slog.DiscardHandler), registry: prometheus.NewRegistry(),
+		clock: time.Now}
+	defer p.Close()
+	if err := p.connect(t.Context(), needKafka|needClickHouse); err != nil {
+		t.Fatal(err)
+	}
+	specs := slices.DeleteFunc(stream.Topics(stream.TopicOptions{}),
+		func(s stream.TopicSpec) bool { return s.Name != stream.TopicClaims })
+	if err := p.kafka.EnsureTopics(t.Context(), specs); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.store.Conn().Exec(t.Context(), "INSERT INTO invoices (number, issuer, year, sequence) "+
+		"SELECT 'ACME-2026-000007', 'ACME', 2026, 7"); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // ailing makes tables with events of three sources, and topics of which one is compacted and one is missing.
