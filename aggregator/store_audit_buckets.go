@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,7 +28,13 @@ func (s auditScope) sql(column string, level schemas.Level) string {
 		fmt.Fprintf(&b, " AND shard %% %d = %d", s.parts, s.part)
 	}
 	if len(s.only) > 0 {
-		fmt.Fprintf(&b, " AND (toUnixTimestamp(%s(%s)), shard) IN (%s)", startOf(level), column, pairsOf(s.only))
+		ranges := make([]string, len(s.only)) // which the primary key knows how to find
+		for i, one := range s.only {
+			ranges[i] = fmt.Sprintf("%[1]s >= toDateTime(%[2]d, 'UTC') AND %[1]s < toDateTime(%[3]d, 'UTC')",
+				column, one.Start, one.end())
+		}
+		fmt.Fprintf(&b, " AND (%s) AND (toUnixTimestamp(%s(%s)), shard) IN (%s)",
+			strings.Join(ranges, " OR "), startOf(level), column, pairsOf(s.only))
 	}
 	return b.String()
 }
@@ -62,17 +69,19 @@ func computed(columns []string) []string {
 	return out
 }
 
-// contentDigest is an order-free digest of what usage rows say, whatever order sets have in them and whichever
-// sums of nothing: the same for rows that were computed by another job.
-func contentDigest(prefix string) string {
+// contentDigest is an order-free digest of what usage rows say: usageDigest of the same columns, or, where it
+// is exact, one that is the same for rows which hold sets in another order, or sums of nothing by other
+// meters.
+func contentDigest(prefix string, exact bool) string {
 	var list []string
 	for _, column := range []string{"customer", "product", "route", "version", "method", "status_class", "subject",
 		"credential", "attributes", "events", "sums", "greatest", "hashes", "latest", "keys", "keys_digest"} {
 		name := prefix + column
-		switch column {
-		case "sums":
+		switch {
+		case !exact:
+		case column == "sums":
 			name = fmt.Sprintf("mapFilter((k, v) -> v != 0, %s)", name)
-		case "hashes":
+		case column == "hashes":
 			name = fmt.Sprintf("mapApply((k, v) -> (k, arraySort(v)), %s)", name)
 		}
 		list = append(list, name)
@@ -123,17 +132,22 @@ func ofHeads(level schemas.Level, scope auditScope) string {
 		"hk": "v.5", "hd": "v.6", "hr": "v.7", "hu": "v.8", "hp": "arrayExists(p -> p.1 < 255, v.9)"})
 }
 
-func ofRows(level schemas.Level, scope auditScope) string {
+func ofRows(level schemas.Level, scope auditScope, exact bool) string {
+	content := "d"
+	if exact {
+		content = contentDigest("", exact)
+	}
 	return source("bucket", fmt.Sprintf("(SELECT bucket, shard, count() AS n, %s AS d, %s AS x FROM %s "+
-		"GROUP BY bucket, shard)", usageDigest, contentDigest(""), rowsInForce(level, scope, level)),
+		"GROUP BY bucket, shard)", usageDigest, content, rowsInForce(level, scope, level)),
 		map[string]string{"un": "n", "ud": "d", "ux": "x"})
 }
 
 // ofEvents is what events give when they are metered again by what was agreed.
-func ofEvents(a asked, seq uint64) string {
+func ofEvents(a asked, seq uint64, exact bool) string {
 	return source("y_bucket", fmt.Sprintf("(SELECT y_bucket, y_shard AS shard, sum(y_keys) AS k, "+
-		"sum(y_keys_digest) AS kd, count() AS n, %s AS x FROM (%s) GROUP BY y_bucket, shard)", contentDigest("y_"),
-		a.minuteRows(computed)), map[string]string{"ek": "k", "ed": "kd", "rn": "n", "rx": "x", "rc": fmt.Sprint(seq)})
+		"sum(y_keys_digest) AS kd, count() AS n, %s AS x FROM (%s) GROUP BY y_bucket, shard)",
+		contentDigest("y_", exact), a.minuteRows(computed)),
+		map[string]string{"ek": "k", "ed": "kd", "rn": "n", "rx": "x", "rc": fmt.Sprint(seq)})
 }
 
 func ofMarks(scope auditScope) string {
@@ -144,30 +158,23 @@ func ofMarks(scope auditScope) string {
 
 // minuteSources are the tables side by side for minutes. Minutes that were recomputed by slots are metered again
 // by slots: their rows are finer.
-func (s *store) minuteSources(ctx context.Context, scope auditScope, timeline catalog.Timeline) ([]string, error) {
+func (s *store) minuteSources(ctx context.Context, scope auditScope, with comparison) ([]string, error) {
 	patched, err := s.patchedIn(ctx, scope)
 	if err != nil {
 		return nil, err
 	}
-	out := []string{ofMarks(scope), ofHeads(schemas.Minute, scope), ofRows(schemas.Minute, scope)}
-	agreed := agreedBy(timeline)
-	edges := append(edgesOf(timeline), scope.to)
-	for from, i := scope.from, 0; from < scope.to; i++ {
-		if edges[i] <= from {
-			continue
-		}
-		part := scope
-		part.from, part.to = from, min(edges[i], scope.to)
-		a := agreed(from)
+	out := []string{ofMarks(scope), ofHeads(schemas.Minute, scope), ofRows(schemas.Minute, scope, with.exact)}
+	for _, part := range scope.agreed(with.timeline) {
+		a := part.agreed
 		in := part.sql("minute", schemas.Minute)
 		whole := asked{meters: a.Meters, scope: in}
 		if len(patched) > 0 {
 			list := fmt.Sprintf("(toUnixTimestamp(minute), shard) IN (%s)", pairsOf(patched))
 			whole.scope = in + " AND NOT " + list
-			out = append(out, ofEvents(asked{meters: a.Meters, scope: in + " AND " + list, bySlot: true}, a.Seq))
+			slots := asked{meters: a.Meters, scope: in + " AND " + list, bySlot: true}
+			out = append(out, ofEvents(slots, a.Seq, with.exact))
 		}
-		out = append(out, ofEvents(whole, a.Seq))
-		from = part.to
+		out = append(out, ofEvents(whole, a.Seq, with.exact))
 	}
 	return out, nil
 }
@@ -188,24 +195,28 @@ func (s *store) patchedIn(ctx context.Context, scope auditScope) (out []Bucket, 
 
 // coarseSources are the tables side by side for hours (days): their heads and rows, and what their minutes
 // (hours) say, combined again.
-func (s *store) coarseSources(ctx context.Context, level schemas.Level, scope auditScope) ([]string, error) {
+func (s *store) coarseSources(ctx context.Context, level schemas.Level, scope auditScope,
+	with comparison) ([]string, error) {
 	parts := level - 1
 	rows := rowsInForce(parts, scope, level)
-	var k kinds
-	err := s.query(ctx, "read meters of parts", metersOf+rows, func(rows driver.Rows) error {
-		return rows.Scan(&k.events, &k.sums, &k.greatest, &k.hashes, &k.latest)
-	})
-	if err != nil {
-		return nil, err
+	k := scope.kinds(with.timeline)
+	if with.exact {
+		err := s.query(ctx, "read meters of parts", metersOf+rows, func(rows driver.Rows) error {
+			return rows.Scan(&k.events, &k.sums, &k.greatest, &k.hashes, &k.latest)
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	combined := fmt.Sprintf("SELECT %s FROM %s %s", strings.Join(computed(k.combinedColumns(level, 0)), ", "), rows,
 		strings.Replace(byDimensions, "up,", "y_bucket,", 1))
-	return []string{ofHeads(level, scope), ofRows(level, scope),
+	return []string{ofHeads(level, scope), ofRows(level, scope, with.exact),
 		source("up", fmt.Sprintf("(SELECT %s(bucket) AS up, shard, max((v.1, v.2)) AS reach, max(v.3) AS newest, "+
 			"sum(v.5) AS k, sum(v.6) AS kd FROM %s GROUP BY up, shard)", startOf(level), inForceIn(parts, scope, level)),
 			map[string]string{"ml": "reach", "pc": "newest", "ek": "k", "ed": "kd"}),
 		source("y_bucket", fmt.Sprintf("(SELECT y_bucket, y_shard AS shard, count() AS n, %s AS x FROM (%s) "+
-			"GROUP BY y_bucket, shard)", contentDigest("y_"), combined), map[string]string{"rn": "n", "rx": "x"})}, nil
+			"GROUP BY y_bucket, shard)", contentDigest("y_", with.exact), combined),
+			map[string]string{"rn": "n", "rx": "x"})}, nil
 }
 
 // metersOf says which meters usage rows have, and in which of the maps.
@@ -269,10 +280,10 @@ func (s *store) compare(ctx context.Context, level schemas.Level, scope auditSco
 	var sources []string
 	suspicious := suspiciousMinute
 	if level == schemas.Minute {
-		sources, err = s.minuteSources(ctx, scope, o.timeline)
+		sources, err = s.minuteSources(ctx, scope, o)
 	} else {
 		suspicious = suspiciousCoarse
-		sources, err = s.coarseSources(ctx, level, scope)
+		sources, err = s.coarseSources(ctx, level, scope, o)
 	}
 	if err != nil {
 		return c, err
@@ -305,6 +316,60 @@ func (s *store) compare(ctx context.Context, level schemas.Level, scope auditSco
 type comparison struct {
 	timeline catalog.Timeline
 	settled  map[int]schemas.Position // up to where heads of all levels cover everything, by shard
+	// exact compares what usage rows say instead of their digests. Usage of earlier versions has sets in
+	// another order, and an hour in which meters changed may have been combined by a list of other meters.
+	exact bool
+}
+
+// exactly is the same comparison of what usage rows say.
+func (c comparison) exactly() comparison {
+	c.exact = true
+	return c
+}
+
+// agreedPart is a stretch of a scope in which the same meters hold.
+type agreedPart struct {
+	auditScope
+	agreed Agreed
+}
+
+// agreed cuts a scope where other meters begin to hold.
+func (s auditScope) agreed(timeline catalog.Timeline) (out []agreedPart) {
+	agreed := agreedBy(timeline)
+	for _, edge := range append(edgesOf(timeline), s.to) {
+		if edge <= s.from {
+			continue
+		}
+		part := agreedPart{s, agreed(s.from)}
+		part.to = min(edge, s.to)
+		out, s.from = append(out, part), part.to
+		if s.from == s.to {
+			break
+		}
+	}
+	return out
+}
+
+// kinds are the meters that hold in a scope.
+func (s auditScope) kinds(timeline catalog.Timeline) (k kinds) {
+	var all []catalog.Meter
+	for _, part := range s.agreed(timeline) {
+		all = append(all, part.agreed.Meters...)
+	}
+	of := func(keep func(catalog.Meter) bool) (names []string) {
+		for _, m := range all {
+			if keep(m) {
+				names = append(names, m.Name)
+			}
+		}
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+	is := func(a catalog.Aggregate) func(catalog.Meter) bool {
+		return func(m catalog.Meter) bool { return m.Aggregate == a }
+	}
+	return kinds{events: of(func(catalog.Meter) bool { return true }), sums: of(is(catalog.Sum)),
+		greatest: of(is(catalog.Max)), hashes: of(is(catalog.Unique)), latest: of(is(catalog.Latest))}
 }
 
 // settledShards reads up to where every shard is settled.

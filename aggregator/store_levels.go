@@ -114,7 +114,11 @@ func (k kinds) combined() []string {
 		var pairs []string
 		for _, m := range meters {
 			name := catalog.Literal(m)
-			pairs = append(pairs, fmt.Sprintf("%s, %s(%s[%s])", name, combine, column, name))
+			value := fmt.Sprintf("%s(%s[%s])", combine, column, name)
+			if column == "hashes" {
+				value = ordered(value)
+			}
+			pairs = append(pairs, name+", "+value)
 		}
 		return strings.Join(pairs, ", ")
 	}

@@ -265,7 +265,7 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 			greatest = append(greatest, fmt.Sprintf("if(%s > 0, map(%s, %s), map())", n(i), name, a(i,
 				"max")))
 		case catalog.Unique:
-			hashes = append(hashes, name+", "+a(i, "groupUniqArrayArray"))
+			hashes = append(hashes, name+", "+ordered(a(i, "groupUniqArrayArray")))
 		case catalog.Latest:
 			latest = append(latest, fmt.Sprintf("if(%s > 0, map(%s, %s), map())", n(i), name, a(i, "max")))
 		}
@@ -278,6 +278,9 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 		"notEmpty(v)"),
 		joined(latest), keys, digest)
 }
+
+// ordered puts a set into one order, so that usage computed again has the same digest.
+func ordered(set string) string { return "arraySort(" + set + ")" }
 
 func filtered(pairs []string, keep string) string {
 	if len(pairs) == 0 {
