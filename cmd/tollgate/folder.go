@@ -17,8 +17,9 @@ import (
 // folder is the data folder of embedded parts. One process holds its lock and runs the parts; others join it
 // through the addresses it wrote. The lock goes with the process, so a kill -9 leaves nothing to clean.
 type folder struct {
-	dir  string
-	lock *os.File
+	dir   string
+	lock  *os.File
+	fresh bool // nobody has had it before
 }
 
 // running is what the process that holds a folder tells the others, in the file running.json.
@@ -40,14 +41,16 @@ const joinPatience = 60 * time.Second
 func holdFolder(ctx context.Context, dir, command string,
 	enough func(running) bool) (*folder, running, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, running{}, fmt.Errorf("make data folder: %w", err)
+		return nil, running{}, fmt.Errorf("make data folder: %w; --data or TOLLGATE_DATA names another", err)
 	}
+	_, err := os.Stat(filepath.Join(dir, "lock"))
+	fresh := errors.Is(err, fs.ErrNotExist)
 	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, running{}, fmt.Errorf("open the data folder's lock: %w", err)
 	}
 	deadline := time.Now().Add(joinPatience)
-	f := &folder{dir, lock}
+	f := &folder{dir, lock, fresh}
 	for {
 		err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if err == nil {

@@ -68,7 +68,7 @@ func openParts(ctx context.Context, config Config, needs need, p *parts) (err er
 		}
 	}
 	if err := p.connect(ctx, needs); err != nil {
-		return err
+		return p.advised(err)
 	}
 	if needs&needClickHouse != 0 && !p.joined {
 		if err := p.store.Migrate(ctx); err != nil {
@@ -79,6 +79,15 @@ func openParts(ctx context.Context, config Config, needs need, p *parts) (err er
 		return p.folder.write(p.running)
 	}
 	return nil
+}
+
+// advised says what to do about a server that could not be opened, where the settings name any.
+func (p *parts) advised(err error) error {
+	if p.embeds(needAll) == needAll || p.joined {
+		return err
+	}
+	return fmt.Errorf("%w; start it, or correct its settings (`tollgate config` shows them and where each came "+
+		"from); `tollgate doctor` looks at every server", err)
 }
 
 // embeds are the needs that no configured address satisfies.
@@ -109,6 +118,10 @@ func (p *parts) openFolder(ctx context.Context, needs need) error {
 		return nil
 	}
 	p.folder = held
+	if held.fresh {
+		fmt.Fprintf(p.progress, "data folder %s is new, nothing is in it yet; --data or TOLLGATE_DATA names "+
+			"another\n", p.config.Data)
+	}
 	p.ends = append(p.ends, held.Close)
 	p.running = running{PID: os.Getpid(), Command: p.command}
 	return p.startEmbedded(ctx, needs)

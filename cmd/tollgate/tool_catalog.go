@@ -38,7 +38,7 @@ func (c catalogCheck) Run(a *app) error {
 func loadCatalog(a *app, path string) (*catalog.Catalog, map[string][]byte, error) {
 	files, err := catalog.Load(path)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, fmt.Errorf("%w; name a YAML file or a folder of them, such as examples/catalog", err)
 	}
 	parsed, problems := catalog.Parse(files)
 	for _, problem := range problems {
@@ -52,7 +52,7 @@ func loadCatalog(a *app, path string) (*catalog.Catalog, map[string][]byte, erro
 		}
 	}
 	if len(problems) > 0 {
-		fmt.Fprintf(a.err, "tollgate: %d problems\n", len(problems))
+		fmt.Fprintf(a.err, "tollgate: %s cannot be used; problems: %d\n", path, len(problems))
 		return nil, nil, errReported
 	}
 	return parsed, files, nil

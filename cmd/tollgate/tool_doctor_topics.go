@@ -264,7 +264,7 @@ func judgeLag(g groupLag) finding {
 		}
 		behind += w.High - next
 	}
-	role := strings.TrimPrefix(g.group, "tollgate-")
+	role := strings.TrimSuffix(strings.TrimPrefix(g.group, "tollgate-"), "-positions")
 	switch {
 	case lost > 0:
 		return finding{check, statusFail, fmt.Sprintf("%d records were deleted before they were read", lost),
@@ -280,7 +280,7 @@ func judgeLag(g groupLag) finding {
 		return finding{check, statusOK, "nothing is waiting", ""}
 	case !begun:
 		return finding{check, statusWarn, fmt.Sprintf("%d records are waiting, and nobody has ever read here",
-			behind), "start it: tollgate " + role}
+			behind), "start it: tollgate " + role + ", or tollgate all"}
 	case behind > lagWarn:
 		return finding{check, statusWarn, fmt.Sprintf("%d records behind", behind),
 			"see whether it runs (GET /readyz, tollgate_stream_lag_records); start more of: tollgate " + role}

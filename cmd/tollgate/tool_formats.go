@@ -38,7 +38,7 @@ func yesNo(yes bool) string {
 type formatsTest struct {
 	File   string `arg:"" help:"Sample of what the gateway writes, plain or gzip; - is standard input."`
 	Format string `help:"Format; found automatically where it is left out." placeholder:"FORMAT"`
-	Most   int    `default:"100" help:"Show at most so many events."`
+	Most   int    `default:"100" help:"Look at no more than so many events."`
 	form
 }
 
@@ -113,8 +113,11 @@ func (c formatsTest) print(a *app, report decode.Report) error {
 		return t.print(a.out, "csv")
 	}
 	fmt.Fprintf(a.out, "format: %s\n\n", report.Format)
-	for i, event := range report.Events {
+	for i, event := range report.Events[:min(len(report.Events), shownEvents)] {
 		fmt.Fprintf(a.out, "event %d: %s\n", i, printable(string(event)))
+	}
+	if more := len(report.Events) - shownEvents; more > 0 {
+		fmt.Fprintf(a.out, "and %d more; -o csv and -o json show them all\n", more)
 	}
 	for _, same := range alike(report.Errors) {
 		fmt.Fprintf(a.out, "\nnot usable: %s: %s\n", linesText(same), same[0].Reason)
@@ -134,6 +137,10 @@ func (c formatsTest) print(a *app, report decode.Report) error {
 	}
 	return nil
 }
+
+// shownEvents is how many events are shown as they were decoded: what is missing stands below them, and must not
+// be scrolled away.
+const shownEvents = 5
 
 // shownErrors is how many events of one kind of error are told one by one: the next of the kind say nothing
 // new.
