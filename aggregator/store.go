@@ -2,7 +2,6 @@ package aggregator
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -33,19 +32,7 @@ type store struct {
 // query runs a query and calls scan for every row.
 func (s *store) query(ctx context.Context, what, sql string, scan func(driver.Rows) error,
 	args ...any) error {
-	rows, err := s.db.Conn().Query(ctx, sql, args...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return fmt.Errorf("%s: %w", what, errors.Join(err, rows.Close()))
-		}
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+	return clickhouse.Each(ctx, s.db.Conn(), what, sql, scan, args...)
 }
 
 func (s *store) exec(ctx context.Context, what, sql string, args ...any) error {

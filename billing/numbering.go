@@ -24,8 +24,9 @@ type Apart struct {
 	Unfinished bool
 }
 
-// CompareNumbers compares the numbers of issued documents with the claims that drew them. It changes nothing, and
-// reads in the order opposite to writing, so that a close which goes on meanwhile is not taken for a loss.
+// CompareNumbers compares the numbers of issued documents with the claims that drew them. It changes nothing,
+// and reads in the order opposite to writing, so that a close which goes on meanwhile is not taken for a
+// loss.
 func CompareNumbers(ctx context.Context, store *Store, series Series) (Numbering, error) {
 	fail := func(err error) (Numbering, error) {
 		return Numbering{}, fmt.Errorf("compare numbers with claims: %w", err)
@@ -67,7 +68,8 @@ func numbering(plans []planned, done map[int64]bool, issued map[checkKey][]int64
 				first++
 			}
 			out.Apart = append(out.Apart, Apart{Kind: key.kind,
-				Number: Number(key.issuer, key.kind, key.year, first), Count: missing, Claim: p.offset, Unfinished: !done[p.offset]})
+				Number: Number(key.issuer, key.kind, key.year, first), Count: missing, Claim: p.offset,
+				Unfinished: !done[p.offset]})
 		}
 	}
 	for key, numbers := range issued { // claims are gapless from 1 on: what has none comes after them

@@ -2,9 +2,10 @@ package collector
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"tollgate/schemas/registry"
 )
 
 // metrics are tollgate_collector_…; format and reason are words of short lists.
@@ -47,31 +48,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	err := errors.Join(
-		register(r, &m.events),
-		register(r, &m.rejected),
-		register(r, &m.publishErrors),
-		register(r, &m.uncounted),
-		register(r, &m.flushSeconds),
-		register(r, &m.flushBytes),
-		register(r, &m.waiting),
-		register(r, &m.requests),
-		register(r, &m.ingesting),
+		registry.Share(r, &m.events),
+		registry.Share(r, &m.rejected),
+		registry.Share(r, &m.publishErrors),
+		registry.Share(r, &m.uncounted),
+		registry.Share(r, &m.flushSeconds),
+		registry.Share(r, &m.flushBytes),
+		registry.Share(r, &m.waiting),
+		registry.Share(r, &m.requests),
+		registry.Share(r, &m.ingesting),
 	)
 	return m, err
-}
-
-// register shows a metric; one that another part of this process has registered is shared.
-func register[C prometheus.Collector](r prometheus.Registerer, metric *C) error {
-	err := r.Register(*metric)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if shared, ok := already.ExistingCollector.(C); ok {
-			*metric = shared
-			return nil
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("register metrics: %w", err)
-	}
-	return nil
 }

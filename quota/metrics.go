@@ -2,9 +2,10 @@ package quota
 
 import (
 	"errors"
-	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"tollgate/schemas/registry"
 )
 
 // metrics are tollgate_quota_…; no customer is ever a label.
@@ -48,31 +49,15 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	err := errors.Join(
-		register(r, &m.waiting),
-		register(r, &m.deferred),
-		register(r, &m.dropped),
-		register(r, &m.expired),
-		register(r, &m.lost),
-		register(r, &m.notices),
-		register(r, &m.checks),
-		register(r, &m.checkSeconds),
-		register(r, &m.reconciled),
+		registry.Share(r, &m.waiting),
+		registry.Share(r, &m.deferred),
+		registry.Share(r, &m.dropped),
+		registry.Share(r, &m.expired),
+		registry.Share(r, &m.lost),
+		registry.Share(r, &m.notices),
+		registry.Share(r, &m.checks),
+		registry.Share(r, &m.checkSeconds),
+		registry.Share(r, &m.reconciled),
 	)
 	return m, err
-}
-
-// register shows a metric; one that another part of this process has registered is shared.
-func register[C prometheus.Collector](r prometheus.Registerer, metric *C) error {
-	err := r.Register(*metric)
-	var already prometheus.AlreadyRegisteredError
-	if errors.As(err, &already) {
-		if shared, ok := already.ExistingCollector.(C); ok {
-			*metric = shared
-			return nil
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("register metrics: %w", err)
-	}
-	return nil
 }

@@ -24,9 +24,9 @@ type life struct {
 	accepted bool   // somebody let readers go over to it
 }
 
-// generations numbers the lives of topics and knows which gaps are accepted: what readers of a stream ask before they
-// go on where the world did not. The first life of a name is 1 and needs nobody. A further one means that the topic
-// was recreated: offsets begin again, so its readers wait until somebody accepts it.
+// generations numbers the lives of topics and knows which gaps are accepted: what readers of a stream ask
+// before they go on where the world did not. The first life of a name is 1 and needs nobody. A further one
+// means that the topic was recreated: offsets begin again, so its readers wait until somebody accepts it.
 type generations struct {
 	claims *stream.Claims
 	store  *streamStore
@@ -36,8 +36,8 @@ type generations struct {
 	known map[string]int64 // by topic/id
 }
 
-// Generation is the number of the life of a topic with this id; an error of stream.ErrRecreated where it is not
-// accepted.
+// Generation is the number of the life of a topic with this id; an error of stream.ErrRecreated where it is
+// not accepted.
 func (g *generations) Generation(ctx context.Context, topic string, topicID [16]byte) (int64, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -55,8 +55,8 @@ func (g *generations) Generation(ctx context.Context, topic string, topicID [16]
 		}
 	}
 	if l.n == 0 {
-		return 0, fmt.Errorf("topic %s: %w; when that is understood: tollgate stream accept-generation %s", topic,
-			stream.ErrRecreated, topic)
+		return 0, fmt.Errorf("topic %s: %w; when that is understood: tollgate stream accept-generation %s",
+			topic, stream.ErrRecreated, topic)
 	}
 	if g.known == nil {
 		g.known = map[string]int64{}
@@ -65,9 +65,9 @@ func (g *generations) Generation(ctx context.Context, topic string, topicID [16]
 	return l.n, nil
 }
 
-// Accepted tells whether readers may pass a gap: it lies within one that somebody accepted, or it is the seam to a
-// generation that somebody accepted. A log that lost its end gives offsets a second time, so its readers go on when it
-// has got a new generation, which they then ask for.
+// Accepted tells whether readers may pass a gap: it lies within one that somebody accepted, or it is the seam
+// to a generation that somebody accepted. A log that lost its end gives offsets a second time, so its readers
+// go on when it has got a new generation, which they then ask for.
 func (g *generations) Accepted(ctx context.Context, gap stream.GapError) (bool, error) {
 	if gap.Recreated {
 		id := hex.EncodeToString(gap.TopicID[:])
@@ -89,7 +89,8 @@ func (g *generations) Accepted(ctx context.Context, gap stream.GapError) (bool, 
 	return false, err
 }
 
-// renewed tells whether a life of a topic has got another number since it was asked for here, and forgets the old one.
+// renewed tells whether a life of a topic has got another number since it was asked for here, and forgets the
+// old one.
 func (g *generations) renewed(ctx context.Context, gap stream.GapError) (bool, error) {
 	id := hex.EncodeToString(gap.TopicID[:])
 	l, _, err := g.find(ctx, gap.Topic, id)
@@ -118,19 +119,21 @@ func (r *roles) resume(ctx context.Context, topic string, generation int64, part
 	}
 	accepted, err := r.generations().store.gaps(ctx, topic, info[0].ID, partition)
 	return answered.ResumeAt(func(from, to int64) bool {
-		return slices.ContainsFunc(accepted, func(one [2]int64) bool { return lost{want: from, got: to}.within(one[0], one[1]) })
+		return slices.ContainsFunc(accepted,
+			func(one [2]int64) bool { return lost{want: from, got: to}.within(one[0], one[1]) })
 	}), err
 }
 
-// generationPlan is what a claim of a generation says. It counts only where After is still the last number of its
-// topic: of several processes that number a life at the same time the first gives the number, the others say nothing.
+// generationPlan is what a claim of a generation says. It counts only where After is still the last number of
+// its topic: of several processes that number a life at the same time the first gives the number, the others
+// say nothing.
 type generationPlan struct {
 	TopicID string `json:"topic_id"`
 	After   int64  `json:"after"`
 }
 
-// draw gives a life the number after last, the last one of its topic. Where another process was first, the life has the
-// number that it drew, if that was for the same life; else the one it had.
+// draw gives a life the number after last, the last one of its topic. Where another process was first, the
+// life has the number that it drew, if that was for the same life; else the one it had.
 func (g *generations) draw(ctx context.Context, l life, last int64) (life, error) {
 	plan, err := json.Marshal(generationPlan{TopicID: l.id, After: last})
 	if err != nil {
@@ -147,7 +150,8 @@ func (g *generations) draw(ctx context.Context, l life, last int64) (life, error
 	return drawn, g.store.putGeneration(ctx, drawn, g.now())
 }
 
-// find is a life as its topic's claims know it, with n = 0 where they do not, and the last number of the topic.
+// find is a life as its topic's claims know it, with n = 0 where they do not, and the last number of the
+// topic.
 func (g *generations) find(ctx context.Context, topic, id string) (l life, last int64, err error) {
 	all, err := g.claims.Read(ctx)
 	if err != nil {
@@ -170,10 +174,11 @@ func (g *generations) find(ctx context.Context, topic, id string) (l life, last 
 }
 
 // errNothingToAccept says that nobody waits for what should be accepted.
-var errNothingToAccept = errors.New("nothing waits for it; tollgate stream list shows what is stopped and why")
+var errNothingToAccept = errors.New("nothing waits for it; tollgate stream list shows what " +
+	"is stopped and why")
 
-// accept lets readers go over to a life of a topic. A life that has a number already keeps it, since others may read
-// it under that number, unless anew: then its offsets are given a second time, and it gets another.
+// accept lets readers go over to a life of a topic. A life that has a number already keeps it, since others
+// may read it under that number, unless anew: then its offsets are given a second time, and it gets another.
 func (g *generations) accept(ctx context.Context, l life, last int64, anew bool) (life, error) {
 	l.accepted = true
 	if l.n > 0 && !anew {

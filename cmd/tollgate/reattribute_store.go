@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -48,19 +47,7 @@ type reattributionStore struct{ db *clickhouse.DB }
 
 func (s *reattributionStore) query(ctx context.Context, what, sql string, scan func(driver.Rows) error,
 	args ...any) error {
-	rows, err := s.db.Conn().Query(ctx, sql, args...)
-	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return fmt.Errorf("%s: %w", what, errors.Join(err, rows.Close()))
-		}
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+	return clickhouse.Each(ctx, s.db.Conn(), what, sql, scan, args...)
 }
 
 const selectSwept = `

@@ -1,11 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"time"
-
-	"tollgate/anomaly"
-)
+import "tollgate/anomaly"
 
 // alertsCommand lists alerts.
 type alertsCommand struct {
@@ -21,15 +16,8 @@ type alertsCommand struct {
 // Run prints one row an alert; JSON has the evidence too.
 func (c alertsCommand) Run(a *app) (err error) {
 	filter := anomaly.Filter{Open: c.Open, Detector: c.Detector, Customer: c.Customer, Limit: c.Limit}
-	if c.From != "" {
-		if filter.From, err = parseInstant(c.From, time.UTC); err != nil {
-			return fmt.Errorf("--from: %w", err)
-		}
-	}
-	if c.To != "" {
-		if filter.To, err = parseInstant(c.To, time.UTC); err != nil {
-			return fmt.Errorf("--to: %w", err)
-		}
+	if err := setInstants(&filter.From, c.From, &filter.To, c.To); err != nil {
+		return err
 	}
 	return a.with(needClickHouse, func(p *parts) error {
 		alerts, err := anomaly.NewStore(p.store).Alerts(a.ctx, filter)

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"tollgate/schemas/auditlog"
 )
@@ -23,33 +21,23 @@ type auditLogCommand struct {
 // Run prints one row a deed.
 func (c auditLogCommand) Run(a *app) (err error) {
 	filter := auditlog.Filter{Action: c.Action, Actor: c.Actor, Limit: c.Limit}
-	if c.From != "" {
-		if filter.From, err = parseInstant(c.From, time.UTC); err != nil {
-			return fmt.Errorf("--from: %w", err)
-		}
-	}
-	if c.To != "" {
-		if filter.To, err = parseInstant(c.To, time.UTC); err != nil {
-			return fmt.Errorf("--to: %w", err)
-		}
-	}
-	p, err := a.open(needClickHouse)
-	if err != nil {
+	if err := setInstants(&filter.From, c.From, &filter.To, c.To); err != nil {
 		return err
 	}
-	defer a.close(p)
-	entries, err := auditlog.NewStore(p.store).List(a.ctx, filter)
-	if err != nil {
-		return err
-	}
-	t := table{columns: []string{"time", "actor", "action", "subject", "reason", "details"},
-		items: append([]auditlog.Entry{}, entries...), none: "nobody overrode anything that fits"}
-	for _, e := range entries {
-		var details []string
-		for _, name := range slices.Sorted(maps.Keys(e.Details)) {
-			details = append(details, name+"="+e.Details[name])
+	return a.with(needClickHouse, func(p *parts) error {
+		entries, err := auditlog.NewStore(p.store).List(a.ctx, filter)
+		if err != nil {
+			return err
 		}
-		t.add(instant(e.Time), e.Actor, e.Action, e.Subject, e.Reason, strings.Join(details, " "))
-	}
-	return a.show(&t, c.Output)
+		t := table{columns: []string{"time", "actor", "action", "subject", "reason", "details"},
+			items: append([]auditlog.Entry{}, entries...), none: "nobody overrode anything that fits"}
+		for _, e := range entries {
+			var details []string
+			for _, name := range slices.Sorted(maps.Keys(e.Details)) {
+				details = append(details, name+"="+e.Details[name])
+			}
+			t.add(instant(e.Time), e.Actor, e.Action, e.Subject, e.Reason, strings.Join(details, " "))
+		}
+		return a.show(&t, c.Output)
+	})
 }

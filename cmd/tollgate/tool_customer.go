@@ -193,16 +193,8 @@ func (c subscribe) Run(a *app) error {
 	if s.ID == "" {
 		s.ID = c.Customer + "-" + c.Plan
 	}
-	var err error
-	if c.From != "" {
-		if s.From, err = parseInstant(c.From, time.UTC); err != nil {
-			return fmt.Errorf("--from: %w", err)
-		}
-	}
-	if c.To != "" {
-		if s.To, err = parseInstant(c.To, time.UTC); err != nil {
-			return fmt.Errorf("--to: %w", err)
-		}
+	if err := setInstants(&s.From, c.From, &s.To, c.To); err != nil {
+		return err
 	}
 	return a.withCatalog(func(store *catalog.Store) error {
 		number, err := store.PutSubscriptions(a.ctx, []catalog.Subscription{s}, c.Reason, who(c.By))

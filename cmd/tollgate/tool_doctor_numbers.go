@@ -11,12 +11,12 @@ import (
 
 const checkNumbers = "invoice numbers"
 
-// numbersListed bounds the claims and documents that doctor names. Default 10: whoever has lost a table needs no
-// list of it.
+// numbersListed bounds the claims and documents that doctor names. Default 10: whoever has lost a table needs
+// no list of it.
 const numbersListed = 10
 
-// examineNumbers compares the topic of claims with the tables of documents. Where one of them is not there yet,
-// or gone, what looked at the servers says so.
+// examineNumbers compares the topic of claims with the tables of documents. Where one of them is not there
+// yet, or gone, what looked at the servers says so.
 func examineNumbers(ctx context.Context, _ *app, p *parts) ([]finding, error) {
 	topics, err := p.kafka.DescribeTopics(ctx, stream.TopicClaims)
 	if err != nil {
@@ -48,7 +48,8 @@ func examineNumbers(ctx context.Context, _ *app, p *parts) ([]finding, error) {
 // judgeNumbers tells which numbers lack their document, and which documents their claim.
 func judgeNumbers(n billing.Numbering) (findings []finding) {
 	if len(n.Apart) == 0 {
-		return []finding{{checkNumbers, statusOK, fmt.Sprintf("%d claimed, each has its document", n.Claimed), ""}}
+		return []finding{{checkNumbers, statusOK, fmt.Sprintf("%d claimed, each has its document", n.Claimed),
+			""}}
 	}
 	for _, a := range n.Apart[:min(len(n.Apart), numbersListed)] {
 		table, documents := "invoices", fmt.Sprintf("%d documents from %s on", a.Count, a.Number)
@@ -62,8 +63,8 @@ func judgeNumbers(n billing.Numbering) (findings []finding) {
 		case a.Claim < 0:
 			findings = append(findings, finding{checkNumbers, statusFail, fmt.Sprintf(
 				"%s in table %s, which nothing in topic %s claimed", documents, table, stream.TopicClaims),
-				"bring the topic back from its backup if it was recreated or set back: its numbers would be " +
-					"given twice; else find who may write to table " + table})
+				"bring the topic back from its backup if it was recreated or set back: its " +
+					"numbers would be given twice; else find who may write to table " + table})
 		case a.Unfinished:
 			findings = append(findings, finding{checkNumbers, statusWarn, fmt.Sprintf(
 				"%s: claimed at offset %d and not written yet", documents, a.Claim),

@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	native "github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+
+	"tollgate/schemas/clickhouse"
 )
 
 // doctorStore asks ClickHouse about itself: the only file of the tools with SQL of doctor.
@@ -15,21 +15,8 @@ type doctorStore struct{ conn driver.Conn }
 
 // each runs a statement and scans its rows.
 func (s doctorStore) each(ctx context.Context, what, query string, scan func(driver.Rows) error,
-	arguments ...any) (err error) {
-	rows, err := s.conn.Query(ctx, query, arguments...)
-	if err != nil {
-		return fmt.Errorf("ask ClickHouse for %s: %w", what, err)
-	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return fmt.Errorf("read %s of ClickHouse: %w", what, err)
-		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("ask ClickHouse for %s: %w", what, err)
-	}
-	return nil
+	arguments ...any) error {
+	return clickhouse.Each(ctx, s.conn, "ask ClickHouse for "+what, query, scan, arguments...)
 }
 
 // serverFacts are what the server says of itself in a session of ours.

@@ -56,9 +56,11 @@ func TestJudgeSettings(t *testing.T) {
 	f("outside without a key", settingsFacts{brokers: true, tables: true}, "fail hash key", "ok data folder")
 	f("only tables outside", settingsFacts{tables: true, dataUsed: true}, "warn hash key", "ok data folder")
 	f("outside with a key", settingsFacts{brokers: true, keySet: true}, "ok hash key", "ok data folder")
-	f("folder cannot be written", settingsFacts{keySet: true, dataUsed: true, dataErr: errors.New("read-only")},
+	f("folder cannot be written", settingsFacts{keySet: true, dataUsed: true,
+		dataErr: errors.New("read-only")},
 		"ok hash key", "fail data folder")
-	f("sources", settingsFacts{keySet: true, sources: []collector.Topic{{Name: "a"}, {Name: "b", Format: "kong"},
+	f("sources", settingsFacts{keySet: true, sources: []collector.Topic{{Name: "a"},
+		{Name: "b", Format: "kong"},
 		{Name: "c", Format: "combined"}, {Name: "d", Format: "kongg"}}},
 		"ok hash key", "ok data folder", "ok source a", "ok source b", "warn source c", "fail source d")
 }
@@ -102,7 +104,8 @@ func TestJudgeRedis(t *testing.T) {
 func TestJudgeServer(t *testing.T) {
 	f := func(version, asyncInsert string, want ...string) {
 		t.Helper()
-		expectFindings(t, version, judgeServer(serverFacts{version: version, asyncInsert: asyncInsert}), want...)
+		expectFindings(t, version, judgeServer(serverFacts{version: version, asyncInsert: asyncInsert}),
+			want...)
 	}
 	f("25.3.1.1", "0", "ok clickhouse connection", "ok clickhouse clock", "ok clickhouse inserts")
 	f("25.2.9.1", "0", "warn clickhouse connection", "ok clickhouse clock", "ok clickhouse inserts")
@@ -130,8 +133,8 @@ func TestJudgeTables(t *testing.T) {
 	sound := func() map[string]tableFacts {
 		all := map[string]tableFacts{"picks": {engine: "MergeTree ORDER BY pick"}}
 		for _, name := range durableTables {
-			all[name] = tableFacts{engine: "MergeTree SETTINGS fsync_after_insert = 1, fsync_part_directory = 1, " +
-				"min_rows_to_fsync_after_merge = 1, index_granularity = 8192"}
+			all[name] = tableFacts{engine: "MergeTree SETTINGS fsync_after_insert = 1, " +
+				"fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1, index_granularity = 8192"}
 		}
 		return all
 	}
@@ -145,10 +148,11 @@ func TestJudgeTables(t *testing.T) {
 	f("none", func(m map[string]tableFacts) { clear(m) }, "warn clickhouse tables")
 	f("one missing", func(m map[string]tableFacts) { delete(m, "heads") }, "fail clickhouse tables")
 	f("one without fsync", func(m map[string]tableFacts) {
-		m["marks"] = tableFacts{engine: "MergeTree SETTINGS fsync_after_insert = 0, fsync_part_directory = 1, " +
-			"min_rows_to_fsync_after_merge = 1"}
+		m["marks"] = tableFacts{engine: "MergeTree SETTINGS fsync_after_insert = 0, " +
+			"fsync_part_directory = 1, min_rows_to_fsync_after_merge = 1"}
 	}, "fail clickhouse durability")
-	f("500 parts", func(m map[string]tableFacts) { m["picks"] = tableFacts{parts: 500} }, "ok clickhouse tables")
+	f("500 parts", func(m map[string]tableFacts) { m["picks"] = tableFacts{parts: 500} },
+		"ok clickhouse tables")
 	f("501 parts", func(m map[string]tableFacts) { m["picks"] = tableFacts{parts: 501} },
 		"warn clickhouse parts")
 }
@@ -157,8 +161,8 @@ func TestJudgeTopics(t *testing.T) {
 	specs := stream.Topics(stream.TopicOptions{Shards: 4, Replicas: 3})
 	sound := func() (topics []stream.TopicInfo) {
 		for _, s := range specs {
-			topics = append(topics, stream.TopicInfo{Name: s.Name, Exists: true, Partitions: s.Partitions, Replicas: 3,
-				InSync: 3, Config: maps.Clone(s.Config)})
+			topics = append(topics, stream.TopicInfo{Name: s.Name, Exists: true, Partitions: s.Partitions,
+				Replicas: 3, InSync: 3, Config: maps.Clone(s.Config)})
 		}
 		return topics
 	}
@@ -170,14 +174,17 @@ func TestJudgeTopics(t *testing.T) {
 		t.Helper()
 		topics := sound()
 		change(&topics[at(topic)])
-		all := judgeTopics(topicsFacts{topics: topics, specs: specs, sources: []string{stream.TopicAccessEvents}})
-		about := slices.DeleteFunc(slices.Clone(all), func(f finding) bool { return f.check != "topic "+topic })
+		all := judgeTopics(topicsFacts{topics: topics, specs: specs,
+			sources: []string{stream.TopicAccessEvents}})
+		about := slices.DeleteFunc(slices.Clone(all),
+			func(f finding) bool { return f.check != "topic "+topic })
 		for i := range want {
 			want[i] += " topic " + topic
 		}
 		expectFindings(t, name, about, want...)
 		if others := len(all) - len(about); others != len(specs)-1 {
-			t.Errorf("%s: %d findings about other topics, want %d: %q", name, others, len(specs)-1, statuses(all))
+			t.Errorf("%s: %d findings about other topics, want %d: %q", name, others, len(specs)-1,
+				statuses(all))
 		}
 	}
 	set := func(key, value string) func(*stream.TopicInfo) {
@@ -227,7 +234,8 @@ func TestTopicsNotMadeYet(t *testing.T) {
 func TestJudgeLag(t *testing.T) {
 	f := func(first, high, committed int64, want string) {
 		t.Helper()
-		got := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 7}, {Partition: 1, First: first, High: high}},
+		got := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 7},
+			{Partition: 1, First: first, High: high}},
 			[]int64{7, committed}, nil, time.Time{}})
 		if got.status != want {
 			t.Errorf("[%d, %d) committed %d: %+v, want %s", first, high, committed, got, want)
@@ -241,14 +249,16 @@ func TestJudgeLag(t *testing.T) {
 	f(0, 9, 10, statusFail)   // the topic is shorter than what was read
 	f(5, 9, -1, statusOK)     // nothing committed here, but elsewhere: the group is there
 	never := judgeLag(groupLag{"g", "t", []stream.Watermark{{High: 1}}, []int64{-1}, nil, time.Time{}})
-	empty := judgeLag(groupLag{"g", "t", []stream.Watermark{{First: 3, High: 3}}, []int64{-1}, nil, time.Time{}})
+	empty := judgeLag(groupLag{"g", "t", []stream.Watermark{{First: 3, High: 3}}, []int64{-1}, nil,
+		time.Time{}})
 	if never.status != statusWarn || empty.status != statusOK {
 		t.Errorf("never read: %+v, empty: %+v; want warn and ok", never, empty)
 	}
 	now := time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)
-	open := stream.OpenTransaction{Topic: "t", Partition: 1, Offset: 5, Behind: 4, Since: now.Add(-90 * time.Minute)}
-	held := judgeLag(groupLag{"g", "t", []stream.Watermark{{}, {Partition: 1, High: 9, Stable: 5}}, []int64{-1, 5},
-		[]stream.OpenTransaction{open}, now})
+	open := stream.OpenTransaction{Topic: "t", Partition: 1, Offset: 5, Behind: 4,
+		Since: now.Add(-90 * time.Minute)}
+	held := judgeLag(groupLag{"g", "t", []stream.Watermark{{}, {Partition: 1, High: 9, Stable: 5}},
+		[]int64{-1, 5}, []stream.OpenTransaction{open}, now})
 	if held.status != statusWarn || !strings.Contains(held.found, "(1h30m0s ago)") ||
 		!strings.Contains(held.mend, "--topic t --partition 1 --start-offset 5") {
 		t.Errorf("held by a transaction: %+v", held)
@@ -377,7 +387,8 @@ func TestIntegrationDoctorOnParts(t *testing.T) {
 
 	foreignInvoice(t, config)
 	says, _ = doctorSays(t, config)
-	expect(says, "invoice numbers", statusFail, "ACME-2026-000007 in table invoices, which nothing in topic claims")
+	expect(says, "invoice numbers", statusFail, "ACME-2026-000007 in table invoices, which "+
+		"nothing in topic claims")
 
 	config.Redis.Addresses = []string{"127.0.0.1:1"}
 	says, verdict = doctorSays(t, config)

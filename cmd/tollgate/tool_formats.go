@@ -138,8 +138,8 @@ func (c formatsTest) print(a *app, report decode.Report) error {
 	return nil
 }
 
-// shownEvents is how many events are shown as they were decoded: what is missing stands below them, and must not
-// be scrolled away.
+// shownEvents is how many events are shown as they were decoded: what is missing stands below them, and must
+// not be scrolled away.
 const shownEvents = 5
 
 // shownErrors is how many events of one kind of error are told one by one: the next of the kind say nothing

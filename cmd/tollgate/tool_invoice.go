@@ -218,15 +218,8 @@ type invoiceFilter struct {
 
 func (c invoiceFilter) filter() (f billing.Filter, err error) {
 	f = billing.Filter{Customer: c.Customer, Year: c.Year}
-	if c.From != "" {
-		if f.From, err = parseInstant(c.From, time.UTC); err != nil {
-			return f, fmt.Errorf("--from: %w", err)
-		}
-	}
-	if c.To != "" {
-		if f.To, err = parseInstant(c.To, time.UTC); err != nil {
-			return f, fmt.Errorf("--to: %w", err)
-		}
+	if err := setInstants(&f.From, c.From, &f.To, c.To); err != nil {
+		return f, err
 	}
 	return f, nil
 }

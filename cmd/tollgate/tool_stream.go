@@ -67,8 +67,9 @@ type partitionFacts struct {
 
 // judgePartition says how far a partition is read, and what keeps it from being read on.
 func judgePartition(f partitionFacts) streamed {
-	s := streamed{Group: f.group, Topic: f.topic, Partition: f.mark.Partition, Generation: f.life.n, First: f.mark.First,
-		High: f.mark.High, Stable: f.mark.Stable, Committed: f.committed, State: stateReads}
+	s := streamed{Group: f.group, Topic: f.topic, Partition: f.mark.Partition, Generation: f.life.n,
+		First: f.mark.First, High: f.mark.High, Stable: f.mark.Stable, Committed: f.committed,
+		State: stateReads}
 	if f.earlier {
 		s.Committed, f.committed = -1, -1
 	}
@@ -80,16 +81,17 @@ func judgePartition(f partitionFacts) streamed {
 	recreated := f.life.n == 0 && f.life.topic != "" || f.earlier && !f.life.accepted
 	switch gap, found := gapOf(f); {
 	case recreated:
-		s.State, s.Why = stateRecreated, "the topic was deleted and created again: tollgate stream accept-generation "+f.topic
+		s.State, s.Why = stateRecreated, "the topic was deleted and created again: tollgate stream "+
+			"accept-generation "+f.topic
 	case f.earlier:
 		s.State = stateNone
 	case found:
 		s.State, s.gap = stateGap, gap
-		s.Why = fmt.Sprintf("offsets %d to %d are missing: tollgate stream accept-gap %s %d", gap.want, gap.got-1, f.topic,
-			f.mark.Partition)
+		s.Why = fmt.Sprintf("offsets %d to %d are missing: tollgate stream accept-gap %s %d", gap.want,
+			gap.got-1, f.topic, f.mark.Partition)
 		if gap.truncated() {
-			s.State, s.Why = stateTruncated, fmt.Sprintf("the log ends at %d, but %d was read: tollgate stream "+
-				"accept-generation %s", gap.got, gap.want, f.topic)
+			s.State, s.Why = stateTruncated, fmt.Sprintf("the log ends at %d, but %d was read: "+
+				"tollgate stream accept-generation %s", gap.got, gap.want, f.topic)
 		}
 	case f.open != nil:
 		s.State, s.Why = stateHeld, fmt.Sprintf("%s (%s ago)", f.open, f.open.Age(f.now))
@@ -149,8 +151,9 @@ func newStreamReader(ctx context.Context, p *parts) (*streamReader, error) {
 	}
 	s := &streamReader{p: p, now: p.clock(), open: map[string]schemas.Alert{},
 		generations: &generations{claims: claims, store: &streamStore{p.store}, now: p.clock}}
-	alerts, err := anomaly.NewStore(p.store).Alerts(ctx, anomaly.Filter{Open: true, Detector: schemas.DetectorGap,
-		Limit: alarmsWaiting})
+	alerts, err := anomaly.NewStore(p.store).Alerts(ctx,
+		anomaly.Filter{Open: true, Detector: schemas.DetectorGap,
+			Limit: alarmsWaiting})
 	for _, one := range alerts {
 		s.open[one.Entity.Value] = one
 	}
@@ -176,8 +179,8 @@ func (s *streamReader) topic(ctx context.Context, group, topic string) (list []s
 		return nil, err
 	}
 	for i, w := range lag.marks {
-		f := partitionFacts{group: group, topic: topic, topicID: info[0].ID, life: l, earlier: earlier[i], mark: w,
-			committed: lag.committed[i], now: s.now}
+		f := partitionFacts{group: group, topic: topic, topicID: info[0].ID, life: l, earlier: earlier[i],
+			mark: w, committed: lag.committed[i], now: s.now}
 		for j := range lag.open {
 			if lag.open[j].Partition == w.Partition {
 				f.open = &lag.open[j]
@@ -225,10 +228,30 @@ func (s *streamReader) readers(ctx context.Context, topic string) (list []stream
 		}
 	}
 	if topic != "" && len(list) == 0 {
-		return nil, fmt.Errorf("no role reads a topic %s: name %s or one of %s", topic, strings.Join(sources, ", "),
-			strings.Join([]string{stream.TopicUsageEvents, stream.TopicRejectedEvents}, ", "))
+		return nil, fmt.Errorf("no role reads a topic %s: name %s or one of %s", topic,
+			strings.Join(sources, ", "), strings.Join([]string{stream.TopicUsageEvents,
+				stream.TopicRejectedEvents}, ", "))
 	}
 	return list, nil
+}
+
+// withReaders opens what the tools here need, looks who reads a topic (or all of them), and closes it
+// afterwards.
+func (a *app) withReaders(topic string, do func(*parts, *streamReader, []streamed) error) error {
+	return a.with(needKafka|needClickHouse, func(p *parts) error {
+		if err := ensureTopics(a.ctx, p); err != nil {
+			return err
+		}
+		reader, err := newStreamReader(a.ctx, p)
+		if err != nil {
+			return err
+		}
+		list, err := reader.readers(a.ctx, topic)
+		if err != nil {
+			return err
+		}
+		return do(p, reader, list)
+	})
 }
 
 type streamList struct {
@@ -239,35 +262,22 @@ type streamList struct {
 
 // Run prints one row a partition and group.
 func (c streamList) Run(a *app) error {
-	p, err := a.open(needKafka | needClickHouse)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	if err := ensureTopics(a.ctx, p); err != nil {
-		return err
-	}
-	reader, err := newStreamReader(a.ctx, p)
-	if err != nil {
-		return err
-	}
-	list, err := reader.readers(a.ctx, c.Topic)
-	if err != nil {
-		return err
-	}
-	if c.Stopped {
-		list = slices.DeleteFunc(list, func(s streamed) bool {
-			return s.State == stateReads || s.State == stateBehind || s.State == stateNone
-		})
-	}
-	t := table{columns: []string{"group", "topic", "partition", "generation", "first", "high", "stable", "committed", "lag",
-		"state", "why"}, items: append([]streamed{}, list...), none: "nothing is stopped or held"}
-	for _, s := range list {
-		n := func(v int64) string { return strconv.FormatInt(v, 10) }
-		t.add(s.Group, s.Topic, strconv.Itoa(s.Partition), n(s.Generation), n(s.First), n(s.High), n(s.Stable), n(s.Committed),
-			n(s.Lag), s.State, s.Why)
-	}
-	return a.show(&t, c.Output)
+	return a.withReaders(c.Topic, func(_ *parts, _ *streamReader, list []streamed) error {
+		if c.Stopped {
+			list = slices.DeleteFunc(list, func(s streamed) bool {
+				return s.State == stateReads || s.State == stateBehind || s.State == stateNone
+			})
+		}
+		t := table{columns: []string{"group", "topic", "partition", "generation", "first", "high", "stable",
+			"committed", "lag", "state", "why"}, items: append([]streamed{}, list...),
+			none: "nothing is stopped or held"}
+		for _, s := range list {
+			n := func(v int64) string { return strconv.FormatInt(v, 10) }
+			t.add(s.Group, s.Topic, strconv.Itoa(s.Partition), n(s.Generation), n(s.First), n(s.High),
+				n(s.Stable), n(s.Committed), n(s.Lag), s.State, s.Why)
+		}
+		return a.show(&t, c.Output)
+	})
 }
 
 // acceptance is who accepts, and why.
@@ -286,45 +296,34 @@ type streamAcceptGap struct {
 
 // Run accepts every gap that stops a reader of the partition now; each is written to the audit log first.
 func (c streamAcceptGap) Run(a *app) error {
-	p, err := a.open(needKafka | needClickHouse)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	if err := ensureTopics(a.ctx, p); err != nil {
-		return err
-	}
-	reader, err := newStreamReader(a.ctx, p)
-	if err != nil {
-		return err
-	}
-	list, err := reader.readers(a.ctx, c.Topic)
-	if err != nil {
-		return err
-	}
-	accepted := map[lost]bool{}
-	for _, s := range list {
-		if s.State != stateGap || s.Partition != c.Partition || accepted[s.gap] || c.From >= 0 && s.gap.want < c.From ||
-			c.To >= 0 && s.gap.got > c.To {
-			continue
+	return a.withReaders(c.Topic, func(p *parts, reader *streamReader, list []streamed) error {
+		accepted := map[lost]bool{}
+		for _, s := range list {
+			if s.State != stateGap || s.Partition != c.Partition || accepted[s.gap] || c.From >= 0 &&
+				s.gap.want < c.From || c.To >= 0 && s.gap.got > c.To {
+				continue
+			}
+			if err := c.accept(a, p, reader, s); err != nil {
+				return err
+			}
+			accepted[s.gap] = true
 		}
-		if err := c.accept(a, p, reader, s); err != nil {
-			return err
+		if len(accepted) == 0 {
+			return fmt.Errorf("accept a gap of %s partition %d: %w", c.Topic, c.Partition, errNothingToAccept)
 		}
-		accepted[s.gap] = true
-	}
-	if len(accepted) == 0 {
-		return fmt.Errorf("accept a gap of %s partition %d: %w", c.Topic, c.Partition, errNothingToAccept)
-	}
-	fmt.Fprintln(a.out, "its readers go on within ten seconds; records that come again from their source count once")
-	return nil
+		fmt.Fprintln(a.out, "its readers go on within ten seconds; records that come again from their "+
+			"source count once")
+		return nil
+	})
 }
 
 func (c streamAcceptGap) accept(a *app, p *parts, reader *streamReader, s streamed) error {
 	g := s.gap
 	entry := auditlog.Entry{Time: p.clock(), Actor: who(c.By), Action: "accept_gap", Reason: c.Reason,
-		Subject: fmt.Sprintf("%s/%d", g.topic, g.partition), Details: map[string]string{"from": strconv.FormatInt(g.want, 10),
-			"to": strconv.FormatInt(g.got, 10), "group": s.Group, "topic_id": hex.EncodeToString(g.topicID[:])}}
+		Subject: fmt.Sprintf("%s/%d", g.topic, g.partition),
+		Details: map[string]string{"from": strconv.FormatInt(g.want, 10),
+			"to": strconv.FormatInt(g.got, 10), "group": s.Group,
+			"topic_id": hex.EncodeToString(g.topicID[:])}}
 	// First who and why: nothing is accepted without a row, a row without an acceptance is an attempt.
 	if err := auditlog.NewStore(p.store).Append(a.ctx, entry); err != nil {
 		return err
@@ -332,8 +331,8 @@ func (c streamAcceptGap) accept(a *app, p *parts, reader *streamReader, s stream
 	if err := reader.generations.store.putGap(a.ctx, g, p.clock()); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(a.out, "accepted: %s partition %d is read on from offset %d, where %d was expected\n", g.topic,
-		g.partition, g.got, g.want)
+	_, err := fmt.Fprintf(a.out, "accepted: %s partition %d is read on from offset %d, where "+
+		"%d was expected\n", g.topic, g.partition, g.got, g.want)
 	return err
 }
 
@@ -344,46 +343,33 @@ type streamAcceptGeneration struct {
 
 // Run accepts the present life of a topic; it is written to the audit log first.
 func (c streamAcceptGeneration) Run(a *app) error {
-	p, err := a.open(needKafka | needClickHouse)
-	if err != nil {
+	return a.withReaders(c.Topic, func(p *parts, reader *streamReader, list []streamed) error {
+		truncated := slices.ContainsFunc(list, func(s streamed) bool { return s.State == stateTruncated })
+		if !truncated && !slices.ContainsFunc(list,
+			func(s streamed) bool { return s.State == stateRecreated }) {
+			return fmt.Errorf("accept the generation of topic %s: %w", c.Topic, errNothingToAccept)
+		}
+		info, err := p.kafka.DescribeTopics(a.ctx, c.Topic)
+		if err != nil {
+			return err
+		}
+		id := hex.EncodeToString(info[0].ID[:])
+		l, last, err := reader.generations.find(a.ctx, c.Topic, id)
+		if err != nil {
+			return err
+		}
+		err = auditlog.NewStore(p.store).Append(a.ctx, auditlog.Entry{Time: p.clock(), Actor: who(c.By),
+			Action: "accept_generation", Subject: c.Topic, Reason: c.Reason,
+			Details: map[string]string{"topic_id": id, "from": strconv.FormatInt(last, 10),
+				"to": strconv.FormatInt(last+1, 10)}})
+		if err != nil {
+			return err
+		}
+		if l, err = reader.generations.accept(a.ctx, l, last, truncated); err != nil {
+			return errors.Join(fmt.Errorf("accept the generation of topic %s", c.Topic), err)
+		}
+		_, err = fmt.Fprintf(a.out, "accepted: topic %s with id %s is generation %d; its readers go on "+
+			"within ten seconds, from its beginning\n", c.Topic, id, l.n)
 		return err
-	}
-	defer a.close(p)
-	if err := ensureTopics(a.ctx, p); err != nil {
-		return err
-	}
-	reader, err := newStreamReader(a.ctx, p)
-	if err != nil {
-		return err
-	}
-	list, err := reader.readers(a.ctx, c.Topic)
-	if err != nil {
-		return err
-	}
-	truncated := slices.ContainsFunc(list, func(s streamed) bool { return s.State == stateTruncated })
-	if !truncated && !slices.ContainsFunc(list, func(s streamed) bool { return s.State == stateRecreated }) {
-		return fmt.Errorf("accept the generation of topic %s: %w", c.Topic, errNothingToAccept)
-	}
-	info, err := p.kafka.DescribeTopics(a.ctx, c.Topic)
-	if err != nil {
-		return err
-	}
-	id := hex.EncodeToString(info[0].ID[:])
-	l, last, err := reader.generations.find(a.ctx, c.Topic, id)
-	if err != nil {
-		return err
-	}
-	err = auditlog.NewStore(p.store).Append(a.ctx, auditlog.Entry{Time: p.clock(), Actor: who(c.By),
-		Action: "accept_generation", Subject: c.Topic, Reason: c.Reason,
-		Details: map[string]string{"topic_id": id, "from": strconv.FormatInt(last, 10),
-			"to": strconv.FormatInt(last+1, 10)}})
-	if err != nil {
-		return err
-	}
-	if l, err = reader.generations.accept(a.ctx, l, last, truncated); err != nil {
-		return errors.Join(fmt.Errorf("accept the generation of topic %s", c.Topic), err)
-	}
-	_, err = fmt.Fprintf(a.out, "accepted: topic %s with id %s is generation %d; its readers go on within ten seconds, from "+
-		"its beginning\n", c.Topic, id, l.n)
-	return err
+	})
 }

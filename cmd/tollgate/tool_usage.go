@@ -111,6 +111,21 @@ func (c usageCommand) nothing(period schemas.Period) string {
 		period, wider)
 }
 
+// setInstants sets from and to where their flags were given.
+func setInstants(from *time.Time, fromText string, to *time.Time, toText string) (err error) {
+	if fromText != "" {
+		if *from, err = parseInstant(fromText, time.UTC); err != nil {
+			return fmt.Errorf("--from: %w", err)
+		}
+	}
+	if toText != "" {
+		if *to, err = parseInstant(toText, time.UTC); err != nil {
+			return fmt.Errorf("--to: %w", err)
+		}
+	}
+	return nil
+}
+
 // parseInstant reads a date, which is midnight in the zone, or an instant with its own zone.
 func parseInstant(text string, zone *time.Location) (time.Time, error) {
 	for _, layout := range []string{"2006-01-02", "2006-01", "2006-01-02T15:04"} {

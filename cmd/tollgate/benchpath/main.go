@@ -179,23 +179,61 @@ func fresh(ctx context.Context, s settings, name string) (*house, error) {
 
 var roles = []string{"aggregator", "anomaly", "collector"}
 
+// backlog is a house of its own in which events wait that no role has read.
+type backlog struct {
+	house   *house
+	watcher *watcher
+	known   *truth
+}
+
+// newBacklog makes one, and runs statements in its database.
+func newBacklog(ctx context.Context, s settings, name string, events int,
+	statements ...string) (*backlog, error) {
+	h, err := fresh(ctx, s, name)
+	if err != nil {
+		return nil, err
+	}
+	b := &backlog{house: h}
+	if err := b.fill(ctx, s, events, statements); err != nil {
+		return nil, errors.Join(err, b.close())
+	}
+	return b, nil
+}
+
+func (b *backlog) fill(ctx context.Context, s settings, events int, statements []string) error {
+	known, period, err := preload(ctx, b.house, s, events)
+	if err != nil {
+		return err
+	}
+	b.known = known
+	if b.watcher, err = b.house.watch(ctx, period); err != nil {
+		return err
+	}
+	for _, statement := range statements {
+		if err := b.watcher.db.Conn().Exec(ctx, statement); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *backlog) close() error {
+	var err error
+	if b.watcher != nil {
+		err = b.watcher.close()
+	}
+	return errors.Join(err, b.house.close())
+}
+
 // catchUp measures how fast a backlog becomes usage: from the start of the roles' processes until usage
 // equals the truth.
 func catchUp(ctx context.Context, s settings, out *figures) (err error) {
-	h, err := fresh(ctx, s, "catchup")
+	b, err := newBacklog(ctx, s, "catchup", s.events)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
-	known, period, err := preload(ctx, h, s, s.events)
-	if err != nil {
-		return err
-	}
-	w, err := h.watch(ctx, period)
-	if err != nil {
-		return err
-	}
-	defer w.close()
+	defer func() { err = errors.Join(err, b.close()) }()
+	h, w, known := b.house, b.watcher, b.known
 	before, began := h.used(), time.Now()
 	for _, name := range roles {
 		if err := h.role(ctx, name); err != nil {

@@ -44,25 +44,12 @@ const plainView = `CREATE MATERIALIZED VIEW plain_view TO plain_usage AS
 
 // plain measures the same backlog through it.
 func plain(ctx context.Context, s settings, out *figures) (err error) {
-	h, err := fresh(ctx, s, "plain")
+	b, err := newBacklog(ctx, s, "plain", s.events, plainTable, plainUsage, plainView)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
-	_, period, err := preload(ctx, h, s, s.events)
-	if err != nil {
-		return err
-	}
-	w, err := h.watch(ctx, period)
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	for _, statement := range []string{plainTable, plainUsage, plainView} {
-		if err := w.db.Conn().Exec(ctx, statement); err != nil {
-			return err
-		}
-	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	h, w := b.house, b.watcher
 	before, began := h.used(), time.Now()
 	if err := h.role(ctx, "anomaly"); err != nil {
 		return err

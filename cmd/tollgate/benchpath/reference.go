@@ -50,25 +50,12 @@ func reference(ctx context.Context, s settings, out *figures) (err error) {
 		fmt.Println("reference: it reads native events only")
 		return nil
 	}
-	h, err := fresh(ctx, s, "reference")
+	b, err := newBacklog(ctx, s, "reference", s.reference, referenceTable, referenceUsage, referenceView)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
-	known, period, err := preload(ctx, h, s, s.reference)
-	if err != nil {
-		return err
-	}
-	w, err := h.watch(ctx, period)
-	if err != nil {
-		return err
-	}
-	defer w.close()
-	for _, statement := range []string{referenceTable, referenceUsage, referenceView} {
-		if err := w.db.Conn().Exec(ctx, statement); err != nil {
-			return err
-		}
-	}
+	defer func() { err = errors.Join(err, b.close()) }()
+	h, w, known := b.house, b.watcher, b.known
 	before, began := h.used(), time.Now()
 	c := exec.CommandContext(ctx, os.Args[0], "reference")
 	c.Env = append(h.environment(), "BENCHPATH_EVENTS="+strconv.FormatInt(int64(s.reference)-known.broken,
