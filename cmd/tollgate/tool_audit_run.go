@@ -20,7 +20,9 @@ type auditCommand struct {
 	Repair bool   `help:"Compute again what follows from sound events: usage, heads, counters."`
 	Reason string `help:"Why it is repaired, for the audit log; --repair needs it."`
 	By     string `help:"Who repairs; default the user of this machine."`
-	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+
+	Gateway gatewayChoice `embed:""`
+	form
 }
 
 // auditOptions says up to where the collector has committed, which receipts must cover.
@@ -98,37 +100,35 @@ func (c auditCommand) Run(a *app) error {
 	if c.Repair && strings.TrimSpace(c.Reason) == "" {
 		return errors.New("--repair writes tables: say why with --reason")
 	}
-	p, err := a.open(needAll)
-	if err != nil {
-		return err
+	if c.Gateway.Counters != "" {
+		if c.Repair {
+			return errors.New("--gateway-counters only compares: what was not sent cannot be computed")
+		}
+		return c.Gateway.compare(a, c.Output)
 	}
-	defer a.close(p)
-	r, err := a.startRoles(p, rolesOfTool)
-	if err != nil {
-		return err
-	}
-	defer r.stop()
-	shown, faults, err := c.audit(a, r)
-	if err != nil {
-		return err
-	}
-	if c.Repair && !shown.Balanced {
-		done, err := c.repair(a, r, shown, faults)
+	return a.withRoles(rolesOfTool, func(r *roles) error {
+		shown, faults, err := c.audit(a, r)
 		if err != nil {
 			return err
 		}
-		if shown, _, err = c.audit(a, r); err != nil {
+		if c.Repair && !shown.Balanced {
+			done, err := c.repair(a, r, shown, faults)
+			if err != nil {
+				return err
+			}
+			if shown, _, err = c.audit(a, r); err != nil {
+				return err
+			}
+			shown.Repaired = done
+		}
+		if err := shown.print(a, c.Output); err != nil {
 			return err
 		}
-		shown.Repaired = done
-	}
-	if err := shown.print(a, c.Output); err != nil {
-		return err
-	}
-	if !shown.Balanced {
-		return errReported
-	}
-	return nil
+		if !shown.Balanced {
+			return errReported
+		}
+		return nil
+	})
 }
 
 // audit makes the whole report once.
