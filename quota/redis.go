@@ -90,12 +90,12 @@ func OpenStore(ctx context.Context, o RedisOptions) (*Store, error) {
 var quietClient = sync.OnceFunc(func() { redis.SetLogger(clientLog{}) })
 
 // clientLog is the client library's logger. Errors reach us as errors, so what it says beside them is for who
-// looks closely: level info, which tools do not show.
+// looks closely: level debug. While Redis is away it is a line for each question.
 type clientLog struct{}
 
 // Printf logs one line of the client library.
 func (clientLog) Printf(ctx context.Context, format string, args ...any) {
-	slog.InfoContext(ctx, "redis client", "says", fmt.Sprintf(format, args...))
+	slog.DebugContext(ctx, "redis client", "says", fmt.Sprintf(format, args...))
 }
 
 func (t *RedisTLS) config() (*tls.Config, error) {

@@ -63,10 +63,8 @@ func (a *alarms) wish(w alarm) {
 	}
 }
 
-// stopped says in the log that a partition stopped, and opens an alert where only a person can let it go on.
+// stopped opens an alert where only a person can let a partition go on.
 func (a *alarms) stopped(group string, s stream.Stop) {
-	a.log.Error("a partition stopped", "group", group, "topic", s.Topic, "partition", s.Partition, "error",
-		s.Err, "retry", s.Retry)
 	if alert, ok := stopAlert(group, s); ok {
 		a.wish(alarm{alert: alert})
 	}

@@ -215,10 +215,11 @@ func newLog(a app, talkative bool) *slog.Logger {
 		level = max(level, slog.LevelWarn)
 	}
 	options := &slog.HandlerOptions{Level: level}
+	var handler slog.Handler = slog.NewTextHandler(a.err, options)
 	if a.config.Log.Format == "json" {
-		return slog.New(slog.NewJSONHandler(a.err, options))
+		handler = slog.NewJSONHandler(a.err, options)
 	}
-	return slog.New(slog.NewTextHandler(a.err, options))
+	return slog.New(newEpisodes(handler))
 }
 
 // versionCommand prints the version.

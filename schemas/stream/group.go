@@ -192,7 +192,8 @@ func (c *Client) Consume(ctx context.Context, o GroupOptions,
 			if time.Since(began) > time.Minute {
 				attempt = 0
 			}
-			if attempt++; attempt%10 == 4 { // a coordinator that is just starting is no news
+			// A coordinator that is just starting is no news, nor that it names the member first.
+			if attempt++; attempt%10 == 4 && !errors.Is(err, errMemberID) {
 				c.log.Warn("cannot join the group, trying again", "group", o.Group, "error", err)
 			}
 			pause(ctx, attempt)
