@@ -151,6 +151,10 @@ func (a *Aggregator) work(ctx context.Context, consume func(context.Context) err
 	return group.Wait()
 }
 
+// Trouble says what keeps a flush from being stored for longer than a hiccup takes; nil where nothing does. A
+// server that answers a ping may refuse every insert, as one does whose disk is full.
+func (a *Aggregator) Trouble() error { return a.sink.trouble() }
+
 // feed is a partition as it is read; *stream.Partition is one.
 type feed interface {
 	Fetch(ctx context.Context) (stream.Batch, error)

@@ -125,6 +125,9 @@ type sink struct {
 	spare []*eventColumns
 	full  chan struct{} // the open flush is full, or somebody waits for it
 
+	failing error     // why the flush under way is not stored; guarded by mu
+	since   time.Time // when it first was not
+
 	behind map[*lane]bool // what they have reached is not committed
 	tried  time.Time      // when that was last tried
 
@@ -365,8 +368,8 @@ func (k *sink) marked(f *flush) {
 					next))
 			}
 			l.progress.mark(next)
-			// Not for a lane that is gone: its partition may be ours again, and the new lane has yet to hear of
-			// these marks. Until then it must not believe that all up to here is in its ledger.
+			// Not for a lane that is gone: its partition may be ours again, and the new lane has yet to hear
+			// of these marks. Until then it must not believe that all up to here is in its ledger.
 			if l.usage && !l.gone {
 				g.reach(l.partition, schemas.Position{Generation: l.generation, Offset: next - 1}, now)
 			}
@@ -412,12 +415,12 @@ func (k *sink) writeMarks(ctx context.Context, f *flush) error {
 	return nil
 }
 
-// commitEvery is how long commits that failed wait, where no flush makes them good. Default 1s: a broker that is away
-// need not be asked more often.
+// commitEvery is how long commits that failed wait, where no flush makes them good. Default 1s: a broker that
+// is away need not be asked more often.
 const commitEvery = time.Second
 
-// commitAgain makes commits good that failed: on a shard where nothing more comes no flush would, and a close waits for
-// its offset.
+// commitAgain makes commits good that failed: on a shard where nothing more comes no flush would, and a close
+// waits for its offset.
 func (k *sink) commitAgain(ctx context.Context) {
 	k.mu.Lock()
 	wait := len(k.behind) == 0 || time.Since(k.tried) < commitEvery
@@ -486,6 +489,7 @@ func (k *sink) recycle(f *flush) {
 func (k *sink) again(ctx context.Context, do func() error) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := do()
+		k.note(err)
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
@@ -497,6 +501,29 @@ func (k *sink) again(ctx context.Context, do func() error) error {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// note remembers how the last attempt to store went.
+func (k *sink) note(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err != nil && k.failing == nil {
+		k.since = time.Now()
+	}
+	k.failing = err
+}
+
+// troubleAfter is how long a flush may fail before it is trouble. Default 3s: a merge or an election that
+// makes an insert fail once is over by then.
+const troubleAfter = 3 * time.Second
+
+func (k *sink) trouble() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if lasts := time.Since(k.since); k.failing != nil && lasts >= troubleAfter {
+		return fmt.Errorf("nothing is stored for %s: %w", lasts.Round(time.Second), k.failing)
+	}
+	return nil
 }
 
 // markedUpTo is the offset of a lane before which everything is stored, marked and committed or refused.

@@ -10,7 +10,14 @@ import (
 // open starts, joins or connects what a tool needs. Close it with a.close.
 func (a *app) open(needs need) (*parts, error) {
 	p := &parts{command: a.command, log: a.log, progress: a.err}
-	return p, openParts(a.ctx, a.config, needs, p)
+	if err := openParts(a.ctx, a.config, needs, p); err != nil {
+		return p, err
+	}
+	if !isRole(a.command) { // a role logs what it waits for
+		end := newHealth(p).watch(a.err)
+		p.ends = append(p.ends, func() error { end(); return nil })
+	}
+	return p, nil
 }
 
 // close ends what open started; what goes wrong then is told but does not undo the answer that was already

@@ -168,21 +168,36 @@ func (p *parts) announce(address string) error {
 	return p.folder.write(p.running)
 }
 
-func (p *parts) connect(ctx context.Context, needs need) (err error) {
+func (p *parts) connect(ctx context.Context, needs need) error {
 	if needs&needClickHouse != 0 {
-		if p.store, err = clickhouse.Open(ctx, p.clickhouseOptions()); err != nil {
+		o := p.clickhouseOptions()
+		err := patiently(p.progress, "ClickHouse", o.Addresses, func() (err error) {
+			p.store, err = clickhouse.Open(ctx, o)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		p.ends = append(p.ends, p.store.Close)
 	}
 	if needs&needKafka != 0 {
-		if p.kafka, err = stream.Open(ctx, p.kafkaOptions()); err != nil {
+		o := p.kafkaOptions()
+		err := patiently(p.progress, "Kafka", o.Brokers, func() (err error) {
+			p.kafka, err = stream.Open(ctx, o)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		p.ends = append(p.ends, p.kafka.Close)
 	}
 	if needs&needRedis != 0 {
-		if p.redis, err = quota.OpenStore(ctx, p.redisOptions()); err != nil {
+		o := p.redisOptions()
+		err := patiently(p.progress, "Redis", o.Addresses, func() (err error) {
+			p.redis, err = quota.OpenStore(ctx, o)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		p.ends = append(p.ends, p.redis.Close)

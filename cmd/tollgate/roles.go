@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -56,6 +55,7 @@ type roles struct {
 	anomaly  *anomaly.Service
 	producer *stream.Producer
 	alarms   *alarms
+	health   *health
 	mux      *http.ServeMux
 	sources  []collector.Topic
 	wait     func(ctx context.Context, until time.Time) error // the closer's clock; nil = the real one
@@ -118,6 +118,9 @@ func (r *roles) connect(ctx context.Context, a *app, set role) (err error) {
 		return err
 	}
 	r.ends = append(r.ends, r.producer.Close)
+	r.health = newHealth(r.p)
+	r.health.need(set)
+	r.health.writes["kafka"] = append(r.health.writes["kafka"], r.producer.Trouble)
 	r.catalog = catalog.NewStore(r.p.store, numbers{r.claims}, r.p.clock)
 	if r.follower, err = catalog.NewFollower(ctx, r.catalog,
 		catalog.FollowerOptions{Log: r.log}); err != nil {
@@ -267,6 +270,7 @@ func (r *roles) startAggregator(ctx context.Context, _ *app) error {
 	if err != nil {
 		return err
 	}
+	r.health.writes["clickhouse"] = append(r.health.writes["clickhouse"], agg.Trouble)
 	r.run(ctx, "aggregator", agg.Run)
 	r.run(ctx, "reattribution", r.reattribute)
 	return nil
@@ -375,7 +379,7 @@ func (r *roles) serve(listener net.Listener) (string, error) {
 	r.mux.Handle("GET /metrics", promhttp.HandlerFor(r.p.registry, promhttp.HandlerOpts{}))
 	r.mux.HandleFunc("GET /healthz",
 		func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "alive") })
-	r.mux.HandleFunc("GET /readyz", r.ready)
+	r.mux.Handle("GET /readyz", r.health)
 	if r.p.config.HTTP.Profile {
 		r.mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		r.mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
@@ -401,31 +405,6 @@ func (r *roles) serve(listener net.Listener) (string, error) {
 
 // maxConnections bounds the HTTP connections of a process: each may hold a body of 1 MiB.
 const maxConnections = 1_000
-
-// ready answers 200 when every server that the process needs answers.
-func (r *roles) ready(w http.ResponseWriter, request *http.Request) {
-	ctx, cancel := context.WithTimeout(request.Context(), 2*time.Second)
-	defer cancel()
-	answer := map[string]string{}
-	for name, probe := range map[string]func(context.Context) error{
-		"clickhouse": r.p.store.Conn().Ping,
-		"kafka": func(ctx context.Context) error {
-			_, err := r.p.kafka.Watermarks(ctx, stream.TopicClaims)
-			return err
-		},
-		"redis": r.p.redis.Ping,
-	} {
-		answer[name] = "ok"
-		if err := probe(ctx); err != nil {
-			answer[name] = err.Error()
-			w.WriteHeader(http.StatusServiceUnavailable)
-		}
-	}
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(answer); err != nil {
-		r.log.Debug("answer readiness", "error", err)
-	}
-}
 
 // liveTail is how far back minutes are live, and freshWithin how soon these are recomputed: while traffic
 // goes on, some minute of the tail is always dirty, so there a wait for "nothing is dirty" would have no end.

@@ -54,6 +54,7 @@ type Producer struct {
 	turn   atomic.Uint32
 	mu     sync.Mutex
 	lanes  map[place]*lane
+	failed map[place]failure // lanes whose batch on its way was refused or not answered
 	closed bool
 	busy   sync.WaitGroup
 }
@@ -114,7 +115,7 @@ func (c *Client) NewProducer(o ProducerOptions) (*Producer, error) {
 			o.MaxInFlight, MaxRecordBytes, o.MaxBatch, MaxRecordBytes, o.Attempts)
 	}
 	return &Producer{c: c, o: o, room: semaphore.NewWeighted(int64(o.MaxInFlight)),
-		lanes: make(map[place]*lane)}, nil
+		lanes: make(map[place]*lane), failed: make(map[place]failure)}, nil
 }
 
 // Close waits until everything given to Produce is acknowledged or has failed. Produce afterwards is an
@@ -340,8 +341,54 @@ func (p *Producer) pack(l *lane) ([]*item, error) {
 	return batch, err
 }
 
+// failure is what a lane meets.
+type failure struct {
+	since time.Time
+	err   error
+}
+
+// note remembers how an attempt of a lane went; err is nil where it succeeded or nobody tries again.
+func (p *Producer) note(at place, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	was, failed := p.failed[at]
+	switch {
+	case err == nil:
+		delete(p.failed, at)
+	case failed:
+		p.failed[at] = failure{was.since, err}
+	default:
+		p.failed[at] = failure{time.Now(), err}
+	}
+}
+
+// troubleAfter is how long a batch may be refused before it is trouble. Default 3s: a leader that stops in
+// order is replaced by then.
+const troubleAfter = 3 * time.Second
+
+// Trouble says what keeps a batch from being acknowledged, that of the longest wait; nil where nothing does
+// for longer than an election takes. A broker that answers may refuse every write, as one does that has lost
+// its followers.
+func (p *Producer) Trouble() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var at place
+	longest := time.Duration(0)
+	for lane, f := range p.failed {
+		if lasts := time.Since(f.since); lasts >= troubleAfter && lasts > longest {
+			at, longest = lane, lasts
+		}
+	}
+	if longest == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s partition %d takes nothing for %s: %w", at.topic, at.partition,
+		longest.Round(time.Second), p.failed[at].err)
+}
+
 // send writes one encoded batch, again after errors that may pass.
 func (p *Producer) send(at place, packed []byte) (base int64, err error) {
+	defer p.note(at, nil)
 	for attempt := 0; ; attempt++ {
 		began := time.Now()
 		if base, err = p.attempt(at, packed); err == nil {
@@ -349,6 +396,7 @@ func (p *Producer) send(at place, packed []byte) (base int64, err error) {
 			return base, nil
 		}
 		p.c.forget(at.topic)
+		p.note(at, err)
 		if !retriable(err) || attempt+1 >= p.o.Attempts || pause(p.c.ctx, attempt) != nil {
 			return -1, fmt.Errorf("%w (after %d attempts)", err, attempt+1)
 		}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	kafka "github.com/segmentio/kafka-go"
@@ -183,12 +184,18 @@ func TestProduceRetriesWhatMayPass(t *testing.T) {
 	c := client(t, cluster.ListenAddrs())
 	in := topic(t, c, 1, nil)
 	p := producer(t, c)
-	fail := 3
+	fail, seen := 3, 0
+	failing := func() int {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		return len(p.failed)
+	}
 	cluster.ControlKey(int16(kmsg.Produce), func(req kmsg.Request) (kmsg.Response, error, bool) {
 		if cluster.KeepControl(); fail == 0 {
 			return nil, nil, false
 		}
 		fail--
+		seen += failing() // of the attempts before
 		r := req.(*kmsg.ProduceRequest)
 		if r.Acks != -1 {
 			t.Errorf("acks=%d", r.Acks)
@@ -202,10 +209,16 @@ func TestProduceRetriesWhatMayPass(t *testing.T) {
 		Value: []byte("v")}}); err != nil || at[0].Offset != 0 || fail != 0 {
 		t.Fatalf("%v, %v, %d failures left", at, err, fail)
 	}
+	if seen != 2 || failing() != 0 {
+		t.Errorf("%d of 2 failures were noted, %d are left", seen, failing())
+	}
 	p.o.Attempts, fail = 2, 100
 	_, err := p.Produce(limit(t), []Record{{Topic: in, Value: []byte("v")}})
 	if !errors.Is(err, kafka.NotEnoughReplicas) || !strings.Contains(err.Error(), "after 2 attempts") {
 		t.Fatalf("got %v", err)
+	}
+	if failing() != 0 {
+		t.Error("what was given up is still told as failing")
 	}
 }
 
@@ -246,4 +259,32 @@ func TestProduceEndsWithItsContext(t *testing.T) {
 	if n := len(readAll(t, c, in, 0)); n != 1 {
 		t.Errorf("%d records were written, want 1", n)
 	}
+}
+
+// TestTrouble: what is not acknowledged for longer than an election takes is told, the longest wait first,
+// and no more once it is acknowledged or given up.
+func TestTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := &Producer{failed: make(map[place]failure)}
+		f := func(want string) {
+			t.Helper()
+			if got := fmt.Sprint(p.Trouble()); got != want {
+				t.Errorf("%q, want %q", got, want)
+			}
+		}
+		a, b := place{"events", 1}, place{"events", 2}
+		refused := errors.New("too few replicas")
+		f("<nil>")
+		p.note(a, errors.New("no leader"))
+		time.Sleep(troubleAfter - 1)
+		f("<nil>")
+		p.note(b, refused)
+		p.note(a, refused)
+		time.Sleep(troubleAfter)
+		f("events partition 1 takes nothing for 6s: too few replicas")
+		p.note(a, nil)
+		f("events partition 2 takes nothing for 3s: too few replicas")
+		p.note(b, nil)
+		f("<nil>")
+	})
 }
