@@ -29,7 +29,8 @@ type Audit struct {
 	InIncomplete uint64 // deliveries of flushes that a crash cut short: their sources were read again
 	Redelivered  uint64 // deliveries of whole flushes whose sources were all answered for by others
 
-	AttributedAgain uint64 // deliveries of stored events because their credential changed, which answer for no source
+	// deliveries of stored events because their credential changed, which answer for no source
+	AttributedAgain uint64
 
 	Slotted uint64 // busy live minutes that are kept by ten seconds
 	Moving  uint64 // buckets that were written to whenever they were looked at: they could not be compared
@@ -38,8 +39,8 @@ type Audit struct {
 	Faults  []Fault         // at most 100; none in a store that balances
 }
 
-// UnequalRecord is a record of usage-events whose receipt and marks do not count the same deliveries: rows of one of
-// these tables were lost.
+// UnequalRecord is a record of usage-events whose receipt and marks do not count the same deliveries: rows of
+// one of these tables were lost.
 type UnequalRecord struct {
 	Shard           int
 	At              schemas.Position
@@ -65,7 +66,8 @@ func (a *Audit) Balanced() bool { return len(a.Problems()) == 0 }
 func (a *Audit) Problems() (out []schemas.AuditProblem) {
 	if a.Inconsistent > 0 {
 		out = append(out, schemas.AuditProblem{Kind: "receipts_contradict", Where: "table receipts",
-			Expected: "one count for each part of a flush", Found: fmt.Sprintf("%d flushes with several", a.Inconsistent),
+			Expected: "one count for each part of a flush", Found: fmt.Sprintf("%d flushes with several",
+				a.Inconsistent),
 			Repair: "BUG: keep the data and report it"})
 	}
 	for _, s := range a.Sources {
@@ -74,21 +76,24 @@ func (a *Audit) Problems() (out []schemas.AuditProblem) {
 			out = append(out, schemas.AuditProblem{Kind: "offsets_missing", Where: where,
 				Expected: fmt.Sprintf("every offset from %d to %d published or rejected", s.First, s.Next),
 				Found:    fmt.Sprintf("%d offsets that are neither, beginning at %d", s.Missing, s.Gap),
-				Repair:   "send or import the events of that stretch again: what is there already is a duplicate"})
+				Repair: "send or import the events of that stretch again: what is there " +
+					"already is a duplicate"})
 		}
 		if s.Committed > s.Next {
 			out = append(out, schemas.AuditProblem{Kind: "offsets_unanswered", Where: where,
 				Expected: fmt.Sprintf("receipts up to %d, which the collector committed", s.Committed),
 				Found:    fmt.Sprintf("receipts up to %d", s.Next),
-				Repair: "start the aggregator and audit again when it has caught up; if it has, records of usage-events " +
-					"were lost: import or send the events of that stretch again"})
+				Repair: "start the aggregator and audit again when it has caught up; if it has, records " +
+					"of usage-events were lost: import or send the events of that stretch again"})
 		}
 	}
 	for _, r := range a.Records {
-		out = append(out, schemas.AuditProblem{Kind: "record_unequal", Where: fmt.Sprintf("%s/%d offset %d of generation %d",
-			topicUsage, r.Shard, r.At.Offset, r.At.Generation),
+		out = append(out, schemas.AuditProblem{Kind: "record_unequal",
+			Where: fmt.Sprintf("%s/%d offset %d of generation %d",
+				topicUsage, r.Shard, r.At.Offset, r.At.Generation),
 			Expected: fmt.Sprintf("marks of the %d deliveries that its receipt counts", r.Counted),
-			Found:    fmt.Sprintf("marks of %d", r.Marked), Repair: replayFrom(r.Shard, []schemas.Position{r.At})})
+			Found:    fmt.Sprintf("marks of %d", r.Marked),
+			Repair:   replayFrom(r.Shard, []schemas.Position{r.At})})
 	}
 	for _, f := range a.Faults {
 		out = append(out, f.problem())
@@ -113,14 +118,15 @@ type AuditOptions struct {
 	// whose receipts end before is reported. Default none: only gaps between receipts are.
 	Committed map[string][]int64
 	// Passed waits until every record that stood in usage-events when it was called is stored and marked. It
-	// tells what was on its way while tables were read from what is wrong. Default: nothing is written meanwhile.
+	// tells what was on its way while tables were read from what is wrong. Default: nothing is written
+	// meanwhile.
 	Passed func(ctx context.Context) error
 }
 
-// Audit compares receipts with one another and with marks, and every bucket's events, marks, heads and usage rows:
-// minutes are metered again from their events, hours and days combined again from their parts. It reads every table
-// once, stretch by stretch, so that it needs no more memory than a recomputation; buckets that do not balance are
-// looked at again once whatever was on its way has arrived, and then listed.
+// Audit compares receipts with one another and with marks, and every bucket's events, marks, heads and usage
+// rows: minutes are metered again from their events, hours and days combined again from their parts. It reads
+// every table once, stretch by stretch, so that it needs no more memory than a recomputation; buckets that do
+// not balance are looked at again once whatever was on its way has arrived, and then listed.
 func (r *Reader) Audit(ctx context.Context, o AuditOptions) (*Audit, error) {
 	if o.Period == (schemas.Period{}) {
 		o.Period = schemas.Period{From: time.UnixMilli(schemas.MinTime).UTC(),

@@ -16,13 +16,13 @@ const (
 	maxFaults = 100
 	// auditAtOnce is how many events one statement meters again.
 	//
-	// Default 1 million, as maxJobRows. Not fewer: each statement costs some hundred milliseconds, and 13 years of a
-	// quiet log are few events in many hours.
+	// Default 1 million, as maxJobRows. Not fewer: each statement costs some hundred milliseconds, and 13
+	// years of a quiet log are few events in many hours.
 	auditAtOnce = maxJobRows
 	// auditParts bounds into how many statements an hour is split by shards. Default 64: more than there are.
 	auditParts = 64
-	// auditLooks is how often a bucket that does not balance is looked at. Default 4: one that is written to all
-	// the time is compared when its minute is over.
+	// auditLooks is how often a bucket that does not balance is looked at. Default 4: one that is written to
+	// all the time is compared when its minute is over.
 	auditLooks = 4
 	// looksAtOnce is how many single buckets one statement compares.
 	//
@@ -38,7 +38,8 @@ type FaultKind string
 const (
 	// EventsVanished: fewer keys than the head counted. Rows of events were lost.
 	EventsVanished FaultKind = "events_vanished"
-	// EventsUnmarked: more keys than marks count deliveries. Rows of events came from elsewhere, or marks were lost.
+	// EventsUnmarked: more keys than marks count deliveries. Rows of events came from elsewhere, or marks
+	// were lost.
 	EventsUnmarked FaultKind = "events_unmarked"
 	// EventsAltered: the keys and ranks are not those that the head counted.
 	EventsAltered FaultKind = "events_altered"
@@ -46,8 +47,8 @@ const (
 	UsageRowsLost FaultKind = "usage_rows_lost"
 	// UsageAltered: the usage rows are not those that the head was written for.
 	UsageAltered FaultKind = "usage_altered"
-	// QuantitiesAltered: rows and keys of a minute are what its head says, but metered again the events give another
-	// usage. A quantity or dimension of an event was altered since.
+	// QuantitiesAltered: rows and keys of a minute are what its head says, but metered again the events give
+	// another usage. A quantity or dimension of an event was altered since.
 	QuantitiesAltered FaultKind = "quantities_altered"
 	// UsageWrong: an hour or day is what its head says, but its parts combined again give another usage.
 	UsageWrong FaultKind = "usage_wrong"
@@ -65,8 +66,8 @@ type Fault struct {
 	Shard    int
 	Expected string // and by what
 	Found    string
-	// Records are those of usage-events that brought the events of the bucket, where these are wrong: replaying
-	// them mends the bucket. At most 1,000.
+	// Records are those of usage-events that brought the events of the bucket, where these are wrong:
+	// replaying them mends the bucket. At most 1,000.
 	Records []schemas.Position
 	// Repairable tells whether Repair may mend it: by computing usage again from events that are sound.
 	Repairable bool
@@ -93,7 +94,8 @@ func (f Fault) problem() schemas.AuditProblem {
 // replayFrom says from which records events can be had again.
 func replayFrom(shard int, records []schemas.Position) string {
 	if len(records) == 0 {
-		return "no mark says which records they came in: restore the tables from a backup, or import the source again"
+		return "no mark says which records they came in: restore the tables from a backup, or import " +
+			"the source again"
 	}
 	var ranges []string
 	for i := 0; i < len(records); {
@@ -108,13 +110,13 @@ func replayFrom(shard int, records []schemas.Position) string {
 		}
 		ranges, i = append(ranges, text), j+1
 	}
-	return fmt.Sprintf("while Kafka keeps them, let the aggregator read %s/%d again from offset %d on (docs/audit.md): "+
-		"the bucket's events came in offsets %s of generation %d", topicUsage, shard, records[0].Offset,
-		strings.Join(ranges, ", "), records[0].Generation)
+	return fmt.Sprintf("while Kafka keeps them, let the aggregator read %s/%d again from offset %d on "+
+		"(docs/audit.md): the bucket's events came in offsets %s of generation %d", topicUsage, shard,
+		records[0].Offset, strings.Join(ranges, ", "), records[0].Generation)
 }
 
-// bucketLook is what the tables say of one bucket, side by side. Of an hour or day, keys and last are those of its
-// parts' heads.
+// bucketLook is what the tables say of one bucket, side by side. Of an hour or day, keys and last are those
+// of its parts' heads.
 type bucketLook struct {
 	Bucket
 	keys, digest uint64           // of events
@@ -138,8 +140,8 @@ func (l bucketLook) dirty() bool {
 	return l.last.Compare(l.covers) > 0 || l.Level > schemas.Minute && l.catalog < l.newest
 }
 
-// fault says what is wrong with the bucket; ok is false where nothing is. What is dirty is compared as far as its
-// head promises something that later events do not change.
+// fault says what is wrong with the bucket; ok is false where nothing is. What is dirty is compared as far as
+// its head promises something that later events do not change.
 func (l bucketLook) fault() (f Fault, ok bool) {
 	f = Fault{Level: l.Level, Bucket: l.start(), Shard: l.Shard}
 	is := func(kind FaultKind, repairable bool, expected, found string) (Fault, bool) {
@@ -160,16 +162,20 @@ func (l bucketLook) fault() (f Fault, ok bool) {
 	case l.dirty() && l.settled && headless:
 		return is(HeadLost, true, fmt.Sprintf("a head that covers %s", l.last), "none")
 	case l.last.Compare(l.covers) > 0 && l.settled:
-		return is(HeadLost, true, fmt.Sprintf("a head that covers %s", l.last), fmt.Sprintf("one that covers %s", l.covers))
+		return is(HeadLost, true, fmt.Sprintf("a head that covers %s", l.last),
+			fmt.Sprintf("one that covers %s", l.covers))
 	case l.rows != l.head.rows:
-		return is(UsageRowsLost, true, fmt.Sprintf("%d usage rows, by its head", l.head.rows), fmt.Sprint(l.rows))
+		return is(UsageRowsLost, true, fmt.Sprintf("%d usage rows, by its head", l.head.rows),
+			fmt.Sprint(l.rows))
 	case l.rowsDigest != l.head.usageDigest:
-		return is(UsageAltered, true, fmt.Sprintf("usage rows of digest %016x, by its head", l.head.usageDigest),
+		return is(UsageAltered, true, fmt.Sprintf("usage rows of digest %016x, by its head",
+			l.head.usageDigest),
 			fmt.Sprintf("digest %016x", l.rowsDigest))
 	case l.dirty():
 		return f, false
 	case !minute && !same:
-		return is(HeadWrong, l.keys > l.head.keys, fmt.Sprintf("%s, by the heads of its parts", keys), counted)
+		return is(HeadWrong, l.keys > l.head.keys, fmt.Sprintf("%s, by the heads of its parts", keys),
+			counted)
 	}
 	stored := fmt.Sprintf("usage of %d rows, content %016x", l.rows, l.content)
 	again := fmt.Sprintf("usage of %d rows, content %016x", l.againRows, l.againContent)
@@ -229,8 +235,8 @@ func (r *Reader) comparison(ctx context.Context) (with comparison, err error) {
 	return with, err
 }
 
-// stretches cuts hours into what one statement compares: neighbours together while they are small, an hour that is
-// too large by its shards. Days are whole.
+// stretches cuts hours into what one statement compares: neighbours together while they are small, an hour
+// that is too large by its shards. Days are whole.
 func stretches(sizes []hourSize, level schemas.Level) (out []auditScope) {
 	unit := int64(max(level, schemas.Hour).Duration() / time.Second)
 	atOnce, rows := uint64(auditAtOnce), uint64(0)
@@ -263,9 +269,9 @@ func stretches(sizes []hourSize, level schemas.Level) (out []auditScope) {
 	return split
 }
 
-// confirm looks again at buckets that do not balance, once everything that was on its way when they were read is
-// marked: a bucket that then says the same was covered by its marks, and is wrong. One that says something else
-// is looked at once more.
+// confirm looks again at buckets that do not balance, once everything that was on its way when they were read
+// is marked: a bucket that then says the same was covered by its marks, and is wrong. One that says something
+// else is looked at once more.
 func (r *Reader) confirm(ctx context.Context, o AuditOptions, a *Audit, suspects []bucketLook) error {
 	for n := 1; len(suspects) > 0 && len(a.Faults) < maxFaults; n++ {
 		if n == auditLooks {
@@ -325,7 +331,8 @@ func (r *Reader) lookAgain(ctx context.Context, list []Bucket) (out []bucketLook
 	return out, nil
 }
 
-// detail adds to a fault what a person needs: which records its events came in, or by how much which meter differs.
+// detail adds to a fault what a person needs: which records its events came in, or by how much which meter
+// differs.
 func (r *Reader) detail(ctx context.Context, f *Fault, l bucketLook) (err error) {
 	if f.Level == schemas.Minute && !f.Repairable {
 		if f.Records, err = r.store.offsetsOf(ctx, l.Bucket); err != nil {
@@ -357,7 +364,8 @@ func (r *Reader) detail(ctx context.Context, f *Fault, l bucketLook) (err error)
 	}
 	for meter, have := range stored {
 		if _, ok := again[meter]; !ok {
-			found, expected = append(found, meter+" "+have.String()), append(expected, meter+" "+meterTotal{}.String())
+			found, expected = append(found, meter+" "+have.String()),
+				append(expected, meter+" "+meterTotal{}.String())
 		}
 	}
 	if len(found) > 0 {

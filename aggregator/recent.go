@@ -6,16 +6,16 @@ import (
 	"tollgate/schemas"
 )
 
-// recentKeys bounds the ids that an owner remembers, of all its shards. Default 1,048,576 in 32 MB: a minute and more
-// at 10,000 events/s, in which a client that sends again with another time does so. Not more: it is looked at for
-// every event, and the look-up of late ones reaches further.
+// recentKeys bounds the ids that an owner remembers, of all its shards. Default 1,048,576 in 32 MB: a minute
+// and more at 10,000 events/s, in which a client that sends again with another time does so. Not more: it is
+// looked at for every event, and the look-up of late ones reaches further.
 const recentKeys = 1 << 20
 
 // recentWays is how many ids share a set: with four, few are forgotten before their time.
 const recentWays = 4
 
-// recent remembers the newest event of each of the last ids, by a 64-bit hash of source and id: two ids are taken for
-// one with a chance below 10⁻¹² per event. It is for one goroutine at a time and reads no clock.
+// recent remembers the newest event of each of the last ids, by a 64-bit hash of source and id: two ids are
+// taken for one with a chance below 10⁻¹² per event. It is for one goroutine at a time and reads no clock.
 type recent struct {
 	sets    [][recentWays]remembered // length is a power of two
 	turn    uint
@@ -46,8 +46,8 @@ const (
 	contentConflict conflictKind = "content" // rank decides
 )
 
-// differ compares two deliveries of one source and id. Another revision of the same key is meant to differ, and of two
-// voids it does not matter which one stands.
+// differ compares two deliveries of one source and id. Another revision of the same key is meant to differ,
+// and of two voids it does not matter which one stands.
 func differ(a, b remembered) conflictKind {
 	switch {
 	case a.at != b.at:

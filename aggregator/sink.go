@@ -320,7 +320,8 @@ func (k *sink) write(ctx context.Context, f *flush) error {
 	began := time.Now()
 	if k.watch != nil {
 		if err := k.watch.look(ctx, &f.conflict); err != nil && ctx.Err() == nil {
-			k.log.Warn("late events are stored without a search for conflicts", "events", len(f.conflict.late), "error", err)
+			k.log.Warn("late events are stored without a search for conflicts", "events",
+				len(f.conflict.late), "error", err)
 		}
 	}
 	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {

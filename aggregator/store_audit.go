@@ -91,8 +91,8 @@ func (s *store) rejectedTotal(ctx context.Context, a *Audit) error {
 		func(rows driver.Rows) error { return rows.Scan(&a.Rejected) })
 }
 
-// unequalRecords compares, for each record of usage-events up to the positions given (%[1]s), how many deliveries
-// its receipt counts and how many its marks do.
+// unequalRecords compares, for each record of usage-events up to the positions given (%[1]s), how many
+// deliveries its receipt counts and how many its marks do.
 const unequalRecords = `
 SELECT shard, generation, offset, sum(counted), sum(marked) FROM (
     SELECT partition AS shard, generation, offset, count AS counted, toUInt64(0) AS marked
@@ -100,7 +100,8 @@ SELECT shard, generation, offset, sum(counted), sum(marked) FROM (
     UNION ALL
     SELECT shard, generation, offset, toUInt64(0), toUInt64(rows) FROM marks FINAL
 ) WHERE (generation, offset) <= %[1]s
-GROUP BY shard, generation, offset HAVING sum(counted) != sum(marked) ORDER BY shard, generation, offset LIMIT %[2]d`
+GROUP BY shard, generation, offset HAVING sum(counted) != sum(marked)
+ORDER BY shard, generation, offset LIMIT %[2]d`
 
 // records finds records whose receipt and marks do not count the same deliveries.
 func (s *store) records(ctx context.Context, stored map[int]schemas.Position, a *Audit) error {

@@ -23,7 +23,8 @@ type auditScope struct {
 // sql says which rows are of the scope's buckets; column is the table's name for time, level that of only.
 func (s auditScope) sql(column string, level schemas.Level) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s >= toDateTime(%d, 'UTC') AND %s < toDateTime(%d, 'UTC')", column, s.from, column, s.to)
+	fmt.Fprintf(&b, "%s >= toDateTime(%d, 'UTC') AND %s < toDateTime(%d, 'UTC')", column, s.from, column,
+		s.to)
 	if s.parts > 1 {
 		fmt.Fprintf(&b, " AND shard %% %d = %d", s.parts, s.part)
 	}
@@ -50,9 +51,10 @@ func pairsOf(list []Bucket) string {
 // usageTypes are the types of the map columns of usage rows, as the tables have them: a digest of the same
 // value of another type is another digest.
 var usageTypes = map[string]string{
-	"attributes": "Map(String, String)", "events": "Map(String, UInt64)", "sums": "Map(String, Decimal(76, 12))",
-	"greatest": "Map(String, Decimal(38, 12))", "hashes": "Map(String, Array(UInt128))",
-	"latest": "Map(String, Tuple(time DateTime64(3, ''UTC''), source String, id String, value Decimal(38, 12)))",
+	"attributes": "Map(String, String)", "events": "Map(String, UInt64)",
+	"sums": "Map(String, Decimal(76, 12))", "greatest": "Map(String, Decimal(38, 12))",
+	"hashes": "Map(String, Array(UInt128))", "latest": "Map(String, Tuple(time DateTime64(3, ''UTC''), " +
+		"source String, id String, value Decimal(38, 12)))",
 }
 
 // computed names the columns of usage rows that a statement computes, with the types of the tables.
@@ -74,8 +76,9 @@ func computed(columns []string) []string {
 // meters.
 func contentDigest(prefix string, exact bool) string {
 	var list []string
-	for _, column := range []string{"customer", "product", "route", "version", "method", "status_class", "subject",
-		"credential", "attributes", "events", "sums", "greatest", "hashes", "latest", "keys", "keys_digest"} {
+	for _, column := range []string{"customer", "product", "route", "version", "method", "status_class",
+		"subject", "credential", "attributes", "events", "sums", "greatest", "hashes", "latest", "keys",
+		"keys_digest"} {
 		name := prefix + column
 		switch {
 		case !exact:
@@ -89,8 +92,10 @@ func contentDigest(prefix string, exact bool) string {
 	return "sum(cityHash64(" + strings.Join(list, ", ") + "))"
 }
 
-// looked are the columns of what tables say of a bucket, each from one of the sources that are put side by side.
-var looked = [...]string{"ek", "ed", "mr", "hk", "hd", "hr", "hu", "hc", "hp", "pc", "un", "ud", "ux", "rn", "rx", "rc"}
+// looked are the columns of what tables say of a bucket, each from one of the sources that are put side by
+// side.
+var looked = [...]string{"ek", "ed", "mr", "hk", "hd", "hr", "hu", "hc", "hp", "pc", "un", "ud", "ux", "rn",
+	"rx", "rc"}
 
 // source is one table's view of buckets: what it does not say is nothing.
 func source(bucket, from string, says map[string]string) string {
@@ -114,8 +119,8 @@ func source(bucket, from string, says map[string]string) string {
 
 // inForceIn are the heads in force of a level within a scope.
 func inForceIn(level schemas.Level, scope auditScope, of schemas.Level) string {
-	return fmt.Sprintf(`(SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, keys_digest, rows,
-    usage_digest, parts), (generation, covers, catalog, revision)) AS v FROM heads
+	return fmt.Sprintf(`(SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys,
+        keys_digest, rows, usage_digest, parts), (generation, covers, catalog, revision)) AS v FROM heads
     WHERE level = '%s' AND %s GROUP BY bucket, shard)`, level, scope.sql("bucket", of))
 }
 
@@ -151,13 +156,14 @@ func ofEvents(a asked, seq uint64, exact bool) string {
 }
 
 func ofMarks(scope auditScope) string {
-	return source("minute", fmt.Sprintf("(SELECT minute, shard, sum(rows) AS n, max((generation, offset)) AS reach "+
-		"FROM marks FINAL WHERE %s GROUP BY minute, shard)", scope.sql("minute", schemas.Minute)),
+	return source("minute", fmt.Sprintf("(SELECT minute, shard, sum(rows) AS n, max((generation, "+
+		"offset)) AS reach FROM marks FINAL WHERE %s GROUP BY minute, shard)",
+		scope.sql("minute", schemas.Minute)),
 		map[string]string{"mr": "n", "ml": "reach"})
 }
 
-// minuteSources are the tables side by side for minutes. Minutes that were recomputed by slots are metered again
-// by slots: their rows are finer.
+// minuteSources are the tables side by side for minutes. Minutes that were recomputed by slots are metered
+// again by slots: their rows are finer.
 func (s *store) minuteSources(ctx context.Context, scope auditScope, with comparison) ([]string, error) {
 	patched, err := s.patchedIn(ctx, scope)
 	if err != nil {
@@ -181,8 +187,8 @@ func (s *store) minuteSources(ctx context.Context, scope auditScope, with compar
 
 // patchedIn are the minutes of a scope whose head in force has rows of slots; at most the live ones.
 func (s *store) patchedIn(ctx context.Context, scope auditScope) (out []Bucket, err error) {
-	sql := fmt.Sprintf("SELECT toUnixTimestamp(bucket), shard FROM %s WHERE arrayExists(p -> p.1 < 255, v.9) LIMIT %d",
-		inForceIn(schemas.Minute, scope, schemas.Minute), maxPairs)
+	sql := fmt.Sprintf("SELECT toUnixTimestamp(bucket), shard FROM %s WHERE arrayExists(p -> p.1 < "+
+		"255, v.9) LIMIT %d", inForceIn(schemas.Minute, scope, schemas.Minute), maxPairs)
 	err = s.query(ctx, "audit live minutes", sql, func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
@@ -208,11 +214,12 @@ func (s *store) coarseSources(ctx context.Context, level schemas.Level, scope au
 			return nil, err
 		}
 	}
-	combined := fmt.Sprintf("SELECT %s FROM %s %s", strings.Join(computed(k.combinedColumns(level, 0)), ", "), rows,
-		strings.Replace(byDimensions, "up,", "y_bucket,", 1))
+	combined := fmt.Sprintf("SELECT %s FROM %s %s", strings.Join(computed(k.combinedColumns(level, 0)), ", "),
+		rows, strings.Replace(byDimensions, "up,", "y_bucket,", 1))
 	return []string{ofHeads(level, scope), ofRows(level, scope, with.exact),
-		source("up", fmt.Sprintf("(SELECT %s(bucket) AS up, shard, max((v.1, v.2)) AS reach, max(v.3) AS newest, "+
-			"sum(v.5) AS k, sum(v.6) AS kd FROM %s GROUP BY up, shard)", startOf(level), inForceIn(parts, scope, level)),
+		source("up", fmt.Sprintf("(SELECT %s(bucket) AS up, shard, max((v.1, v.2)) AS reach, "+
+			"max(v.3) AS newest, sum(v.5) AS k, sum(v.6) AS kd FROM %s GROUP BY up, shard)", startOf(level),
+			inForceIn(parts, scope, level)),
 			map[string]string{"ml": "reach", "pc": "newest", "ek": "k", "ed": "kd"}),
 		source("y_bucket", fmt.Sprintf("(SELECT y_bucket, y_shard AS shard, count() AS n, %s AS x FROM (%s) "+
 			"GROUP BY y_bucket, shard)", contentDigest("y_", with.exact), combined),
@@ -229,29 +236,30 @@ FROM `
 // sideBySide puts the sources of buckets into one row each, sums them up, and lists those that do not agree
 // (%[2]s): the list is empty in a store that balances, so that a stretch is one row. %[3]d bounds it.
 const sideBySide = `
-SELECT n, keys, deliveries, behind, repeats, slotted, f.1, toUInt32(f.2), toUInt16(f.3), f.4, f.5, f.6, f.7, f.8, f.9,
-    f.10, f.11, f.12, f.13, f.14, f.15, f.16, f.17, f.18, f.19, f.20, f.21, f.22, f.23
+SELECT n, keys, deliveries, behind, repeats, slotted, f.1, toUInt32(f.2), toUInt16(f.3), f.4, f.5, f.6, f.7,
+    f.8, f.9, f.10, f.11, f.12, f.13, f.14, f.15, f.16, f.17, f.18, f.19, f.20, f.21, f.22, f.23
 FROM (
     SELECT count() AS n, sum(t_ek) AS keys, sum(t_mr) AS deliveries, countIf(dirty) AS behind,
         toUInt64(sum(greatest(t_mr, t_ek)) - sum(t_ek)) AS repeats, countIf(t_hp > 0) AS slotted,
-        groupArrayIf(%[3]d)((1, toUnixTimestamp(b), s, t_ml.1, t_ml.2, t_hl.1, t_hl.2, t_ek, t_ed, t_mr, t_hk, t_hd,
-            t_hr, t_hu, t_hc, t_hp, t_pc, t_un, t_ud, t_ux, t_rn, t_rx, t_rc), %[2]s) AS list
+        groupArrayIf(%[3]d)((1, toUnixTimestamp(b), s, t_ml.1, t_ml.2, t_hl.1, t_hl.2, t_ek, t_ed, t_mr,
+            t_hk, t_hd, t_hr, t_hu, t_hc, t_hp, t_pc, t_un, t_ud, t_ux, t_rn, t_rx, t_rc), %[2]s) AS list
     FROM (
         SELECT b, s, max(ml) AS t_ml, max(hl) AS t_hl, sum(ek) AS t_ek, sum(ed) AS t_ed, sum(mr) AS t_mr,
-            sum(hk) AS t_hk, sum(hd) AS t_hd, sum(hr) AS t_hr, sum(hu) AS t_hu, sum(hc) AS t_hc, sum(hp) AS t_hp,
-            max(pc) AS t_pc, sum(un) AS t_un, sum(ud) AS t_ud, sum(ux) AS t_ux, sum(rn) AS t_rn, sum(rx) AS t_rx,
-            sum(rc) AS t_rc, t_ml > t_hl AS dirty
+            sum(hk) AS t_hk, sum(hd) AS t_hd, sum(hr) AS t_hr, sum(hu) AS t_hu, sum(hc) AS t_hc,
+            sum(hp) AS t_hp, max(pc) AS t_pc, sum(un) AS t_un, sum(ud) AS t_ud, sum(ux) AS t_ux,
+            sum(rn) AS t_rn, sum(rx) AS t_rx, sum(rc) AS t_rc, t_ml > t_hl AS dirty
         FROM (%[1]s) GROUP BY b, s
     )
 ) LEFT ARRAY JOIN list AS f`
 
-// suspicious keeps the buckets of which bucketLook.fault would find something, and those that wait to be recomputed
-// although their owner had settled them.
+// suspicious keeps the buckets of which bucketLook.fault would find something, and those that wait to be
+// recomputed although their owner had settled them.
 const (
 	suspiciousMinute = `t_ek > t_mr OR t_ek < t_hk OR NOT dirty AND (t_ek != t_hk OR t_ed != t_hd)
         OR t_un != t_hr OR t_ud != t_hu OR NOT dirty AND t_hc = t_rc AND (t_rn != t_un OR t_rx != t_ux)
         OR dirty AND t_ml <= `
-	suspiciousCoarse = `NOT dirty AND t_hc >= t_pc AND (t_ek != t_hk OR t_ed != t_hd OR t_rn != t_un OR t_rx != t_ux)
+	suspiciousCoarse = `NOT dirty AND t_hc >= t_pc
+        AND (t_ek != t_hk OR t_ed != t_hd OR t_rn != t_un OR t_rx != t_ux)
         OR t_un != t_hr OR t_ud != t_hu OR dirty AND t_ml <= `
 )
 
@@ -288,18 +296,19 @@ func (s *store) compare(ctx context.Context, level schemas.Level, scope auditSco
 	if err != nil {
 		return c, err
 	}
-	sql := fmt.Sprintf(sideBySide, strings.Join(sources, "\nUNION ALL\n"), suspicious+positionSQL("s", o.settled),
-		maxFaults+1)
+	sql := fmt.Sprintf(sideBySide, strings.Join(sources, "\nUNION ALL\n"),
+		suspicious+positionSQL("s", o.settled), maxFaults+1)
 	err = s.query(ctx, "audit "+level.String()+"s", sql, func(rows driver.Rows) error {
 		l := bucketLook{Bucket: Bucket{Level: level}}
 		var valid uint8
 		var start uint32
 		var shard uint16
 		var slots uint64
-		err := rows.Scan(&c.buckets, &c.keys, &c.deliveries, &c.dirty, &c.repeats, &c.slotted, &valid, &start, &shard,
-			&l.last.Generation, &l.last.Offset, &l.covers.Generation, &l.covers.Offset, &l.keys, &l.digest, &l.deliveries,
-			&l.head.keys, &l.head.keysDigest, &l.head.rows, &l.head.usageDigest, &l.catalog, &slots, &l.newest,
-			&l.rows, &l.rowsDigest, &l.content, &l.againRows, &l.againContent, &l.againCatalog)
+		err := rows.Scan(&c.buckets, &c.keys, &c.deliveries, &c.dirty, &c.repeats, &c.slotted, &valid, &start,
+			&shard, &l.last.Generation, &l.last.Offset, &l.covers.Generation, &l.covers.Offset, &l.keys,
+			&l.digest, &l.deliveries, &l.head.keys, &l.head.keysDigest, &l.head.rows, &l.head.usageDigest,
+			&l.catalog, &slots, &l.newest, &l.rows, &l.rowsDigest, &l.content, &l.againRows, &l.againContent,
+			&l.againCatalog)
 		if err != nil || valid == 0 {
 			return err
 		}
@@ -416,8 +425,8 @@ func (s *store) hourSizes(ctx context.Context, p schemas.Period) (out []hourSize
 // offsetsOf are the records of usage-events that brought something into a minute of a shard, in order.
 func (s *store) offsetsOf(ctx context.Context, b Bucket) (out []schemas.Position, err error) {
 	sql := fmt.Sprintf("SELECT DISTINCT generation, offset FROM marks WHERE minute >= toDateTime(%d, 'UTC') "+
-		"AND minute < toDateTime(%d, 'UTC') AND shard = %d ORDER BY generation, offset LIMIT 1000", b.Start, b.end(),
-		b.Shard)
+		"AND minute < toDateTime(%d, 'UTC') AND shard = %d ORDER BY generation, offset LIMIT 1000", b.Start,
+		b.end(), b.Shard)
 	err = s.query(ctx, "read which records a bucket came in", sql, func(rows driver.Rows) error {
 		var p schemas.Position
 		err := rows.Scan(&p.Generation, &p.Offset)
@@ -438,18 +447,19 @@ SELECT meter, sum(events[meter]), if(max(mapContains(sums, meter)) = 1, toString
 FROM (%s) ARRAY JOIN mapKeys(events) AS meter GROUP BY meter ORDER BY meter`
 
 // totalsOf reads what the rows in force of a bucket give, by meter, and what its events (parts) give now.
-func (s *store) totalsOf(ctx context.Context, b Bucket, t catalog.Timeline) (stored, again map[string]meterTotal,
-	err error) {
+func (s *store) totalsOf(ctx context.Context, b Bucket,
+	t catalog.Timeline) (stored, again map[string]meterTotal, err error) {
 	scope := auditScope{from: b.Start, to: b.end(), only: []Bucket{b}}
 	read := func(from string) (map[string]meterTotal, error) {
 		out := map[string]meterTotal{}
-		err := s.query(ctx, "audit meters of a bucket", fmt.Sprintf(meterTotals, from), func(rows driver.Rows) error {
-			var meter string
-			var n meterTotal
-			err := rows.Scan(&meter, &n.events, &n.sum)
-			out[meter] = n
-			return err
-		})
+		err := s.query(ctx, "audit meters of a bucket", fmt.Sprintf(meterTotals, from),
+			func(rows driver.Rows) error {
+				var meter string
+				var n meterTotal
+				err := rows.Scan(&meter, &n.events, &n.sum)
+				out[meter] = n
+				return err
+			})
 		return out, err
 	}
 	if stored, err = read("SELECT events, sums FROM " + rowsInForce(b.Level, scope, b.Level)); err != nil {

@@ -6,8 +6,8 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// Columns turns records of usage-events into rows with the columns of table events, and does nothing else: no marks,
-// heads or order. What exactness costs is measured against it. It belongs to one goroutine.
+// Columns turns records of usage-events into rows with the columns of table events, and does nothing else: no
+// marks, heads or order. What exactness costs is measured against it. It belongs to one goroutine.
 type Columns struct {
 	columns *eventColumns
 	event   wire.UsageEvent
@@ -22,7 +22,8 @@ func (c *Columns) Append(record []byte) (rows int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	err = readEvents(record, &c.event, func(e *wire.UsageEvent) error { return c.columns.append(e, int(b.shard)) })
+	err = readEvents(record, &c.event,
+		func(e *wire.UsageEvent) error { return c.columns.append(e, int(b.shard)) })
 	return c.columns.rows(), err
 }
 

@@ -67,7 +67,8 @@ func (s *store) lookUp(ctx context.Context, keys []late, yield func(source, id s
 	}
 	slices.Sort(pairs)
 	slices.Sort(minutes)
-	sql := fmt.Sprintf(storedUnder, strings.Join(slices.Compact(pairs), ","), strings.Join(slices.Compact(minutes), ","))
+	sql := fmt.Sprintf(storedUnder, strings.Join(slices.Compact(pairs), ","),
+		strings.Join(slices.Compact(minutes), ","))
 	return s.query(ctx, "look late events up", sql, func(rows driver.Rows) error {
 		var source, id string
 		var e remembered
@@ -81,13 +82,14 @@ func (s *store) lookUp(ctx context.Context, keys []late, yield func(source, id s
 
 // insertMet keeps conflicts; a repeated write is the same row.
 func (s *store) insertMet(ctx context.Context, list []met) error {
-	batch, err := s.db.Conn().PrepareBatch(ctx, `INSERT INTO conflicts (time, source, id, kind, other, found)`)
+	batch, err := s.db.Conn().PrepareBatch(ctx,
+		`INSERT INTO conflicts (time, source, id, kind, other, found)`)
 	if err != nil {
 		return fmt.Errorf("keep %d conflicts: %w", len(list), err)
 	}
 	for _, m := range list {
-		if err := batch.Append(time.UnixMilli(m.at).UTC(), m.source, m.id, string(m.kind), time.UnixMilli(m.other).UTC(),
-			m.found.UTC()); err != nil {
+		if err := batch.Append(time.UnixMilli(m.at).UTC(), m.source, m.id, string(m.kind),
+			time.UnixMilli(m.other).UTC(), m.found.UTC()); err != nil {
 			return fmt.Errorf("keep a conflict of %s: %w", m.source, err)
 		}
 	}

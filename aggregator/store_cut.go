@@ -161,7 +161,8 @@ SELECT count() FROM (
         GROUP BY bucket, shard
 ) AS h ON m.minute = h.bucket AND m.shard = h.shard`
 
-// pendingCount counts those of dirtyCount that their owner has not settled: heads that were lost are not among them.
+// pendingCount counts those of dirtyCount that their owner has not settled: heads that were lost are not
+// among them.
 const pendingCount = dirtyBuckets + `
 WHERE (h.bucket = toDateTime(0, 'UTC') OR m.last > (h.v.1, h.v.2)) AND m.last > %[4]s
    OR h.bucket != toDateTime(0, 'UTC') AND m.last <= (h.v.1, h.v.2) AND h.v.3 < %[3]s`
@@ -174,7 +175,8 @@ func (s *store) pendingIn(ctx context.Context, p schemas.Period, wanted string) 
 	}
 	sql := fmt.Sprintf(pendingCount, p.From.Unix(), p.To.Unix(), wanted,
 		positionSQL("m.shard", settled))
-	err = s.query(ctx, "count buckets to recompute", sql, func(rows driver.Rows) error { return rows.Scan(&n) })
+	err = s.query(ctx, "count buckets to recompute", sql,
+		func(rows driver.Rows) error { return rows.Scan(&n) })
 	return n, err
 }
 

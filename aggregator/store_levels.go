@@ -44,20 +44,21 @@ FROM usage_%[3]s WHERE %[4]s AND ` + picked + `%[5]d)
 ` + byDimensions
 
 // byDimensions groups rows of parts for the rows of coarse buckets.
-const byDimensions = `GROUP BY up, shard, customer, product, route, version, method, status_class, subject, credential,
-    attributes`
+const byDimensions = `GROUP BY up, shard, customer, product, route, version, method, status_class, subject,
+    credential, attributes`
 
 // combinedColumns are the usage columns of a coarse level over the rows of its parts. Every meter is named,
 // because combining whole maps costs six times as much.
 func (k kinds) combinedColumns(level schemas.Level, revision uint64) []string {
-	return slices.Concat([]string{startOf(level) + "(bucket) AS up", "shard", fmt.Sprintf("toUInt64(%d)", revision),
-		fmt.Sprintf("toUInt8(%d)", wholeSlot), "customer", "product", "route", "version", "method", "status_class",
-		"subject", "credential", "attributes"}, k.combined(), []string{"sum(keys)", "sum(keys_digest)"})
+	return slices.Concat([]string{startOf(level) + "(bucket) AS up", "shard",
+		fmt.Sprintf("toUInt64(%d)", revision), fmt.Sprintf("toUInt8(%d)", wholeSlot), "customer", "product",
+		"route", "version", "method", "status_class", "subject", "credential", "attributes"}, k.combined(),
+		[]string{"sum(keys)", "sum(keys_digest)"})
 }
 
 // headCombined writes the heads of coarse buckets whose rows are there, younger than an hour, and hold as
-// many keys as the heads of their parts promised. They cover what their parts do, but claim no more than their
-// owner knows to be in all of them.
+// many keys as the heads of their parts promised. They cover what their parts do, but claim no more than
+// their owner knows to be in all of them.
 const headCombined = `
 INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows,
     usage_digest, parts, written)
@@ -140,9 +141,9 @@ func (k kinds) combined() []string {
 		}
 		return filtered([]string{pairs}, keep)
 	}
-	return []string{of(each("events", "sum", k.events), "v > 0"), mapped([]string{each("sums", "sum", k.sums)}),
-		guarded("greatest", k.greatest), of(each("hashes", "groupUniqArrayArray", k.hashes), "notEmpty(v)"),
-		guarded("latest", k.latest)}
+	return []string{of(each("events", "sum", k.events), "v > 0"),
+		mapped([]string{each("sums", "sum", k.sums)}), guarded("greatest", k.greatest),
+		of(each("hashes", "groupUniqArrayArray", k.hashes), "notEmpty(v)"), guarded("latest", k.latest)}
 }
 
 // writeCombinedHeads makes coarse buckets visible, as far as the claim goes.

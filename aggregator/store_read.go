@@ -114,8 +114,8 @@ func listed(level schemas.Level, list []Head, pick uint64) string {
 		"AND (bucket, shard, slot, revision) IN ",
 		mine[0].Start, mine[len(mine)-1].Start)
 	if pick != 0 {
-		return within + fmt.Sprintf("(SELECT bucket, shard, part.1, part.2 FROM picks ARRAY JOIN parts AS part "+
-			"WHERE pick = %d AND level = '%s')", pick, level)
+		return within + fmt.Sprintf("(SELECT bucket, shard, part.1, part.2 FROM picks ARRAY "+
+			"JOIN parts AS part WHERE pick = %d AND level = '%s')", pick, level)
 	}
 	var b strings.Builder
 	b.WriteString(within + "(")

@@ -130,7 +130,8 @@ func (s *store) recomputeMinutes(ctx context.Context, j *job, all bool, revision
 
 // minuteStatement stores the usage of a job's minutes.
 func minuteStatement(j *job, all bool, revision uint64) string {
-	a := asked{meters: j.agreed.Meters, scope: j.eventScope(all), bySlot: j.patches != nil, revision: revision}
+	a := asked{meters: j.agreed.Meters, scope: j.eventScope(all), bySlot: j.patches != nil,
+		revision: revision}
 	return fmt.Sprintf("INSERT INTO usage_minute (%s)\n%s", usageColumns, a.minuteRows(nil))
 }
 

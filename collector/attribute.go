@@ -9,10 +9,10 @@ import (
 
 // attribute says which product, credential and customer the event belongs to, as of its own time (law 9).
 //
-// A credential that is not known, or was not yet or no longer valid at that time, gives customer ”: the event is kept,
-// never billed, and abuse detection sees whose it pretended to be. The credential of such an event is its keyed hash or
-// name. Blocking is the gate's: a block has no date, so if it took the customer from events, a replay of what passed
-// before it would take that off the bill.
+// A credential that is not known, or was not yet or no longer valid at that time, gives customer ”: the event
+// is kept, never billed, and abuse detection sees whose it pretended to be. The credential of such an event
+// is its keyed hash or name. Blocking is the gate's: a block has no date, so if it took the customer from
+// events, a replay of what passed before it would take that off the bill.
 func (c *checker) attribute(o *origin, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
 	out.Change = c.agreement.Change()
 	out.Product, out.Route, out.Version = c.agreement.Route(a)
@@ -47,7 +47,8 @@ func (c *checker) attribute(o *origin, a *schemas.AccessEvent, out *schemas.Usag
 	}
 	if len(out.Customer) > MaxCustomer || !printable(out.Customer) {
 		return &Fault{ReasonBadCustomer,
-			fmt.Sprintf("customer %.80q is %d bytes long", out.Customer, len(out.Customer)), fmt.Sprintf("at most %d bytes of printable text", MaxCustomer)}
+			fmt.Sprintf("customer %.80q is %d bytes long", out.Customer, len(out.Customer)),
+			fmt.Sprintf("at most %d bytes of printable text", MaxCustomer)}
 	}
 	return nil
 }

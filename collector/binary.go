@@ -8,8 +8,9 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// A CloudEvent in Kafka's binary mode has its attributes in the record's headers. Where such an event is rejected, its
-// payload is written in structured mode instead, so that it can be read and replayed as one text.
+// A CloudEvent in Kafka's binary mode has its attributes in the record's headers. Where such an event is
+// rejected, its payload is written in structured mode instead, so that it can be read and replayed as one
+// text.
 
 // binaryMode tells whether the record's headers carry a CloudEvent.
 func binaryMode(headers []stream.Header) bool {

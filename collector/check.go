@@ -10,8 +10,8 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// checker turns access events into usage events, or says why it cannot. It is pure but for its memory: the agreement
-// is given for each batch and no clock is read. One goroutine uses it.
+// checker turns access events into usage events, or says why it cannot. It is pure but for its memory: the
+// agreement is given for each batch and no clock is read. One goroutine uses it.
 type checker struct {
 	agreement *catalog.Snapshot
 	hasher    *catalog.Hasher
@@ -19,15 +19,16 @@ type checker struct {
 	content   []byte              // scratch of schemas.ContentHash
 }
 
-// maxHashes bounds the secrets remembered, in entries of about 200 bytes. 16,384: a collector sees the same few
-// thousand keys all day; a guesser of keys fills it with junk, then it is emptied.
+// maxHashes bounds the secrets remembered, in entries of about 200 bytes. 16,384: a collector sees the same
+// few thousand keys all day; a guesser of keys fills it with junk, then it is emptied.
 const maxHashes = 16 << 10
 
 func newChecker(hasher *catalog.Hasher) *checker {
 	return &checker{hasher: hasher, hashes: make(map[string][]string)}
 }
 
-// fingerprint is catalog.Snapshot.Fingerprint with a memory: the keyed hash by which a secret is known at a time.
+// fingerprint is catalog.Snapshot.Fingerprint with a memory: the keyed hash by which a secret is known at a
+// time.
 func (c *checker) fingerprint(source, secret string, at int64) string {
 	hashes, ok := c.hashes[secret]
 	if !ok {
@@ -50,7 +51,8 @@ func (c *checker) fingerprint(source, secret string, at int64) string {
 
 // usage checks a, the event at this place of the record that o describes, attributes it and writes it to out.
 // Texts of out alias a and o. A raw key in a is replaced by its hash, so that no later step can leak it.
-func (c *checker) usage(o *origin, place decode.Place, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
+func (c *checker) usage(o *origin, place decode.Place, a *schemas.AccessEvent,
+	out *schemas.UsageEvent) *Fault {
 	*out = schemas.UsageEvent{Quantities: out.Quantities[:0], Attributes: out.Attributes[:0]}
 	if f := c.identity(o, place, a, out); f != nil {
 		return f
@@ -67,7 +69,8 @@ func (c *checker) usage(o *origin, place decode.Place, a *schemas.AccessEvent, o
 	}
 	if a.Latency < 0 || a.BytesIn < 0 || a.BytesOut < 0 {
 		return &Fault{ReasonBadNumber, fmt.Sprintf("latency %d µs, bytes in %d, bytes out %d",
-			a.Latency, a.BytesIn, a.BytesOut), "sizes and latencies are not negative; leave out what is not known"}
+			a.Latency, a.BytesIn, a.BytesOut), "sizes and latencies are not negative; leave out " +
+			"what is not known"}
 	}
 	cleanTexts(a)
 	out.Reason = a.Reason
@@ -77,7 +80,8 @@ func (c *checker) usage(o *origin, place decode.Place, a *schemas.AccessEvent, o
 	if a.Address.IsValid() {
 		out.Address = a.Address.As16()
 	}
-	// The content is hashed in canonical form, so that 1.0 and 1, or another order of names, are the same content.
+	// The content is hashed in canonical form, so that 1.0 and 1, or another order of names, are the same
+	// content.
 	a.Quantities, out.Quantities = out.Quantities, a.Quantities
 	a.Attributes, out.Attributes = out.Attributes, a.Attributes
 	out.Content, c.content = schemas.ContentHash(a, c.content)
@@ -87,20 +91,23 @@ func (c *checker) usage(o *origin, place decode.Place, a *schemas.AccessEvent, o
 }
 
 // identity sets source, id and time (law 1).
-func (c *checker) identity(o *origin, place decode.Place, a *schemas.AccessEvent, out *schemas.UsageEvent) *Fault {
+func (c *checker) identity(o *origin, place decode.Place, a *schemas.AccessEvent,
+	out *schemas.UsageEvent) *Fault {
 	out.Source, out.ID, out.Time = a.Source, a.ID, a.Time
 	if out.Source == "" {
 		out.Source = o.sources[0]
 	} else if !o.anySource && !contains(o.sources, out.Source) {
 		out.Source = o.sources[0] // it is rejected under the source that it came from
 		return &Fault{ReasonForeignSource, fmt.Sprintf("the event names source %.80q", a.Source),
-			"it came where only " + strings.Join(o.sources, ", ") + " may report; leave source out, or bind it"}
+			"it came where only " + strings.Join(o.sources, ", ") +
+				" may report; leave source out, or bind it"}
 	}
 	if out.ID == "" {
 		if out.ID = o.ownIDOf(place); out.ID == "" {
 			if o.needsID {
 				return &Fault{ReasonNoID, "the event has no id, and the request has no Idempotency-Key",
-					"give each event an id, or send the header Idempotency-Key, the same one when you send again"}
+					"give each event an id, or send the header Idempotency-Key, the same one " +
+						"when you send again"}
 			}
 			return &Fault{ReasonNoID, "the event has no id, and this replay does not say which one it had",
 				"replay it from a list that carries own_id"}
@@ -115,7 +122,8 @@ func (c *checker) identity(o *origin, place decode.Place, a *schemas.AccessEvent
 				fmt.Sprintf("at most %d bytes; send a hash of a longer one", t.most)}
 		}
 		if !printable(t.value) {
-			return &Fault{ReasonBadID, t.name + " holds control characters or is not UTF-8", "send printable text"}
+			return &Fault{ReasonBadID, t.name + " holds control characters or is not UTF-8",
+				"send printable text"}
 		}
 	}
 	if out.Time == 0 {
@@ -139,7 +147,8 @@ func (c *checker) right(o *origin, a *schemas.AccessEvent, out *schemas.UsageEve
 			"send corrections with a key or on a topic that has the right to amend"}
 	}
 	if strings.TrimSpace(a.Reason) == "" {
-		return &Fault{ReasonNoReason, fmt.Sprintf("revision %d does not say why", a.Revision), "give a reason"}
+		return &Fault{ReasonNoReason, fmt.Sprintf("revision %d does not say why", a.Revision),
+			"give a reason"}
 	}
 	return nil
 }
@@ -183,10 +192,11 @@ func (c *checker) quantities(a *schemas.AccessEvent, out *schemas.UsageEvent) *F
 	return nil
 }
 
-// cleanTexts replaces what is not UTF-8 in descriptive texts: a table, a JSON answer and a CSV file show them all.
+// cleanTexts replaces what is not UTF-8 in descriptive texts: a table, a JSON answer and a CSV file show them
+// all.
 func cleanTexts(a *schemas.AccessEvent) {
-	for _, s := range [...]*string{&a.Reason, &a.Credential, &a.Subject, &a.Method, &a.Host, &a.Path, &a.Route,
-		&a.Service, &a.Version, &a.UserAgent} {
+	for _, s := range [...]*string{&a.Reason, &a.Credential, &a.Subject, &a.Method, &a.Host, &a.Path,
+		&a.Route, &a.Service, &a.Version, &a.UserAgent} {
 		*s = valid(*s)
 	}
 }

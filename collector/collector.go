@@ -16,18 +16,19 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// Publisher writes records and returns once Kafka has acknowledged all of them with acks=all. A stream.Producer is one.
+// Publisher writes records and returns once Kafka has acknowledged all of them with acks=all. A
+// stream.Producer is one.
 type Publisher interface {
 	Produce(ctx context.Context, records []stream.Record) ([]stream.Position, error)
 }
 
-// Tally counts the quota of the live events of one chunk. Add is called while events are decoded; Count once, before
-// their offsets are committed, chunks of one source partition in order.
+// Tally counts the quota of the live events of one chunk. Add is called while events are decoded; Count once,
+// before their offsets are committed, chunks of one source partition in order.
 type Tally interface {
 	// Add notes an event that was read at offset. e is only valid during the call.
 	Add(offset int64, e *schemas.UsageEvent)
-	// Count applies what was noted, exactly once for each offset however often source is read again (law 8). An
-	// error means that it could not; the events go on all the same and are reconciled later.
+	// Count applies what was noted, exactly once for each offset however often source is read again (law 8).
+	// An error means that it could not; the events go on all the same and are reconciled later.
 	Count(ctx context.Context, source schemas.SourceRange) error
 }
 
@@ -39,11 +40,12 @@ type Options struct {
 	UsageTopic, RejectedTopic string
 	// Shards is P, the partitions of usage-events (schemas.DefaultShards where 0).
 	Shards int
-	// RejectedPartitions is the number of partitions of rejected-events. Default 4, as stream.Topics makes them.
+	// RejectedPartitions is the number of partitions of rejected-events. Default 4, as stream.Topics makes
+	// them.
 	RejectedPartitions int
-	// Resume says where a source partition begins whose group has committed nothing, as after a long pause in which
-	// Kafka forgot the group: at the offset up to which everything is published or rejected; -1 = not known, the
-	// earliest record. Default nil: always the earliest, which only repeats what counts once.
+	// Resume says where a source partition begins whose group has committed nothing, as after a long pause in
+	// which Kafka forgot the group: at the offset up to which everything is published or rejected; -1 = not
+	// known, the earliest record. Default nil: always the earliest, which only repeats what counts once.
 	Resume func(ctx context.Context, topic string, generation int64, partition int) (int64, error)
 	// Agreement gives the present snapshot; it is asked once for each fetched batch. Required.
 	Agreement func() *catalog.Snapshot
@@ -55,28 +57,30 @@ type Options struct {
 	NewTally func() Tally
 	// FlushEvery is how long an event waits for others before it is published.
 	//
-	// Default 100ms. Not less: every flush costs a record for each shard that has an event, and that record is most
-	// of Kafka's price. Not more: it is part of the 5 s between a call and its place in the usage, and of how far a
-	// soft limit overshoots.
+	// Default 100ms. Not less: every flush costs a record for each shard that has an event, and that record
+	// is most of Kafka's price. Not more: it is part of the 5 s between a call and its place in the usage,
+	// and of how far a soft limit overshoots.
 	FlushEvery time.Duration
 	// FlushBytes is how much is published at once, encoded.
 	//
 	// Default 4 MiB: 16 shards with half a record each. Not more: so much is read again after a crash.
 	FlushBytes int
-	// MaxBytes bounds what waits for the flush under way, encoded; beyond it nothing is read (Kafka keeps it).
-	// Default 16 MiB: four flushes.
+	// MaxBytes bounds what waits for the flush under way, encoded; beyond it nothing is read (Kafka keeps
+	// it). Default 16 MiB: four flushes.
 	MaxBytes int
-	// CountTimeout bounds the counting of one flush's quota. Default 2s: a Redis that is away must not hold up the
-	// events; their counters are reconciled later.
+	// CountTimeout bounds the counting of one flush's quota. Default 2s: a Redis that is away must not hold
+	// up the events; their counters are reconciled later.
 	CountTimeout time.Duration
-	// DrainTimeout is how long a partition that is taken away waits for its events to be published, so that the next
-	// owner need not read them again. Default 10s, a third of the group's rebalance timeout.
+	// DrainTimeout is how long a partition that is taken away waits for its events to be published, so that
+	// the next owner need not read them again. Default 10s, a third of the group's rebalance timeout.
 	DrainTimeout time.Duration
 	// Log receives what happens. Default slog.Default().
 	Log *slog.Logger
-	// Metrics is where tollgate_collector_… metrics are registered. Default nil: they are counted but not shown.
+	// Metrics is where tollgate_collector_… metrics are registered. Default nil: they are counted but not
+	// shown.
 	Metrics prometheus.Registerer
-	// Seam is where tests stand around the steps of the role; see package seam. Default nil: nobody stands there.
+	// Seam is where tests stand around the steps of the role; see package seam. Default nil: nobody stands
+	// there.
 	Seam seam.Seam
 }
 
@@ -107,7 +111,8 @@ func (o Options) prepare() (Options, error) {
 		name  string
 		value int64
 	}{{"Shards", int64(o.Shards)}, {"RejectedPartitions", int64(o.RejectedPartitions)},
-		{"FlushEvery", int64(o.FlushEvery)}, {"FlushBytes", int64(o.FlushBytes)}, {"MaxBytes", int64(o.MaxBytes)},
+		{"FlushEvery", int64(o.FlushEvery)}, {"FlushBytes", int64(o.FlushBytes)},
+		{"MaxBytes", int64(o.MaxBytes)},
 		{"CountTimeout", int64(o.CountTimeout)}, {"DrainTimeout", int64(o.DrainTimeout)}} {
 		if n.value < 0 {
 			errs = append(errs, fmt.Errorf("collector options: %s is negative", n.name))
@@ -162,8 +167,8 @@ func New(o Options) (*Collector, error) {
 	return c, nil
 }
 
-// Run consumes the topics as a member of the group that g names, until ctx ends; then it publishes and commits what
-// it has read, within DrainTimeout. g.Topics is set from the options.
+// Run consumes the topics as a member of the group that g names, until ctx ends; then it publishes and
+// commits what it has read, within DrainTimeout. g.Topics is set from the options.
 func (c *Collector) Run(ctx context.Context, client *stream.Client, g stream.GroupOptions) error {
 	g.Topics = nil
 	for _, t := range c.o.Topics {
@@ -184,8 +189,9 @@ func (c *Collector) Run(ctx context.Context, client *stream.Client, g stream.Gro
 	return nil
 }
 
-// flushAll gathers chunks into flushes and publishes one at a time, so that the chunks of a partition are counted and
-// committed in order, while the next flush is gathered. Where the one under way takes long, it stops taking chunks.
+// flushAll gathers chunks into flushes and publishes one at a time, so that the chunks of a partition are
+// counted and committed in order, while the next flush is gathered. Where the one under way takes long, it
+// stops taking chunks.
 func (c *Collector) flushAll(ctx context.Context) {
 	var open *flush
 	var ready bool // the open flush is old enough
@@ -238,8 +244,8 @@ func (c *Collector) flushAll(ctx context.Context) {
 	}
 }
 
-// send publishes a flush and counts its quota, in any order: both are harmless to repeat. Only then the offsets are
-// committed.
+// send publishes a flush and counts its quota, in any order: both are harmless to repeat. Only then the
+// offsets are committed.
 func (c *Collector) send(ctx context.Context, f *flush) {
 	start := time.Now()
 	counted := make(chan struct{})
@@ -295,18 +301,19 @@ func (c *Collector) count(ctx context.Context, f *flush) {
 	for _, k := range f.chunks {
 		if err := k.tally.Count(ctx, k.source); err != nil {
 			c.metrics.uncounted.Inc()
-			c.o.Log.Warn("count quota: counters are behind until they are reconciled", "topic", k.source.Topic,
-				"partition", k.source.Partition, "from", k.source.From, "to", k.source.To, "error", err)
+			c.o.Log.Warn("count quota: counters are behind until they are reconciled", "topic",
+				k.source.Topic, "partition", k.source.Partition, "from", k.source.From, "to", k.source.To,
+				"error", err)
 		}
 	}
 }
 
-// commitEvery is how long commits that failed wait, where no flush makes them good. Default 1s: a broker that is away
-// need not be asked more often.
+// commitEvery is how long commits that failed wait, where no flush makes them good. Default 1s: a broker that
+// is away need not be asked more often.
 const commitEvery = time.Second
 
-// commit stores how far each partition is done, of this flush and where it failed before. A refusal is no loss: who
-// owns the partition now reads again.
+// commit stores how far each partition is done, of this flush and where it failed before. A refusal is no
+// loss: who owns the partition now reads again.
 func (c *Collector) commit(ctx context.Context, f *flush) {
 	for _, k := range f.chunks {
 		c.behind[k.from] = k.source.To
@@ -318,8 +325,8 @@ func (c *Collector) commit(ctx context.Context, f *flush) {
 		}
 		err := c.o.Seam.Do(ctx, seam.Commit, func(ctx context.Context) error { return r.p.Commit(ctx, next) })
 		if err != nil {
-			c.o.Log.Warn("commit source offsets: they are read again", "topic", r.p.Topic, "partition", r.p.ID,
-				"offset", next, "error", err)
+			c.o.Log.Warn("commit source offsets: they are read again", "topic", r.p.Topic, "partition",
+				r.p.ID, "offset", next, "error", err)
 			continue
 		}
 		delete(c.behind, r)

@@ -7,8 +7,9 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// Usage events are written straight into the record that carries them: building wire.UsageEvent first would cost an
-// allocation for each quantity and attribute. encode_test.go holds this file equal to the generated code.
+// Usage events are written straight into the record that carries them: building wire.UsageEvent first would
+// cost an allocation for each quantity and attribute. encode_test.go holds this file equal to the generated
+// code.
 
 // Field numbers of UsageEvent in usage_event.proto, as they stand in front of a value.
 const (

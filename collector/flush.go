@@ -111,9 +111,9 @@ type layout struct {
 	rejectedPartitions int
 }
 
-// records are the parts of the flush, each a record: for every mode and shard its usage events, for every source
-// partition its rejected events. The counts of all parts add up to receipt.read; a flush without events is one part
-// without events, so that its ranges have a receipt too (law 5).
+// records are the parts of the flush, each a record: for every mode and shard its usage events, for every
+// source partition its rejected events. The counts of all parts add up to receipt.read; a flush without
+// events is one part without events, so that its ranges have a receipt too (law 5).
 func (f *flush) records(to layout) []stream.Record {
 	w := writer{to: to, receipt: wire.Receipt{Flush: f.id, Ranges: f.ranges()}}
 	for _, c := range f.chunks {
@@ -149,7 +149,8 @@ func (f *flush) records(to layout) []stream.Record {
 	return w.records
 }
 
-// writer cuts members into records of at most MaxRecordBytes, each with the receipt of the flush and a part number.
+// writer cuts members into records of at most MaxRecordBytes, each with the receipt of the flush and a part
+// number.
 type writer struct {
 	to        layout
 	receipt   wire.Receipt
@@ -170,7 +171,8 @@ func (w *writer) begin() {
 	var head []byte
 	var err error
 	if w.topic == w.to.usage {
-		head, err = (&wire.UsageBatch{Shard: uint32(w.partition), History: w.history, Receipt: &w.receipt}).MarshalVT()
+		head, err = (&wire.UsageBatch{Shard: uint32(w.partition), History: w.history,
+			Receipt: &w.receipt}).MarshalVT()
 	} else {
 		head, err = (&wire.RejectedBatch{Receipt: &w.receipt}).MarshalVT()
 	}

@@ -57,8 +57,8 @@ type IngestOptions struct {
 	Publisher Publisher
 	// MaxBody bounds a body, in bytes, compressed or not.
 	//
-	// Default 1 MiB less 32 KiB: the body is one record of Kafka, which holds its headers too. Not more: brokers
-	// refuse it.
+	// Default 1 MiB less 32 KiB: the body is one record of Kafka, which holds its headers too. Not more:
+	// brokers refuse it.
 	MaxBody int64
 	// MaxInFlight bounds the bodies of requests that are read or await Kafka; beyond it the answer is 429.
 	// Default 64 MiB: what the producer takes at once.
@@ -66,8 +66,8 @@ type IngestOptions struct {
 	// Timeout is how long Kafka may take to acknowledge; then the answer is 503 and the sender sends again.
 	// Default 10s: clients of gateways wait 10 to 60 s.
 	Timeout time.Duration
-	// ReadTimeout bounds the reading of one body. Default 30s: 1 MiB at 35 KiB/s; a slower client holds up nobody
-	// but itself, and not for ever.
+	// ReadTimeout bounds the reading of one body. Default 30s: 1 MiB at 35 KiB/s; a slower client holds up
+	// nobody but itself, and not for ever.
 	ReadTimeout time.Duration
 	// Log receives failures to publish. Default slog.Default().
 	Log *slog.Logger
@@ -138,9 +138,9 @@ type refusedEvent struct {
 //	X-Tollgate-Mode   history for a back-fill; default live
 //	X-Tollgate-Format names the format; default the key's, else found from the body
 //
-// 202 {"accepted": n} once Kafka has acknowledged all of it with acks=all. Everything else is problem+json, and
-// nothing of the body was published: 400 with each bad event, 401, 408 (too slow), 413, 415, 429 (busy, Retry-After).
-// 503 leaves it open: send the same again, its ids make that harmless.
+// 202 {"accepted": n} once Kafka has acknowledged all of it with acks=all. Everything else is problem+json,
+// and nothing of the body was published: 400 with each bad event, 401, 408 (too slow), 413, 415, 429 (busy,
+// Retry-After). 503 leaves it open: send the same again, its ids make that harmless.
 func (in *Ingest) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, no := in.serve(w, r)
@@ -221,17 +221,20 @@ func (in *Ingest) serve(w http.ResponseWriter, r *http.Request) (accepted int, n
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), in.o.Timeout)
 	defer cancel()
 	if _, err := in.o.Publisher.Produce(ctx, []stream.Record{record}); err != nil {
-		in.o.Log.Warn("publish ingested events: the sender is told to send again", "events", accepted, "error", err)
+		in.o.Log.Warn("publish ingested events: the sender is told to send again", "events", accepted,
+			"error", err)
 		return 0, &refusal{status: http.StatusServiceUnavailable, retryAfter: 5,
 			detail: "Kafka has not acknowledged the events in time: send the same again"}
 	}
 	return accepted, nil
 }
 
-// authenticate finds the ingest key of a request. During a rotation of hashing keys it may be stored under either.
+// authenticate finds the ingest key of a request. During a rotation of hashing keys it may be stored under
+// either.
 func (in *Ingest) authenticate(r *http.Request) (IngestKey, bool) {
 	secret := r.Header.Get("X-Tollgate-Key")
-	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok &&
+		strings.EqualFold(scheme, "Bearer") {
 		secret = strings.TrimSpace(token)
 	}
 	if secret == "" || len(secret) > 512 {
@@ -246,8 +249,8 @@ func (in *Ingest) authenticate(r *http.Request) (IngestKey, bool) {
 }
 
 // mediaTypes are those of the formats; a CloudEvent in binary mode may have any.
-var mediaTypes = []string{"application/json", "application/x-ndjson", "application/ndjson", "application/jsonl",
-	"application/cloudevents+json", "application/cloudevents-batch+json", "text/plain"}
+var mediaTypes = []string{"application/json", "application/x-ndjson", "application/ndjson",
+	"application/jsonl", "application/cloudevents+json", "application/cloudevents-batch+json", "text/plain"}
 
 // acceptable refuses media types and encodings that no format has.
 func acceptable(r *http.Request) *refusal {
@@ -262,15 +265,18 @@ func acceptable(r *http.Request) *refusal {
 	}
 	media, _, err := mime.ParseMediaType(given)
 	if err != nil || !slices.Contains(mediaTypes, media) {
-		return &refusal{status: http.StatusUnsupportedMediaType, detail: fmt.Sprintf("Content-Type %.80q is not read: "+
-			"use one of %s (curl needs -H 'Content-Type: application/json')", given, strings.Join(mediaTypes, ", "))}
+		return &refusal{status: http.StatusUnsupportedMediaType,
+			detail: fmt.Sprintf("Content-Type %.80q is not read: "+
+				"use one of %s (curl needs -H 'Content-Type: application/json')", given,
+				strings.Join(mediaTypes, ", "))}
 	}
 	return nil
 }
 
 func (in *Ingest) tooLarge() *refusal {
 	return &refusal{status: http.StatusRequestEntityTooLarge,
-		detail: fmt.Sprintf("a body has at most %d bytes and 1000 events: send smaller batches", in.o.MaxBody)}
+		detail: fmt.Sprintf("a body has at most %d bytes and 1000 events: send smaller batches",
+			in.o.MaxBody)}
 }
 
 // read reads the body, bounded in size and time, and unpacks it.
@@ -352,7 +358,8 @@ func (in *Ingest) record(r *http.Request, key IngestKey, body []byte) (stream.Re
 // maxRefused is how many bad events an answer lists.
 const maxRefused = 100
 
-// validate does with the record what the collector will do, and refuses all of it where an event would be rejected.
+// validate does with the record what the collector will do, and refuses all of it where an event would be
+// rejected.
 func (in *Ingest) validate(r *http.Request, key IngestKey, record *stream.Record) (events int, no *refusal) {
 	w := in.workers.Get().(*worker) //nolint:errcheck // it holds nothing else
 	defer in.workers.Put(w)
@@ -387,8 +394,8 @@ func (in *Ingest) validate(r *http.Request, key IngestKey, record *stream.Record
 	return 0, no
 }
 
-// NewServer is an http.Server for handlers that strangers reach: every phase of a connection is bounded in time and
-// size, so that slow clients cost a connection each and no more.
+// NewServer is an http.Server for handlers that strangers reach: every phase of a connection is bounded in
+// time and size, so that slow clients cost a connection each and no more.
 func NewServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
 		Handler:           h,

@@ -23,25 +23,32 @@ type metrics struct {
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_collector_" + name, Help: help}, labels)
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: "tollgate_collector_" + name,
+			Help: help}, labels)
 	}
 	m := &metrics{
 		events: counter("events_total", "Access events read, by format and by what became of them.",
 			"format", "outcome"),
 		rejected: counter("rejected_total", "Access events rejected, by reason.", "reason"),
-		flushSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tollgate_collector_flush_seconds",
+		flushSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "tollgate_collector_flush_seconds",
 			Help:    "Time to publish, count and commit one flush.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 3, 10)}),
-		flushBytes: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "tollgate_collector_flush_bytes",
+		flushBytes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "tollgate_collector_flush_bytes",
 			Help: "Encoded size of one flush.", Buckets: prometheus.ExponentialBuckets(1024, 4, 8)}),
-		waiting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_collector_waiting_bytes",
+		waiting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_collector_waiting_bytes",
 			Help: "Encoded events that wait for the flush under way."}),
-		publishErrors: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_collector_publish_errors_total",
+		publishErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tollgate_collector_publish_errors_total",
 			Help: "Flushes that Kafka did not acknowledge at once; they are repeated."}),
-		uncounted: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_collector_uncounted_chunks_total",
+		uncounted: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tollgate_collector_uncounted_chunks_total",
 			Help: "Chunks whose quota could not be counted in time; counters are behind until reconciled."}),
 		requests: counter("http_requests_total", "Ingest requests, by status code.", "code"),
-		ingesting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_collector_http_waiting_bytes",
+		ingesting: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tollgate_collector_http_waiting_bytes",
 			Help: "Bodies of ingest requests that await Kafka's acknowledgement."}),
 	}
 	if r == nil {

@@ -15,8 +15,8 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// Headers of access-events records, beside those of schemas/stream. The topic is restricted: only gateways and
-// Tollgate write to it, so a header is believed.
+// Headers of access-events records, beside those of schemas/stream. The topic is restricted: only gateways
+// and Tollgate write to it, so a header is believed.
 const (
 	// HeaderCustomer says where the customer of the record's events comes from: a CustomerFrom word.
 	HeaderCustomer = "tollgate-customer"
@@ -24,9 +24,11 @@ const (
 	HeaderFileID = "tollgate-file-id"
 	// HeaderFileAt says where in the file the record begins; see FileHeaders.
 	HeaderFileAt = "tollgate-file-at"
-	// HeaderIDPrefix gives events without an id one: prefix/index. HTTP ingest sets it from the Idempotency-Key.
+	// HeaderIDPrefix gives events without an id one: prefix/index. HTTP ingest sets it from the
+	// Idempotency-Key.
 	HeaderIDPrefix = "tollgate-id-prefix"
-	// HeaderReplayOf carries the original coordinates of a replayed event, as schemas.Coordinates writes them.
+	// HeaderReplayOf carries the original coordinates of a replayed event, as schemas.Coordinates writes
+	// them.
 	HeaderReplayOf = "tollgate-replay-of"
 	// HeaderRecordTime carries the original record time of a replayed event, in milliseconds since 1970 UTC.
 	HeaderRecordTime = "tollgate-record-time"
@@ -34,7 +36,8 @@ const (
 	HeaderOwnID = "tollgate-own-id"
 	// HeaderAmend proves that the record may amend and void (law 2); GrantAmend makes it.
 	HeaderAmend = "tollgate-amend"
-	// HeaderContentType is the media type of the record's value, as CloudEvents in Kafka's binary mode needs it.
+	// HeaderContentType is the media type of the record's value, as CloudEvents in Kafka's binary mode needs
+	// it.
 	HeaderContentType = "content-type"
 )
 
@@ -58,15 +61,16 @@ func ParseCustomerFrom(text string) (CustomerFrom, error) {
 	case CustomerByCredential, CustomerByAddress, CustomerByEvent:
 		return c, nil
 	}
-	return "", fmt.Errorf("customer %q: want %s, %s or %s", text, CustomerByCredential, CustomerByAddress, CustomerByEvent)
+	return "", fmt.Errorf("customer %q: want %s, %s or %s", text, CustomerByCredential, CustomerByAddress,
+		CustomerByEvent)
 }
 
 // Topic binds a topic of access events to sources (law 1).
 type Topic struct {
 	// Name of the topic. Required.
 	Name string
-	// Sources are what its events may name themselves; the first is the source of events that name none. None = any
-	// name is believed and the topic's own name is the source of the others.
+	// Sources are what its events may name themselves; the first is the source of events that name none. None
+	// = any name is believed and the topic's own name is the source of the others.
 	Sources []string
 	// Format is the gateway format of its records. Default "": found from each record.
 	Format string
@@ -76,9 +80,10 @@ type Topic struct {
 	Amend bool
 }
 
-// FileHeaders are the headers of a record cut from a file: fileID names the file ("f" and the hash of its first
-// complete line), offset is the place of the record's first byte in the decompressed stream and line its number,
-// from 1. The record's value must be the bytes of the stream from there on, so that each event's own place is known.
+// FileHeaders are the headers of a record cut from a file: fileID names the file ("f" and the hash of its
+// first complete line), offset is the place of the record's first byte in the decompressed stream and line
+// its number, from 1. The record's value must be the bytes of the stream from there on, so that each event's
+// own place is known.
 func FileHeaders(fileID string, offset, line int64) []stream.Header {
 	return []stream.Header{{Key: HeaderFileID, Value: []byte(fileID)},
 		{Key: HeaderFileAt, Value: fmt.Appendf(nil, "%d:%d", offset, line)}}
@@ -123,11 +128,12 @@ type origin struct {
 	scratch    []byte
 }
 
-// read fills o from a record of a topic. Texts alias the record. Where a header is garbled, o says as much as is
-// certain, so that the rejection has coordinates.
+// read fills o from a record of a topic. Texts alias the record. Where a header is garbled, o says as much as
+// is certain, so that the rejection has coordinates.
 func (o *origin) read(t *Topic, topicID [16]byte, generation int64, r *stream.Record) *Fault {
 	*o = origin{
-		at:      schemas.Coordinates{Topic: t.Name, Generation: generation, Partition: int32(r.Partition), Offset: r.Offset},
+		at: schemas.Coordinates{Topic: t.Name, Generation: generation, Partition: int32(r.Partition),
+			Offset: r.Offset},
 		topicID: topicID, topic: t.Name, record: r, recordTime: r.Time.UnixMilli(),
 		format: t.Format, customer: t.Customer, amend: t.Amend, anySource: len(t.Sources) == 0,
 		sources: append(o.sources[:0], t.Sources...), scratch: o.scratch[:0],
@@ -208,8 +214,8 @@ func (o *origin) coordinates(index int) schemas.Coordinates {
 	return at
 }
 
-// line is the number of the line in its file on which byte offset of the record's value lies; 0 where the record is
-// not from a file.
+// line is the number of the line in its file on which byte offset of the record's value lies; 0 where the
+// record is not from a file.
 func (o *origin) line(value []byte, offset int) int64 {
 	if o.fileLine == 0 {
 		return 0
@@ -265,11 +271,13 @@ func ParseCoordinates(text string) (schemas.Coordinates, error) {
 	for i, size := range [...]int{64, 32, 64, 32} {
 		n, err := strconv.ParseInt(parts[i+1], 10, size)
 		if err != nil || n < 0 {
-			return schemas.Coordinates{}, fmt.Errorf("coordinates %.80q: %q is not a number of that place", text, parts[i+1])
+			return schemas.Coordinates{}, fmt.Errorf("coordinates %.80q: %q is not a number of that place",
+				text, parts[i+1])
 		}
 		numbers[i] = n
 	}
-	c.Generation, c.Partition, c.Offset, c.Index = numbers[0], int32(numbers[1]), numbers[2], int32(numbers[3])
+	c.Generation, c.Partition, c.Offset, c.Index = numbers[0], int32(numbers[1]), numbers[2],
+		int32(numbers[3])
 	return c, nil
 }
 

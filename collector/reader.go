@@ -59,8 +59,8 @@ func (r *reader) resume(ctx context.Context) error {
 		return fmt.Errorf("find where %s partition %d was left: %w", r.p.Topic, r.p.ID, err)
 	}
 	if at >= 0 {
-		r.c.o.Log.Info("the group has committed nothing: a partition begins after what is answered for", "topic", r.p.Topic,
-			"partition", r.p.ID, "offset", at)
+		r.c.o.Log.Info("the group has committed nothing: a partition begins after what is answered for",
+			"topic", r.p.Topic, "partition", r.p.ID, "offset", at)
 		r.p.SeekTo(at)
 	}
 	return nil
@@ -80,8 +80,8 @@ func (r *reader) run(ctx context.Context) error {
 			return err
 		}
 		if !begun && batch.Base != max(r.p.Committed, 0) {
-			// What lies before is answered for or given up: said at once, since nothing more may come for long, and a
-			// close waits for it.
+			// What lies before is answered for or given up: said at once, since nothing more may come for
+			// long, and a close waits for it.
 			if err := r.p.Commit(ctx, batch.Base); err != nil {
 				return err
 			}
@@ -123,7 +123,8 @@ func (r *reader) decode(batch *stream.Batch) *chunk {
 	return k
 }
 
-// worker turns records into the encoded events of a chunk. One goroutine uses it; it reads no clock and does no I/O.
+// worker turns records into the encoded events of a chunk. One goroutine uses it; it reads no clock and does
+// no I/O.
 type worker struct {
 	check   *checker
 	metrics *metrics
@@ -148,7 +149,8 @@ func (w *worker) begin(a *catalog.Snapshot, k *chunk, shards int) {
 	w.check.agreement, w.chunk, w.shards = a, k, shards
 }
 
-// record decodes, checks, attributes and encodes the events of one record. Each event is published or rejected.
+// record decodes, checks, attributes and encodes the events of one record. Each event is published or
+// rejected.
 func (w *worker) record(t *Topic, topicID [16]byte, generation int64, r *stream.Record) {
 	if fault := w.origin.read(t, topicID, generation, r); fault != nil {
 		w.reject(r, rejection{fault: fault, raw: r.Value})
@@ -173,7 +175,8 @@ func (w *worker) events(r *stream.Record) {
 		if len(w.body) > MaxEventBytes {
 			w.reject(r, rejection{place: place, source: w.event.Source, format: w.result.Format,
 				raw: eventAt(r.Value, place.Offset), fault: &Fault{ReasonTooLarge,
-					"the event is larger than half a record of usage-events", "send fewer and shorter attributes"}})
+					"the event is larger than half a record of usage-events",
+					"send fewer and shorter attributes"}})
 			continue
 		}
 		shard := schemas.Shard(w.event.Source, w.event.ID, w.shards)
@@ -196,7 +199,8 @@ func (w *worker) decode(r *stream.Record) {
 	for i := range r.Headers {
 		w.headers = append(w.headers, decode.Header(r.Headers[i]))
 	}
-	w.decoder.Decode(w.origin.format, decode.Record{Value: r.Value, Headers: w.headers, Redacted: w.origin.replayed},
+	w.decoder.Decode(w.origin.format, decode.Record{Value: r.Value, Headers: w.headers,
+		Redacted: w.origin.replayed},
 		&w.result)
 }
 
@@ -242,8 +246,8 @@ type rejection struct {
 	fault  *Fault
 }
 
-// maxPayload bounds the payload kept of a rejected event, in bytes: what fits a record of Kafka with its receipt. A
-// longer one is cut and cannot be replayed; the detail says so.
+// maxPayload bounds the payload kept of a rejected event, in bytes: what fits a record of Kafka with its
+// receipt. A longer one is cut and cannot be replayed; the detail says so.
 const maxPayload = stream.MaxRecordBytes - 64<<10
 
 // maxDetail bounds detail and hint, in bytes: both may quote the event.
@@ -263,8 +267,8 @@ func (w *worker) reject(r *stream.Record, x rejection) {
 		payload, detail = payload[:maxPayload], "the payload is cut and cannot be replayed; "+detail
 	}
 	e := wire.RejectedEvent{
-		Topic: at.Topic, Generation: at.Generation, Partition: at.Partition, Offset: at.Offset, Index: at.Index,
-		RecordTime: o.recordTime, Source: valid(or(x.source, o.source())), Format: x.format,
+		Topic: at.Topic, Generation: at.Generation, Partition: at.Partition, Offset: at.Offset,
+		Index: at.Index, RecordTime: o.recordTime, Source: valid(or(x.source, o.source())), Format: x.format,
 		Reason: x.fault.Reason, Detail: w.harmless(detail), Hint: w.harmless(x.fault.Hint), Payload: payload,
 		History: o.mode == schemas.History, Line: o.line(r.Value, x.place.Offset),
 		CustomerFrom: string(o.customer), OwnId: o.ownIDOf(x.place),
@@ -299,7 +303,8 @@ func (o *origin) source() string {
 	return o.sources[0]
 }
 
-// eventAt cuts the event that begins at offset out of a record: a JSON object to its closing brace, else a line.
+// eventAt cuts the event that begins at offset out of a record: a JSON object to its closing brace, else a
+// line.
 func eventAt(value []byte, offset int) []byte {
 	if offset >= len(value) {
 		return nil

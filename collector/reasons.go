@@ -2,8 +2,9 @@ package collector
 
 import "fmt"
 
-// Reason says in one word why an event was rejected. The words are a contract: tools filter by them, tables keep them.
-// A decoder has words of its own for what it cannot read (collector/decode); these are the collector's.
+// Reason says in one word why an event was rejected. The words are a contract: tools filter by them, tables
+// keep them. A decoder has words of its own for what it cannot read (collector/decode); these are the
+// collector's.
 const (
 	// ReasonBadHeader: a tollgate-… header of the record is not what this program writes.
 	ReasonBadHeader = "bad_header"
@@ -35,18 +36,19 @@ const (
 
 // Limits of one event. Each is what the tables and the records after it can hold.
 const (
-	// MaxID bounds an id, in bytes. 256 holds every id of the known gateways (16–64) and our coordinates (60); an id
-	// is a third of an event's cost in the table.
+	// MaxID bounds an id, in bytes. 256 holds every id of the known gateways (16–64) and our coordinates
+	// (60); an id is a third of an event's cost in the table.
 	MaxID = 256
 	// MaxSource bounds the name of a source, in bytes: a CloudEvents source is often a URI.
 	MaxSource = 256
 	// MaxCustomer bounds the text of a customer, in bytes.
 	MaxCustomer = 256
-	// MaxEventBytes bounds one normalised event, in bytes: half a record of usage-events, so that every event fits.
+	// MaxEventBytes bounds one normalised event, in bytes: half a record of usage-events, so that every event
+	// fits.
 	MaxEventBytes = MaxRecordBytes / 2
-	// MaxRecordBytes bounds one record of usage-events and, but for a single larger payload, of rejected-events.
-	// 512 KiB: not less, since a record's fixed cost is shared by its events; not more, since Kafka's default message
-	// limit is 1 MiB and a reader holds a whole record.
+	// MaxRecordBytes bounds one record of usage-events and, but for a single larger payload, of
+	// rejected-events. 512 KiB: not less, since a record's fixed cost is shared by its events; not more,
+	// since Kafka's default message limit is 1 MiB and a reader holds a whole record.
 	MaxRecordBytes = 512 << 10
 )
 

@@ -10,20 +10,20 @@ import (
 	"tollgate/schemas/stream"
 )
 
-// A right to amend and void (law 2) that comes with a record is proved, not claimed: every gateway may write headers.
-// The proof is a keyed hash of who makes the correction and of all that the record says, headers that name its events
-// or their sources included, under the key of credential hashes, which only Tollgate has. Beside anything else it is of
-// no use.
+// A right to amend and void (law 2) that comes with a record is proved, not claimed: every gateway may write
+// headers. The proof is a keyed hash of who makes the correction and of all that the record says, headers
+// that name its events or their sources included, under the key of credential hashes, which only Tollgate
+// has. Beside anything else it is of no use.
 
 // maxActor bounds the name of who makes a correction, in bytes.
 const maxActor = 120
 
-// GrantAmend adds to a record the proof that actor may amend and void with it; nothing else may be added to it later.
-// Whoever calls it has made sure of the right: by a key's setting, or because a person runs a tool.
+// GrantAmend adds to a record the proof that actor may amend and void with it; nothing else may be added to
+// it later. Whoever calls it has made sure of the right: by a key's setting, or because a person runs a tool.
 func GrantAmend(h *catalog.Hasher, actor string, r *stream.Record) error {
 	if actor == "" || len(actor) > maxActor || !printable(actor) {
-		return fmt.Errorf("grant the right to amend to %.40q: who makes the corrections must be named, in at most %d bytes "+
-			"of printable text", actor, maxActor)
+		return fmt.Errorf("grant the right to amend to %.40q: who makes the corrections must be named, in "+
+			"at most %d bytes of printable text", actor, maxActor)
 	}
 	proof := h.Hash(amendment(actor, r))
 	r.Headers = append(r.Headers, stream.Header{Key: HeaderAmend, Value: []byte(proof + " " + actor)})
@@ -40,7 +40,8 @@ func amendment(actor string, r *stream.Record) string {
 	part(actor)
 	for i := range r.Headers {
 		key := r.Headers[i].Key
-		ours := strings.HasPrefix(key, "tollgate-") || strings.HasPrefix(key, "ce_") || key == HeaderContentType
+		ours := strings.HasPrefix(key, "tollgate-") || strings.HasPrefix(key, "ce_") ||
+			key == HeaderContentType
 		if ours && key != HeaderAmend { // others are of tools on the way, such as traces
 			part(key)
 			part(alias(r.Headers[i].Value))

@@ -16,7 +16,8 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// ErrDeferred says that events could not be counted now and wait in memory: they are counted when Redis is back.
+// ErrDeferred says that events could not be counted now and wait in memory: they are counted when Redis is
+// back.
 var ErrDeferred = errors.New("quota is counted later")
 
 // CounterOptions of a Counter. Zero values take the defaults.
@@ -25,15 +26,16 @@ type CounterOptions struct {
 	Store *Store
 	// Agreement gives the present snapshot; it is asked once for each chunk. Required.
 	Agreement func() *catalog.Snapshot
-	// Now is the clock of windows: it only says how long counters are kept; the event's own time says which window it
-	// counts in. Default time.Now; the demo has a clock of its own.
+	// Now is the clock of windows: it only says how long counters are kept; the event's own time says which
+	// window it counts in. Default time.Now; the demo has a clock of its own.
 	Now func() time.Time
 	// MaxBacklog bounds what waits in memory while Redis is away, in additions of about 50 bytes.
 	//
-	// Default 1,000,000: 50 MB, at 20,000 limited events a second a minute of outage. Not more: the memory belongs to
-	// the events. What is dropped is put right by Reconcile.
+	// Default 1,000,000: 50 MB, at 20,000 limited events a second a minute of outage. Not more: the memory
+	// belongs to the events. What is dropped is put right by Reconcile.
 	MaxBacklog int
-	// RetryEvery is how long Redis is left alone after a failure. Default 1s: the events do not wait for it then.
+	// RetryEvery is how long Redis is left alone after a failure. Default 1s: the events do not wait for it
+	// then.
 	RetryEvery time.Duration
 	// Log receives what happens. Default slog.Default().
 	Log *slog.Logger
@@ -139,7 +141,8 @@ const maxBooks = 16
 // Noticed receives a signal when notices were added, for a Notifier of the same process.
 func (c *Counter) Noticed() <-chan struct{} { return c.wake }
 
-// Count counts what was noted, which was read from source; see the package for what happens when Redis is away.
+// Count counts what was noted, which was read from source; see the package for what happens when Redis is
+// away.
 func (t *Tally) Count(ctx context.Context, source schemas.SourceRange) error {
 	c := t.counter
 	field := source.Topic + "/" + strconv.Itoa(int(source.Partition))
@@ -178,7 +181,8 @@ func (t *Tally) Count(ctx context.Context, source schemas.SourceRange) error {
 	return nil
 }
 
-// wait queues a tally; one that continues the last range becomes part of it, so that a backlog is few large steps.
+// wait queues a tally; one that continues the last range becomes part of it, so that a backlog is few large
+// steps.
 func (p *counting) wait(t *Tally, source schemas.SourceRange) {
 	if n := len(p.waiting); n > 0 {
 		last := &p.waiting[n-1]
@@ -212,8 +216,9 @@ func (c *Counter) deferred(p *counting, cause error) error {
 		p.waiting = slices.Delete(p.waiting, 0, 1)
 		c.grow(-len(lost.tally.deltas))
 		c.metrics.dropped.Add(float64(len(lost.tally.deltas)))
-		c.o.Log.Error("quota backlog is full: counters stay behind until they are reconciled", "topic", lost.source.Topic,
-			"partition", lost.source.Partition, "from", lost.source.From, "to", lost.source.To)
+		c.o.Log.Error("quota backlog is full: counters stay behind until they are reconciled", "topic",
+			lost.source.Topic, "partition", lost.source.Partition, "from", lost.source.From, "to",
+			lost.source.To)
 	}
 	c.metrics.deferred.Inc()
 	if cause == nil {
@@ -222,11 +227,12 @@ func (c *Counter) deferred(p *counting, cause error) error {
 	return fmt.Errorf("%w: %w", ErrDeferred, cause)
 }
 
-// maxRounds bounds how often a fence is asked for: once to learn it, once more for each owner that counted meanwhile.
+// maxRounds bounds how often a fence is asked for: once to learn it, once more for each owner that counted
+// meanwhile.
 const maxRounds = 8
 
-// apply counts one range, bucket by bucket, each exactly once: what a bucket's fence already includes is left out
-// (law 8). It may be called again after an error.
+// apply counts one range, bucket by bucket, each exactly once: what a bucket's fence already includes is left
+// out (law 8). It may be called again after an error.
 func (c *Counter) apply(ctx context.Context, p *counting, field string, d deferred) error {
 	open := map[int]bool{} // bucket → its fence was learnt from Redis just now
 	for b, touched := range d.tally.touched {
@@ -259,13 +265,13 @@ func (c *Counter) apply(ctx context.Context, p *counting, field string, d deferr
 			return err
 		}
 	}
-	return fmt.Errorf("count %s: the fences of %d buckets keep moving; is another collector reading the same partition?",
-		field, len(open))
+	return fmt.Errorf("count %s: the fences of %d buckets keep moving; is another collector reading "+
+		"the same partition?", field, len(open))
 }
 
-// blocks are the open buckets' sums from their fences on. A bucket whose fence includes the range is closed. Where the
-// fence was learnt from Redis, who counted what it includes may have crashed before it told of a limit reached: these
-// counters are looked at again, with nothing added.
+// blocks are the open buckets' sums from their fences on. A bucket whose fence includes the range is closed.
+// Where the fence was learnt from Redis, who counted what it includes may have crashed before it told of a
+// limit reached: these counters are looked at again, with nothing added.
 func (c *Counter) blocks(p *counting, field string, d deferred, open map[int]bool) ([]block, error) {
 	last := fenceAt(schemas.Position{Generation: d.source.Generation, Offset: d.source.To})
 	var from [buckets]int64
@@ -319,8 +325,8 @@ func (c *Counter) blocks(p *counting, field string, d deferred, open map[int]boo
 	return out, nil
 }
 
-// note has the limits told that a block's counters have reached. A crash before it is made good by who reads the range
-// again: offsets are committed after it.
+// note has the limits told that a block's counters have reached. A crash before it is made good by who reads
+// the range again: offsets are committed after it.
 func (c *Counter) note(ctx context.Context, b *block, reached []reach) error {
 	for _, at := range reached {
 		k, r := b.adds[at.add].counter, b.adds[at.add].counter.limits[at.limit]

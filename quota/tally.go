@@ -12,8 +12,8 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// buckets is how many customer buckets there are: each is one hash tag in Redis. 256: enough to spread over any
-// cluster, few enough that a flush touches each with one script. Fixed for the life of the counters.
+// buckets is how many customer buckets there are: each is one hash tag in Redis. 256: enough to spread over
+// any cluster, few enough that a flush touches each with one script. Fixed for the life of the counters.
 const buckets = 256
 
 func bucketOf(customer string) int { return int(xxh3.HashString(customer) % buckets) }
@@ -27,15 +27,15 @@ type Tally struct {
 	deltas  []delta
 }
 
-// accounts remembers customers and their counters from chunk to chunk: of one snapshot, for one Tally at a time. What
-// its deltas point to never changes, so the next Tally may have it while they wait for Redis.
+// accounts remembers customers and their counters from chunk to chunk: of one snapshot, for one Tally at a
+// time. What its deltas point to never changes, so the next Tally may have it while they wait for Redis.
 type accounts struct {
 	snapshot *catalog.Snapshot
 	of       map[string]*account
 }
 
-// maxAccounts bounds the customers that one remembers, at about 500 bytes with two limits. 20,000: more than one
-// partition sees of live traffic within some minutes; beyond it, it is begun anew.
+// maxAccounts bounds the customers that one remembers, at about 500 bytes with two limits. 20,000: more than
+// one partition sees of live traffic within some minutes; beyond it, it is begun anew.
 const maxAccounts = 20_000
 
 // counted is one counter that a tally adds to. It does not change.
@@ -69,8 +69,8 @@ type series struct {
 	places map[string]*counted // credential ("" where not per credential) → counter in this window
 }
 
-// Add notes a live event that was read at offset. Unattributed events, amendments and voids count nothing: the first
-// have no plan, the others correct an event that was counted.
+// Add notes a live event that was read at offset. Unattributed events, amendments and voids count nothing:
+// the first have no plan, the others correct an event that was counted.
 func (t *Tally) Add(offset int64, e *schemas.UsageEvent) {
 	if e.Customer == "" || e.Revision != 0 {
 		return
@@ -119,7 +119,8 @@ func (t *Tally) account(e *schemas.UsageEvent) *account {
 		a.minute = minute
 		a.zone = t.book.snapshot.Zone(e.Customer)
 		rules := t.counter.book.of(t.book.snapshot, e.Customer, time.UnixMilli(e.Time))
-		if !slices.Equal(rules, a.rules) { // mostly they are what they were a minute ago, and so are the series
+		// mostly they are what they were a minute ago, and so are the series
+		if !slices.Equal(rules, a.rules) {
 			a.rules, a.series = rules, nil
 			for _, r := range rules {
 				a.add(r)
@@ -141,8 +142,8 @@ func (a *account) add(r *rule) {
 
 // place makes the counter of a customer (and credential) in the window of s.
 func (t *Tally) place(s *series, customer, credential string) *counted {
-	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits, customer: strings.Clone(customer),
-		credential: strings.Clone(credential)}
+	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits,
+		customer: strings.Clone(customer), credential: strings.Clone(credential)}
 	k.key = t.counter.o.Store.key(k.bucket, counterKey(s.limits[0].series, s.window, customer, credential))
 	s.places[k.credential] = k
 	return k

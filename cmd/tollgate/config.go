@@ -177,8 +177,8 @@ func LoadConfig(path string, environment []string) (Config, Origins, error) {
 	if path != "" {
 		text, err := os.ReadFile(path)
 		if err != nil {
-			return config, origins, fmt.Errorf("read configuration: %w; --config or TOLLGATE_CONFIG names the file",
-				err)
+			return config, origins, fmt.Errorf("read configuration: %w; --config or "+
+				"TOLLGATE_CONFIG names the file", err)
 		}
 		problems = append(problems, loadYAML(&config, path, text, origins)...)
 	}

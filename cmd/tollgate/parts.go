@@ -86,8 +86,8 @@ func (p *parts) advised(err error) error {
 	if p.embeds(needAll) == needAll || p.joined {
 		return err
 	}
-	return fmt.Errorf("%w; start it, or correct its settings (`tollgate config` shows them and where each came "+
-		"from); `tollgate doctor` looks at every server", err)
+	return fmt.Errorf("%w; start it, or correct its settings (`tollgate config` shows them and "+
+		"where each came from); `tollgate doctor` looks at every server", err)
 }
 
 // embeds are the needs that no configured address satisfies.

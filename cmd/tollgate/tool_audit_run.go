@@ -26,7 +26,8 @@ type auditCommand struct {
 }
 
 // auditOptions says up to where the collector has committed, which receipts must cover.
-func auditOptions(ctx context.Context, offsets offsetsReader, topics []string) (aggregator.AuditOptions, error) {
+func auditOptions(ctx context.Context, offsets offsetsReader,
+	topics []string) (aggregator.AuditOptions, error) {
 	o := aggregator.AuditOptions{Committed: map[string][]int64{}}
 	for _, topic := range topics {
 		committed, err := offsets.Committed(ctx, groupCollector, topic)
@@ -82,12 +83,14 @@ type auditedSource struct {
 	Committed  int64  `json:"committed"`
 }
 
-// newAudited adds what follows from the report: published is what different events and repeats by producers make up.
+// newAudited adds what follows from the report: published is what different events and repeats by producers
+// make up.
 func newAudited(report *aggregator.Audit) audited {
-	shown := audited{Published: report.Keys + report.ProducerRepeats(), Rejected: report.Rejected, Keys: report.Keys,
-		SentAgain: report.ProducerRepeats(), DeliveredAgain: report.SentTwice + report.InIncomplete + report.Redelivered,
-		Reattributed: report.AttributedAgain, Buckets: report.Buckets, Dirty: report.Dirty, Moving: report.Moving,
-		Balanced: report.Balanced(), Problems: append([]schemas.AuditProblem{}, report.Problems()...)}
+	shown := audited{Published: report.Keys + report.ProducerRepeats(), Rejected: report.Rejected,
+		Keys: report.Keys, SentAgain: report.ProducerRepeats(), DeliveredAgain: report.SentTwice +
+			report.InIncomplete + report.Redelivered, Reattributed: report.AttributedAgain,
+		Buckets: report.Buckets, Dirty: report.Dirty, Moving: report.Moving, Balanced: report.Balanced(),
+		Problems: append([]schemas.AuditProblem{}, report.Problems()...)}
 	shown.Read = report.Delivered - min(shown.DeliveredAgain+shown.Reattributed, report.Delivered)
 	for _, s := range report.Sources {
 		shown.Sources = append(shown.Sources, auditedSource(s))
@@ -95,7 +98,8 @@ func newAudited(report *aggregator.Audit) audited {
 	return shown
 }
 
-// Run compares offsets, receipts, events, heads, usage, counters and invoices; it fails where anything does not balance.
+// Run compares offsets, receipts, events, heads, usage, counters and invoices; it fails where anything does
+// not balance.
 func (c auditCommand) Run(a *app) error {
 	if c.Repair && strings.TrimSpace(c.Reason) == "" {
 		return errors.New("--repair writes tables: say why with --reason")
@@ -154,20 +158,22 @@ func (c auditCommand) audit(a *app, r *roles) (*audited, []aggregator.Fault, err
 	if err != nil {
 		return nil, nil, err
 	}
-	shown.Invoices, shown.CreditNotes, shown.Lines = documents.Invoices, documents.CreditNotes, documents.Lines
+	shown.Invoices, shown.CreditNotes, shown.Lines = documents.Invoices, documents.CreditNotes,
+		documents.Lines
 	shown.Problems = append(shown.Problems, documents.Problems...)
 	shown.Balanced = len(shown.Problems) == 0
 	return &shown, report.Faults, nil
 }
 
-// stuckAfter is how long an audit waits for buckets that nobody recomputes before it looks at them as they are.
+// stuckAfter is how long an audit waits for buckets that nobody recomputes before it looks at them as they
+// are.
 //
-// Default 45s. Not less: an owner stores how far it is settled every 30 s, which tells a lost head from one that is
-// still to be written.
+// Default 45s. Not less: an owner stores how far it is settled every 30 s, which tells a lost head from one
+// that is still to be written.
 const stuckAfter = 45 * time.Second
 
-// pending counts the buckets that are still to be recomputed, until their number stands still: of those whose events
-// vanished it always does.
+// pending counts the buckets that are still to be recomputed, until their number stands still: of those whose
+// events vanished it always does.
 type pending struct {
 	usage interface {
 		Pending(ctx context.Context, period schemas.Period) (int, error)
@@ -196,8 +202,8 @@ func (p *pending) Dirty(ctx context.Context, period schemas.Period) (int, error)
 
 // passed waits until every record that stands in our topics now is stored.
 func (r *roles) passed(ctx context.Context) error {
-	follow := passage{offsets: r.p.kafka, usage: nothingDirty{}, sources: topicNames(r.sources), now: r.p.clock,
-		stage: stageShards}
+	follow := passage{offsets: r.p.kafka, usage: nothingDirty{}, sources: topicNames(r.sources),
+		now: r.p.clock, stage: stageShards}
 	for {
 		waiting, err := follow.advance(ctx, schemas.Period{})
 		if err == nil {
@@ -233,7 +239,8 @@ func (r *roles) auditCounters(ctx context.Context, shown *audited) error {
 	return err
 }
 
-// repair computes again what may be, and writes down what it does before it does it. Events and documents stay.
+// repair computes again what may be, and writes down what it does before it does it. Events and documents
+// stay.
 func (c auditCommand) repair(a *app, r *roles, shown *audited, faults []aggregator.Fault) (*repaired, error) {
 	log := auditlog.NewStore(r.p.store)
 	note := func(subject string, details map[string]string) error {
@@ -244,7 +251,8 @@ func (c auditCommand) repair(a *app, r *roles, shown *audited, faults []aggregat
 	buckets, err := r.reader.Repair(a.ctx, faults, func(list []aggregator.Fault) error {
 		for _, f := range list {
 			if err := note(fmt.Sprintf("%s %s of shard %d", f.Level, f.Bucket.Format(time.RFC3339), f.Shard),
-				map[string]string{"fault": string(f.Kind), "expected": f.Expected, "found": f.Found}); err != nil {
+				map[string]string{"fault": string(f.Kind), "expected": f.Expected,
+					"found": f.Found}); err != nil {
 				return err
 			}
 		}
@@ -258,7 +266,8 @@ func (c auditCommand) repair(a *app, r *roles, shown *audited, faults []aggregat
 		if p.Kind != quota.ProblemCounter {
 			continue
 		}
-		if err := note(p.Where, map[string]string{"fault": p.Kind, "expected": p.Expected, "found": p.Found}); err != nil {
+		if err := note(p.Where, map[string]string{"fault": p.Kind, "expected": p.Expected,
+			"found": p.Found}); err != nil {
 			return nil, err
 		}
 	}

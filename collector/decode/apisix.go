@@ -25,7 +25,8 @@ var apisixAdvice = []Advice{
 // decodeAPISIX refuses meta_format origin, which is the text of the request alone.
 func decodeAPISIX(d *Decoder, from int) {
 	if originText(d.record.Value[from:]) {
-		d.whole(fault{ReasonUndecodable, "this is the text of an HTTP request, as meta_format origin writes it: " +
+		d.whole(fault{ReasonUndecodable, "this is the text of an HTTP request, as meta_format " +
+			"origin writes it: " +
 			"it has no time, status or consumer", `set "meta_format": "default" in the kafka-logger plugin`})
 		return
 	}

@@ -145,8 +145,9 @@ func (d *Decoder) cloudContext(e *schemas.AccessEvent, c *cloud, name, text stri
 		c.contentType = text
 	case "dataschema":
 	case "cloudEventsVersion":
-		return d.reject(ReasonWrongValue, fmt.Sprintf("CloudEvents of version %s, which names id, time and type "+
-			"otherwise", clip(text, 16)), "send CloudEvents of version 1.0; 0.2 and 0.3 are read as well")
+		return d.reject(ReasonWrongValue, fmt.Sprintf("CloudEvents of version %s, which names "+
+			"id, time and type otherwise", clip(text, 16)), "send CloudEvents of version 1.0; 0.2 and 0.3 "+
+			"are read as well")
 	case "contenttype":
 		c.oldType = text
 		return d.addAttribute(e, name, text, 0)
@@ -234,7 +235,8 @@ func (d *Decoder) cloudBinary(e *schemas.AccessEvent, from int) bool {
 		return false
 	}
 	c.data = d.record.Value[from:]
-	if first := bytes.TrimLeft(c.data, " \t\r\n"); c.contentType == "" && (len(first) == 0 || first[0] != '{') {
+	if first := bytes.TrimLeft(c.data, " \t\r\n"); c.contentType == "" &&
+		(len(first) == 0 || first[0] != '{') {
 		return true
 	}
 	return d.cloudPayload(e, &c)

@@ -28,14 +28,16 @@ const (
 
 // Reasons why an event was rejected, as tables, metrics and tools name them.
 const (
-	ReasonUndecodable    = "undecodable"     // not in the form of its format at all
-	ReasonUnknownFormat  = "unknown_format"  // no format recognises the record, or the one named does not exist
-	ReasonTooLarge       = "too_large"       // beyond a limit of a record or event
-	ReasonUnknownField   = "unknown_field"   // a field that the native schema does not have
-	ReasonDuplicateField = "duplicate_field" // the same name twice: which of the two counts is nobody's to guess
-	ReasonMissingField   = "missing_field"   // a field that must be there is not
-	ReasonWrongValue     = "wrong_value"     // a field whose value is not what it must be
-	ReasonTime           = "wrong_time"      // a time without zone, without meaning, or outside 2000..2100
+	ReasonUndecodable = "undecodable" // not in the form of its format at all
+	// no format recognises the record, or the one named does not exist
+	ReasonUnknownFormat = "unknown_format"
+	ReasonTooLarge      = "too_large"     // beyond a limit of a record or event
+	ReasonUnknownField  = "unknown_field" // a field that the native schema does not have
+	// the same name twice: which of the two counts is nobody's to guess
+	ReasonDuplicateField = "duplicate_field"
+	ReasonMissingField   = "missing_field" // a field that must be there is not
+	ReasonWrongValue     = "wrong_value"   // a field whose value is not what it must be
+	ReasonTime           = "wrong_time"    // a time without zone, without meaning, or outside 2000..2100
 )
 
 // Header is one header of a Kafka record, or of an HTTP request; names are compared without case.
@@ -136,8 +138,9 @@ func (d *Decoder) Decode(format string, r Record, out *Result) {
 	skipped := len(r.Value) - len(value)
 	switch {
 	case len(r.Value) > MaxRecordBytes:
-		d.whole(fault{ReasonTooLarge, fmt.Sprintf("the record has %d bytes, at most %d are read", len(r.Value),
-			MaxRecordBytes), "send smaller batches: lower the batch size of the gateway's log plugin"})
+		d.whole(fault{ReasonTooLarge, fmt.Sprintf("the record has %d bytes, at most %d are read",
+			len(r.Value), MaxRecordBytes), "send smaller batches: lower the batch size of the " +
+			"gateway's log plugin"})
 	case format == "":
 		d.whole(fault{ReasonUnknownFormat, "no known format recognises this record",
 			"set the format of the topic or ingest key; tollgate formats list shows those there are"})
@@ -150,7 +153,8 @@ func (d *Decoder) Decode(format string, r Record, out *Result) {
 		d.scan.lenient = d.format.lenient
 		d.format.decode(d, skipped)
 		if d.index == 0 {
-			d.whole(fault{ReasonUndecodable, "no event in the record", "send at least one event in each record"})
+			d.whole(fault{ReasonUndecodable, "no event in the record",
+				"send at least one event in each record"})
 		}
 	}
 	out.arena, d.record, d.out = d.scan.arena, Record{}, nil
@@ -255,8 +259,8 @@ func (d *Decoder) value(decode element) bool {
 	return ok
 }
 
-// restOfLine makes the whole line the one event that was rejected for its first word: a line of another format may begin
-// with a number, and is one event to ReadFile.
+// restOfLine makes the whole line the one event that was rejected for its first word: a line of another
+// format may begin with a number, and is one event to ReadFile.
 func (d *Decoder) restOfLine(from int) {
 	s := &d.scan
 	end := len(s.b)
@@ -267,8 +271,8 @@ func (d *Decoder) restOfLine(from int) {
 	s.reset(s.b, end)
 }
 
-// broken rejects the text that begins at from and is no JSON, as far as ReadFile would read it: one torn line of
-// NDJSON must not take the others with it, and a file has as many events whoever counts them.
+// broken rejects the text that begins at from and is no JSON, as far as ReadFile would read it: one torn line
+// of NDJSON must not take the others with it, and a file has as many events whoever counts them.
 func (d *Decoder) broken(from int, array bool) {
 	s := &d.scan
 	end := len(s.b)
@@ -329,7 +333,8 @@ func (d *Decoder) finish(e *schemas.AccessEvent) bool {
 	switch {
 	case d.fault.reason != "":
 		return false
-	case len(e.ID) > MaxName || len(e.Source) > MaxName || len(e.Customer) > MaxName || len(e.Subject) > MaxName:
+	case len(e.ID) > MaxName || len(e.Source) > MaxName || len(e.Customer) > MaxName ||
+		len(e.Subject) > MaxName:
 		return d.tooLong(e)
 	case d.timed && !timeInRange(e.Time):
 		hint := "check the clock of the sender"

@@ -237,7 +237,8 @@ func (d *Decoder) nameClient(e *schemas.AccessEvent) {
 			return
 		}
 	}
-	e.Attributes = append(e.Attributes, schemas.Attribute{Name: clientAttribute, Value: clip(d.client, MaxText)})
+	e.Attributes = append(e.Attributes, schemas.Attribute{Name: clientAttribute,
+		Value: clip(d.client, MaxText)})
 }
 
 func parseAddress(text string) (netip.Addr, bool) {
@@ -307,8 +308,8 @@ func (d *Decoder) roomFor(name string, have int, what string) bool {
 	case name == "":
 		return d.reject(ReasonWrongValue, "an empty name among "+what, "give every one a name")
 	case len(name) > MaxName:
-		return d.reject(ReasonTooLarge, fmt.Sprintf("a name among %s has %d bytes, at most %d are allowed", what,
-			len(name), MaxName), "give a shorter name")
+		return d.reject(ReasonTooLarge, fmt.Sprintf("a name among %s has %d bytes, at most %d are allowed",
+			what, len(name), MaxName), "give a shorter name")
 	}
 	return true
 }

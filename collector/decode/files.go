@@ -236,8 +236,8 @@ func (o *objectEnd) scan(window []byte) int {
 	return len(window)
 }
 
-// continues tells whether a line within an object may begin with c: JSON for people is indented, or goes on with
-// a name, a number or an end. Everything else begins anew, also another object.
+// continues tells whether a line within an object may begin with c: JSON for people is indented, or goes on
+// with a name, a number or an end. Everything else begins anew, also another object.
 func continues(c byte) bool {
 	return c == ' ' || c == '\t' || c == '\r' || c == '\n' || c == '"' || c == '}' || c == ']' || c == ',' ||
 		c == '-' || digit(c)

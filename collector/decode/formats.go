@@ -106,8 +106,8 @@ var formats = [...]Format{
 		Name: NginxJSON, HasID: true, HasTime: true, Advice: nginxAdvice, lenient: true,
 		Summary: "NGINX log_format as JSON, fields named as its variables",
 		decode:  jsonOf((*Decoder).nginxJSON),
-		escapeHint: "set log_format NAME escape=json '…' in nginx.conf, so that quotes and control characters in " +
-			"requests are escaped as JSON wants it",
+		escapeHint: "set log_format NAME escape=json '…' in nginx.conf, so that quotes and " +
+			"control characters in requests are escaped as JSON wants it",
 	},
 	{
 		Name: Combined, HasTime: true, Lines: true, Advice: combinedAdvice, lenient: true,

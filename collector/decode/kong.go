@@ -5,9 +5,9 @@ import (
 )
 
 var kongAdvice = []Advice{
-	{NeedID, "upgrade to Kong 3.5 or later: it logs request.id. Before that: enable the correlation-id plugin " +
-		"(generator: uuid) and add to the log plugin config.custom_fields_by_lua.request_id = " +
-		"return kong.request.get_header('Kong-Request-ID')"},
+	{NeedID, "upgrade to Kong 3.5 or later: it logs request.id. Before that: enable the " +
+		"correlation-id plugin (generator: uuid) and add to the log plugin " +
+		"config.custom_fields_by_lua.request_id = return kong.request.get_header('Kong-Request-ID')"},
 	{NeedTime, "started_at is in every Kong log: do not remove it with custom_fields_by_lua"},
 	{NeedCredential, "enable the key-auth plugin (or jwt, oauth2, basic-auth) on the route or service, " +
 		"so that Kong logs the consumer: POST /routes/ROUTE/plugins name=key-auth"},

@@ -55,7 +55,8 @@ func (d *Decoder) native(e *schemas.AccessEvent) bool {
 
 // notObject rejects an element that is no object.
 func (d *Decoder) notObject() bool {
-	return d.reject(ReasonUndecodable, "an event must be a JSON object", "send {…}, or an array of such objects")
+	return d.reject(ReasonUndecodable, "an event must be a JSON object",
+		"send {…}, or an array of such objects")
 }
 
 // ownField passes over a member whose name begins with x_: it is the producer's own and is not kept.
@@ -312,8 +313,9 @@ func (d *Decoder) nativeQuantities(e *schemas.AccessEvent) bool {
 		case c == '"':
 			text, _ = s.text()
 			if !numeric(text) {
-				return d.reject(ReasonWrongValue, fmt.Sprintf("quantity %q is %q, not a number", clip(name, 64),
-					clip(text, 40)), "give a number with at most 12 digits after the point and at most 10^15")
+				return d.reject(ReasonWrongValue, fmt.Sprintf("quantity %q is %q, not a number",
+					clip(name, 64), clip(text, 40)), "give a number with at most 12 digits after the point "+
+					"and at most 10^15")
 			}
 		case c == '-' || digit(c):
 			text, _ = s.number()
@@ -347,7 +349,8 @@ func (d *Decoder) nativeAttributes(e *schemas.AccessEvent, fixed int) bool {
 		case kind == 'n':
 			continue
 		case kind == '{' || kind == '[':
-			return d.reject(ReasonWrongValue, fmt.Sprintf("attribute %q is an object or array", clip(name, 64)),
+			return d.reject(ReasonWrongValue, fmt.Sprintf("attribute %q is an object or array",
+				clip(name, 64)),
 				"give a text, number or boolean; one attribute for each part")
 		}
 		if !d.addAttribute(e, name, text, fixed) {

@@ -192,8 +192,8 @@ func (d *Decoder) flatRest(e *schemas.AccessEvent, name string) bool {
 		}
 		return d.scan.skip()
 	}
-	for _, prefix := range [...]string{"arg_", "cookie_", "sent_", "upstream_", "ssl_", "tcpinfo_", "connection",
-		"server_", "remote_", "request_", "proxy_", "realip_"} {
+	for _, prefix := range [...]string{"arg_", "cookie_", "sent_", "upstream_", "ssl_", "tcpinfo_",
+		"connection", "server_", "remote_", "request_", "proxy_", "realip_"} {
 		if strings.HasPrefix(name, prefix) {
 			return d.scan.skip()
 		}

@@ -268,8 +268,8 @@ func (s *scanner) text() (string, bool) {
 	b, from := s.b, s.i+1
 	i := from
 	for i+8 <= len(b) {
-		// A high bit in m marks a byte below 0x20, a quote, a backslash or one beyond ASCII. A borrow may mark
-		// bytes wrongly, but only those after one that is marked rightly.
+		// A high bit in m marks a byte below 0x20, a quote, a backslash or one beyond ASCII. A borrow may
+		// mark bytes wrongly, but only those after one that is marked rightly.
 		x := binary.LittleEndian.Uint64(b[i:])
 		m := ((x - 0x20*ones) | ((x ^ '"'*ones) - ones) | ((x ^ '\\'*ones) - ones) | x) & (0x80 * ones)
 		if m != 0 {

@@ -130,15 +130,17 @@ func serveLibrary(file, dir string, parentGone <-chan struct{}) error {
 	if err != nil {
 		return fmt.Errorf("listen for ClickHouse clients: %w", err)
 	}
-	fmt.Printf("%s%s %d.%d.%d\n", ready, listener.Addr(), front.version[0], front.version[1], front.version[2])
+	fmt.Printf("%s%s %d.%d.%d\n", ready, listener.Addr(), front.version[0], front.version[1],
+		front.version[2])
 	served := make(chan error, 1)
 	go func() { served <- front.serve(listener) }()
 	select {
 	case err := <-served:
 		return err
 	case <-parentGone:
-		// Whatever was acknowledged is in the table's parts, and what was not, its client sends again: nothing is
-		// gained by stopping the engine in order, and a long statement would hold the folder meanwhile.
+		// Whatever was acknowledged is in the table's parts, and what was not, its client sends again:
+		// nothing is gained by stopping the engine in order, and a long statement would hold the folder
+		// meanwhile.
 		return listener.Close()
 	}
 }

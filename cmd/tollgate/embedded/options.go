@@ -15,8 +15,8 @@ type Options struct {
 	// absent.
 	Dir string
 
-	// Port is the loopback port to listen on. Default 0: any free one. The broker and the cache honour it; the
-	// engine always takes a free one, because its clients are told its address.
+	// Port is the loopback port to listen on. Default 0: any free one. The broker and the cache honour it;
+	// the engine always takes a free one, because its clients are told its address.
 	Port int
 
 	// Log receives what a part does. Default slog.Default().
@@ -29,8 +29,8 @@ type Options struct {
 	// own.
 	Clock func() time.Time
 
-	// StartTimeout is how long a part may take to answer, waiting for the folder's lock included. Default 60 s.
-	// Not less: after kill -9 the engine may have to load many data parts. A download is not counted.
+	// StartTimeout is how long a part may take to answer, waiting for the folder's lock included. Default 60
+	// s. Not less: after kill -9 the engine may have to load many data parts. A download is not counted.
 	StartTimeout time.Duration
 }
 

@@ -1,6 +1,6 @@
-// Command mutate removes each safety rule of the path in turn and shows that at least one test turns red for it: a rule
-// that can be removed without a red test is proven by none. It changes no file: the compiler is shown other text in its
-// place. `make mutate` calls it; it is no part of the product.
+// Command mutate removes each safety rule of the path in turn and shows that at least one test turns red for
+// it: a rule that can be removed without a red test is proven by none. It changes no file: the compiler is
+// shown other text in its place. `make mutate` calls it; it is no part of the product.
 package main
 
 import (
@@ -51,7 +51,8 @@ func main() {
 			alive++
 			fmt.Printf("ALIVE  %-40s no test of %s -run %q turned red\n", r.name, r.pkg, r.run)
 		default:
-			fmt.Printf("found  %-40s %s (%.0f s)\n", r.name, strings.Join(red, ", "), time.Since(began).Seconds())
+			fmt.Printf("found  %-40s %s (%.0f s)\n", r.name, strings.Join(red, ", "),
+				time.Since(began).Seconds())
 		}
 	}
 	fmt.Printf("%d of %d removed rules were found\n", tried-alive, tried)
@@ -80,7 +81,8 @@ func (r rule) try(ctx context.Context) (red []string, err error) {
 			texts[e.file] = string(text)
 		}
 		if n := strings.Count(texts[e.file], e.old); n != 1 {
-			return nil, fmt.Errorf("%s holds %q %d times: the code has moved on, and rules.go must follow", e.file, e.old, n)
+			return nil, fmt.Errorf("%s holds %q %d times: the code has moved on, and rules.go must follow",
+				e.file, e.old, n)
 		}
 		texts[e.file] = strings.Replace(texts[e.file], e.old, e.new, 1)
 	}
@@ -109,7 +111,8 @@ func (r rule) try(ctx context.Context) (red []string, err error) {
 
 // test runs the tests over changed files. One that hangs without the rule is found too: by the time limit.
 func (r rule) test(ctx context.Context, overlay string) ([]string, error) {
-	c := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count=1", "-timeout", "10m", "-run", r.run, r.pkg)
+	c := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count=1", "-timeout", "10m", "-run",
+		r.run, r.pkg)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
 	if err := c.Run(); err == nil {
@@ -122,8 +125,10 @@ func (r rule) test(ctx context.Context, overlay string) ([]string, error) {
 	for _, m := range failed.FindAllStringSubmatch(out.String(), -1) {
 		red = append(red, m[1])
 	}
-	if len(red) == 0 && (strings.Contains(out.String(), "panic: BUG:") || strings.Contains(out.String(), "panic: test timed out")) {
-		red = append(red, "stopped by "+strings.SplitN(out.String()[strings.Index(out.String(), "panic: "):], "\n", 2)[0])
+	if len(red) == 0 && (strings.Contains(out.String(), "panic: BUG:") ||
+		strings.Contains(out.String(), "panic: test timed out")) {
+		red = append(red, "stopped by "+strings.SplitN(out.String()[strings.Index(out.String(), "panic: "):],
+			"\n", 2)[0])
 	}
 	if len(red) == 0 {
 		return nil, fmt.Errorf("the tests did not run:\n%s", out.String())

@@ -1,34 +1,45 @@
 package main
 
+// writesEvents is the line of the sink that two rules are about.
+const writesEvents = "" +
+	"	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {\n"
+
 // rules are the safety rules of the path, each with the smallest change that removes it.
 var rules = []rule{
 	{"the fence's previous",
-		[]edit{{"quota/redis.go", "local apply, reached = now == previous, ''", "local apply, reached = true, ''"}},
+		[]edit{{"quota/redis.go", "local apply, reached = now == previous, ''",
+			"local apply, reached = true, ''"}},
 		"./quota", "CountOnce"},
 	{"collector: commit after publish",
-		[]edit{{"collector/collector.go", "	published := c.publish(ctx, f)\n", "	c.commit(ctx, f)\n	published := c.publish(ctx, f)\n"}},
+		[]edit{{"collector/collector.go", "	published := c.publish(ctx, f)\n",
+			"	c.commit(ctx, f)\n	published := c.publish(ctx, f)\n"}},
 		"./collector", "Run"},
 	{"aggregator: commit after write",
 		[]edit{{"aggregator/progress.go", "return min(p.stored, p.marked)", "return p.appended"},
-			{"aggregator/sink.go", "	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {\n",
-				"	k.commit(ctx, f)\n	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {\n"}},
+			{"aggregator/sink.go", writesEvents,
+				"	k.commit(ctx, f)\n" + writesEvents}},
 		"./aggregator", "RandomHistories|Progress"},
 	{"marks after events",
-		[]edit{{"aggregator/sink.go", "	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {\n",
-			"	if err := k.again(ctx, func() error { return k.writeMarks(ctx, f) }); err != nil {\n		return err\n	}\n" +
-				"	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {\n"}},
+		[]edit{{"aggregator/sink.go", writesEvents,
+			"	if err := k.again(ctx, func() error { return k.writeMarks(ctx, f) }); err != nil {\n" +
+				"		return err\n	}\n" + writesEvents}},
 		"./aggregator", "OrderOfWrites"},
 	{"covers before events",
 		[]edit{{"aggregator/recompute.go", "	lost, err := r.lost(ctx, j, before, found, revision)\n",
-			"	r.with(func(l *ledger) {\n		for shard, s := range l.shards {\n			bounds[shard] = s.bound\n		}\n	})\n" +
+			"	r.with(func(l *ledger) {\n		for shard, s := range l.shards {\n" +
+				"			bounds[shard] = s.bound\n		}\n	})\n" +
 				"	lost, err := r.lost(ctx, j, before, found, revision)\n"}},
 		"./aggregator", "Explore|RandomHistories|Live"},
 	{"a revision of unknown outcome gets no head",
-		[]edit{{"aggregator/recompute.go", "		return r.store.combine(ctx, j, revision, pick)\n	})\n	if err != nil {\n		return err\n	}\n",
+		[]edit{{"aggregator/recompute.go",
+			"		return r.store.combine(ctx, j, revision, pick)\n	})\n" +
+				"	if err != nil {\n		return err\n	}\n",
 			"		return r.store.combine(ctx, j, revision, pick)\n	})\n	_ = err\n"}},
 		"./aggregator", "RandomHistories"},
 	{"the version of the head",
-		[]edit{{"aggregator/store_read.go", "argMax((generation, covers, catalog, revision, keys, rows, parts), (generation,\n        covers, catalog, revision)) AS v",
+		[]edit{{"aggregator/store_read.go",
+			"argMax((generation, covers, catalog, revision, keys, rows, parts), (generation,\n" +
+				"        covers, catalog, revision)) AS v",
 			"argMax((generation, covers, catalog, revision, keys, rows, parts), revision) AS v"}},
 		"./aggregator", "RandomHistories|Zombie"},
 	{"the rank of a void",
@@ -42,8 +53,9 @@ var rules = []rule{
 		[]edit{{"schemas/stream/admin.go", "if have.Partitions != s.Partitions {", "if false {"}},
 		"./schemas/stream", "OurTopics|Compacted"},
 	{"the gap check",
-		[]edit{{"schemas/stream/fetcher.go", "	g := GapError{Topic: f.topic, Partition: f.partition, Want: want, Got: got}\n	if f.accepted == nil {\n		return g\n	}\n",
-			"	g := GapError{Topic: f.topic, Partition: f.partition, Want: want, Got: got}\n	if g.Want >= 0 {\n		return nil\n	}\n"}},
+		[]edit{{"schemas/stream/fetcher.go",
+			"	if f.accepted == nil || g.Got < g.Want && !g.Recreated {\n		return g\n	}\n",
+			"	if g.Want >= 0 {\n		return nil\n	}\n"}},
 		"./schemas/stream", "Gap|Deleted|LostItsEnd"},
 	{"acks=all",
 		[]edit{{"schemas/stream/producer.go", "acksAll = -1", "acksAll = 1"}},
@@ -54,6 +66,7 @@ var rules = []rule{
 		"./cmd/tollgate", "ReadinessFollows"},
 	{"cumulative rounding",
 		[]edit{{"billing/rate.go", "	return amount.Sub(before.Amount.Round(places)), nil",
-			"	return after.Amount.Round(places + 2).Sub(before.Amount.Round(places + 2)).Round(places), nil"}},
+			"	return after.Amount.Round(places + 2)." +
+				"Sub(before.Amount.Round(places + 2)).Round(places), nil"}},
 		"./billing", "PartsSum"},
 }
