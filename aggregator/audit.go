@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"tollgate/schemas"
@@ -36,6 +37,7 @@ type Audit struct {
 	Moving  uint64 // buckets that were written to whenever they were looked at: they could not be compared
 
 	Records []UnequalRecord // at most 100
+	Lost    []LostRejected  // records of which rows of rejected_events were lost; at most 100
 	Faults  []Fault         // at most 100; none in a store that balances
 }
 
@@ -45,6 +47,26 @@ type UnequalRecord struct {
 	Shard           int
 	At              schemas.Position
 	Counted, Marked uint64
+}
+
+// LostRejected is a record of rejected-events whose receipt names events that have no row.
+type LostRejected struct {
+	Partition int
+	At        schemas.Position
+	Named     uint64   // events that the receipt names
+	Lost      uint64   // of these without a row
+	First     []string // coordinates of the lost ones, at most 3
+}
+
+// problem is the loss as tools show it.
+func (l LostRejected) problem() schemas.AuditProblem {
+	return schemas.AuditProblem{Kind: "rejected_lost", Where: fmt.Sprintf("%s/%d offset %d of generation %d",
+		topicRejected, l.Partition, l.At.Offset, l.At.Generation),
+		Expected: fmt.Sprintf("a row of each of the %d rejected events that its receipt names", l.Named),
+		Found:    fmt.Sprintf("%d without one, such as %s", l.Lost, strings.Join(l.First, ", ")),
+		Repair: fmt.Sprintf("--repair cannot make them: while Kafka keeps the record, let the aggregator "+
+			"read %s/%d again from offset %d on (docs/audit.md); else send the source records again, whose "+
+			"offsets are the fourth part of the coordinates", topicRejected, l.Partition, l.At.Offset)}
 }
 
 // SourceCoverage is how far a source partition is answered for by complete flushes.
@@ -95,6 +117,9 @@ func (a *Audit) Problems() (out []schemas.AuditProblem) {
 			Found:    fmt.Sprintf("marks of %d", r.Marked),
 			Repair:   replayFrom(r.Shard, []schemas.Position{r.At})})
 	}
+	for _, l := range a.Lost {
+		out = append(out, l.problem())
+	}
 	for _, f := range a.Faults {
 		out = append(out, f.problem())
 	}
@@ -139,6 +164,12 @@ func (r *Reader) Audit(ctx context.Context, o AuditOptions) (*Audit, error) {
 		return fail(err)
 	}
 	if err := r.store.records(ctx, stored, a); err != nil {
+		return fail(err)
+	}
+	if stored, err = r.store.positionsOf(ctx, topicRejected); err != nil {
+		return fail(err)
+	}
+	if err := r.store.rejectedRows(ctx, stored, a); err != nil {
 		return fail(err)
 	}
 	for _, read := range []func(context.Context, *Audit) error{r.store.flushes, r.store.sources,

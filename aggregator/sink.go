@@ -257,13 +257,15 @@ func (k *sink) takeRejected(at place, value []byte) error {
 	if b.Receipt == nil {
 		return fmt.Errorf("%w: it has no receipt", errMalformed)
 	}
-	history := false
-	for _, e := range b.Events {
+	history, coordinates := false, make([]string, len(b.Events))
+	for i, e := range b.Events {
 		k.open.rejected.append(e)
 		history = history || e.History
+		coordinates[i] = schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition,
+			Offset: e.Offset, Index: e.Index}.String()
 	}
 	k.open.rows += len(b.Events)
-	k.open.receipts.append(at, b.Receipt, len(b.Events), history)
+	k.open.receipts.append(at, b.Receipt, len(b.Events), history, coordinates...)
 	return nil
 }
 

@@ -115,3 +115,30 @@ func (s *store) records(ctx context.Context, stored map[int]schemas.Position, a 
 		return err
 	}, native.Named("topic", topicUsage))
 }
+
+// rejectedWithoutRow compares what receipts of rejected-events up to the positions given (%[1]s) name with
+// the rows. Rows are stored before their receipt, and one that comes again under the same coordinates
+// replaces the other.
+const rejectedWithoutRow = `
+SELECT partition, generation, offset, toUInt64(any(length(rejected))), count(), arraySort(groupArray(3)(at))
+FROM (
+    SELECT partition, generation, offset, rejected, arrayJoin(rejected) AS at
+    FROM receipts FINAL WHERE topic = {topic:String} AND (generation, offset) <= %[1]s
+) WHERE sipHash64(at) NOT IN (
+    SELECT sipHash64(concat(toString(topic), '/', toString(generation), '/', toString(partition), '/',
+        toString(offset), '/', toString(index))) FROM rejected_events
+)
+GROUP BY partition, generation, offset ORDER BY partition, generation, offset LIMIT %[2]d`
+
+// rejectedRows finds records of rejected-events of which rows were lost.
+func (s *store) rejectedRows(ctx context.Context, stored map[int]schemas.Position, a *Audit) error {
+	sql := fmt.Sprintf(rejectedWithoutRow, positionSQL("partition", stored), maxFaults)
+	return s.query(ctx, "audit rejected events", sql, func(rows driver.Rows) error {
+		var l LostRejected
+		var partition uint16
+		err := rows.Scan(&partition, &l.At.Generation, &l.At.Offset, &l.Named, &l.Lost, &l.First)
+		l.Partition = int(partition)
+		a.Lost = append(a.Lost, l)
+		return err
+	}, native.Named("topic", topicRejected))
+}

@@ -36,15 +36,19 @@ type receiptColumns struct {
 	rangeGeneration, rangeFirst, rangeNext *proto.ColArr[int64]
 	rangePartition                         *proto.ColArr[int32]
 	history                                proto.ColBool
+	rejected                               *proto.ColArr[string]
 }
 
 func newReceiptColumns() *receiptColumns {
 	return &receiptColumns{topic: newWordColumn(), rangeTopic: proto.NewArray(&proto.ColStr{}),
+		rejected:        proto.NewArray(&proto.ColStr{}),
 		rangeGeneration: proto.NewArray(&proto.ColInt64{}), rangeFirst: proto.NewArray(&proto.ColInt64{}),
 		rangeNext: proto.NewArray(&proto.ColInt64{}), rangePartition: proto.NewArray(&proto.ColInt32{})}
 }
 
-func (c *receiptColumns) append(at place, r *wire.Receipt, count int, history bool) {
+// append adds the receipt of a record; rejected are the coordinates of its events, where they are rejected
+// ones.
+func (c *receiptColumns) append(at place, r *wire.Receipt, count int, history bool, rejected ...string) {
 	c.topic.Append(at.topic)
 	c.partition.Append(uint16(at.partition))
 	c.generation.Append(at.generation)
@@ -54,6 +58,7 @@ func (c *receiptColumns) append(at place, r *wire.Receipt, count int, history bo
 	c.count.Append(uint64(count))
 	c.read.Append(r.Read)
 	c.history.Append(history)
+	c.rejected.Append(rejected)
 	n := len(r.Ranges)
 	topics, partitions := make([]string, n), make([]int32, n)
 	generations, firsts, nexts := make([]int64, n), make([]int64, n), make([]int64, n)
@@ -151,7 +156,8 @@ func (s *store) insertReceipts(ctx context.Context, c *receiptColumns) error {
 		{Name: "part", Data: &c.part}, {Name: "count", Data: &c.count}, {Name: "read", Data: &c.read},
 		{Name: "ranges.topic", Data: c.rangeTopic}, {Name: "ranges.generation", Data: c.rangeGeneration},
 		{Name: "ranges.partition", Data: c.rangePartition}, {Name: "ranges.first", Data: c.rangeFirst},
-		{Name: "ranges.next", Data: c.rangeNext}, {Name: "history", Data: &c.history}})
+		{Name: "ranges.next", Data: c.rangeNext}, {Name: "history", Data: &c.history},
+		{Name: "rejected", Data: c.rejected}})
 }
 
 func (s *store) insertRejected(ctx context.Context, c *rejectedColumns) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"tollgate/cmd/tollgate/embedded/embeddedtest"
+	"tollgate/schemas"
 	"tollgate/schemas/auditlog"
 )
 
@@ -169,5 +170,72 @@ func TestIntegrationAuditUnderTraffic(t *testing.T) {
 			t.Errorf("%d keys", report.Keys)
 		}
 		t.Logf("an audit took %s", time.Since(began).Round(time.Millisecond))
+	}
+}
+
+// TestIntegrationAuditRejected: a lost row of rejected_events is found and named with the record that has it;
+// --repair says what can be done, and the record read again mends it.
+func TestIntegrationAuditRejected(t *testing.T) {
+	h := newHouse(t)
+	h.start()
+	h.up()
+	const good = `{"id":"a","time":"2026-02-01T10:00:00Z","customer":"acme","method":"GET","path":"/"}` + "\n"
+	const coordinates = "concat(topic, '/', toString(generation), '/', toString(partition), '/', " +
+		"toString(offset), '/', toString(index))"
+	bad := h.file("some.json", good+"{\n"+strings.Replace(good, `"a"`, `"b"`, 1)+"[1]\nno event\n")
+	h.do(0, "import", "--format", "native", "--source", "past", "--customer", "event", "--wait", bad)
+	_, p, r := h.further()
+	exec := func(sql string) {
+		t.Helper()
+		if err := p.store.Conn().Exec(t.Context(), sql); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	if report := h.audited(); !report.Balanced || report.Rejected != 3 || report.Keys != 2 {
+		t.Fatalf("before anything is planted: %+v", report)
+	}
+	held, err := r.reader.Held(t.Context(), schemas.Period{From: time.Date(2026, 2, 1, 0, 0, 0, 0, time.UTC),
+		To: time.Now().Add(time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, rejected := int64(0), int64(0)
+	for _, one := range held {
+		events, rejected = events+one.Events, rejected+one.Rejected
+		if one.Source != "past" || one.Events > 0 && one.Hour.Hour() != 10 {
+			t.Errorf("held: %+v", one)
+		}
+	}
+	if events != 2 || rejected != 3 {
+		t.Errorf("%d events and %d rejected are held", events, rejected)
+	}
+	exec("CREATE TABLE kept AS rejected_events ENGINE = MergeTree ORDER BY offset")
+	exec("INSERT INTO kept SELECT * FROM rejected_events")
+	lost := ""
+	row := p.store.Conn().QueryRow(t.Context(), "SELECT "+coordinates+" FROM kept ORDER BY ALL LIMIT 1")
+	if err := row.Scan(&lost); err != nil {
+		t.Fatal(err)
+	}
+	exec("DELETE FROM rejected_events WHERE " + coordinates + " = '" + lost + "'")
+	for _, repair := range [][]string{nil, {"--repair", "--reason", "planted by a test"}} {
+		out, errs := h.do(1, append([]string{"audit", "-o", "json"}, repair...)...)
+		var report audited
+		if err := json.Unmarshal([]byte(out), &report); err != nil {
+			t.Fatal(err)
+		}
+		if kinds := report.kinds(); !slices.Equal(kinds, []string{"rejected_lost"}) ||
+			len(report.Problems) != 1 {
+			t.Fatalf("found %v", report.Problems)
+		}
+		problem := report.Problems[0]
+		if !strings.Contains(problem.Where, "rejected-events/") || !strings.Contains(problem.Found,
+			"1 without one, such as "+lost) ||
+			!strings.Contains(errs, "let the aggregator read rejected-events/") {
+			t.Errorf("said %+v, %s", problem, errs)
+		}
+	}
+	exec("INSERT INTO rejected_events SELECT * FROM kept")
+	if report := h.audited(); !report.Balanced || report.Rejected != 3 {
+		t.Errorf("mended: %+v", report)
 	}
 }

@@ -292,3 +292,8 @@ GROUP BY bucket, meter, customer, product, route, version, method, status_class,
 ALTER TABLE usage_by_minute {{on_cluster}} MODIFY {{definer}};
 ALTER TABLE usage_by_hour {{on_cluster}} MODIFY {{definer}};
 ALTER TABLE usage_by_day {{on_cluster}} MODIFY {{definer}};
+
+-- migration 4: receipts name the rejected events that they answer for
+-- With them an audit finds a row of rejected_events that was lost. Receipts written before have none.
+ALTER TABLE receipts {{on_cluster}} ADD COLUMN IF NOT EXISTS rejected Array(String)
+    COMMENT 'of a record of rejected-events: topic/generation/partition/offset/index of each' CODEC(ZSTD(1));
