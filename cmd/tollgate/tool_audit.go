@@ -19,25 +19,31 @@ type conflictsCommand struct {
 
 // Run lists conflicts: possible tampering, since some gateways let the client choose the id.
 func (c conflictsCommand) Run(a *app) error {
-	period, err := parsePeriod(c.From, c.To)
+	return a.inPeriod(c.From, c.To, func(reader *aggregator.Reader, period schemas.Period) error {
+		conflicts, err := reader.Conflicts(a.ctx, period, c.Limit)
+		if err != nil {
+			return err
+		}
+		t := table{columns: []string{"kind", "source", "id", "events", "first", "last"},
+			items: append([]aggregator.Conflict{}, conflicts...),
+			none:  "no id came with another time or content in " + period.String()}
+		for _, one := range conflicts {
+			t.add(one.Kind, one.Source, one.ID, fmt.Sprint(one.Events), one.First.Format(time.RFC3339Nano),
+				one.Last.Format(time.RFC3339Nano))
+		}
+		return a.show(&t, c.Output)
+	})
+}
+
+// inPeriod lets a tool read the tables of events within the days that its flags name.
+func (a *app) inPeriod(from, to string, do func(*aggregator.Reader, schemas.Period) error) error {
+	period, err := parsePeriod(from, to)
 	if err != nil {
 		return err
 	}
-	p, err := a.open(needClickHouse)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	conflicts, err := aggregator.NewReader(p.store).Conflicts(a.ctx, period, c.Limit)
-	if err != nil {
-		return err
-	}
-	t := table{columns: []string{"kind", "source", "id", "events", "first", "last"},
-		items: append([]aggregator.Conflict{}, conflicts...), none: "no id came with another time or content"}
-	for _, one := range conflicts {
-		t.add(one.Kind, one.Source, one.ID, fmt.Sprint(one.Events), one.First.Format(time.RFC3339Nano), one.Last.Format(time.RFC3339Nano))
-	}
-	return a.show(&t, c.Output)
+	return a.with(needClickHouse, func(p *parts) error {
+		return do(aggregator.NewReader(p.store), period)
+	})
 }
 
 func parsePeriod(from, to string) (period schemas.Period, err error) {
@@ -162,29 +168,25 @@ type eventsCommand struct {
 
 // Run lists the events in force, voided ones left out.
 func (c eventsCommand) Run(a *app) error {
-	period, err := parsePeriod(c.From, c.To)
-	if err != nil {
-		return err
-	}
-	p, err := a.open(needClickHouse)
-	if err != nil {
-		return err
-	}
-	defer a.close(p)
-	t := table{columns: []string{"time", "source", "id", "customer", "credential", "product", "route", "method", "path", "status",
-		"bytes_out", "quantities"}}
-	err = aggregator.NewReader(p.store).Events(a.ctx, aggregator.EventFilter{Meter: c.Meter, Customers: c.Customer,
-		Period: period, Limit: c.Limit}, func(e schemas.UsageEvent) error {
-		quantities := ""
-		for _, q := range e.Quantities {
-			quantities += q.Name + "=" + q.Value + " "
+	return a.inPeriod(c.From, c.To, func(reader *aggregator.Reader, period schemas.Period) error {
+		t := table{columns: []string{"time", "source", "id", "customer", "credential", "product", "route",
+			"method", "path", "status", "bytes_out", "quantities"},
+			none: "no event in " + period.String() + " fits; try other days, and without --customer and " +
+				"--meter; `tollgate rejected list` shows what could not be used"}
+		filter := aggregator.EventFilter{Meter: c.Meter, Customers: c.Customer, Period: period, Limit: c.Limit}
+		err := reader.Events(a.ctx, filter, func(e schemas.UsageEvent) error {
+			quantities := ""
+			for _, q := range e.Quantities {
+				quantities += q.Name + "=" + q.Value + " "
+			}
+			t.add(time.UnixMilli(e.Time).UTC().Format("2006-01-02T15:04:05.000Z"), e.Source, e.ID,
+				e.Customer, e.Credential, e.Product, e.Route, e.Method, e.Path, fmt.Sprint(e.Status),
+				fmt.Sprint(e.BytesOut), quantities)
+			return nil
+		})
+		if err != nil {
+			return err
 		}
-		t.add(time.UnixMilli(e.Time).UTC().Format("2006-01-02T15:04:05.000Z"), e.Source, e.ID, e.Customer, e.Credential, e.Product,
-			e.Route, e.Method, e.Path, fmt.Sprint(e.Status), fmt.Sprint(e.BytesOut), quantities)
-		return nil
+		return a.show(&t, c.Output)
 	})
-	if err != nil {
-		return err
-	}
-	return t.print(a.out, c.Output)
 }
