@@ -171,8 +171,8 @@ func (c eventsCommand) Run(a *app) error {
 	return a.inPeriod(c.From, c.To, func(reader *aggregator.Reader, period schemas.Period) error {
 		t := table{columns: []string{"time", "source", "id", "customer", "credential", "product", "route",
 			"method", "path", "status", "bytes_out", "quantities"},
-			none: "no event in " + period.String() + " fits; try other days, and without --customer and " +
-				"--meter; `tollgate rejected list` shows what could not be used"}
+			none: "no event in " + period.String() + " fits; try other days, and without --customer " +
+				"and --meter; `tollgate rejected list` shows what could not be used"}
 		filter := aggregator.EventFilter{Meter: c.Meter, Customers: c.Customer, Period: period, Limit: c.Limit}
 		err := reader.Events(a.ctx, filter, func(e schemas.UsageEvent) error {
 			quantities := ""
