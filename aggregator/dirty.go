@@ -56,6 +56,17 @@ func (p Pace) withDefaults() Pace {
 	return p
 }
 
+// maxRest bounds a pause between rounds. Default 10s. Not less: a round of live buckets that takes 6 s is
+// followed by 9. Not more: a round that took a minute waited for a server that stood still, which costs
+// nobody a core.
+const maxRest = 10 * time.Second
+
+// rest is how long live buckets wait after a round that took so long, so that they take their share of a core
+// only.
+func (p Pace) rest(took time.Duration) time.Duration {
+	return min(time.Duration(float64(took)*(1/p.Share-1)), maxRest)
+}
+
 // dirt is why a bucket must be recomputed.
 type dirt struct {
 	first, last schemas.Position // uncovered marks; of a coarse bucket, of the parts that changed

@@ -156,9 +156,8 @@ func (r *recomputer) round(ctx context.Context) error {
 			}
 		}
 		if live && len(jobs) > 0 {
-			took := time.Since(began)
 			r.mu.Lock()
-			r.rest = time.Now().Add(time.Duration(float64(took) * (1/r.ledger.pace.Share - 1)))
+			r.rest = time.Now().Add(r.ledger.pace.rest(time.Since(began)))
 			r.mu.Unlock()
 		}
 	}

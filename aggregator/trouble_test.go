@@ -46,3 +46,18 @@ func TestTrouble(t *testing.T) {
 		f(20*time.Second, "")
 	})
 }
+
+// TestRest: live buckets take their share of a core, and a server that stood still is not rested from.
+func TestRest(t *testing.T) {
+	f := func(took, want time.Duration) {
+		t.Helper()
+		if got := (Pace{Share: 0.4}).rest(took); got != want {
+			t.Errorf("after %s a rest of %s, want %s", took, got, want)
+		}
+	}
+	f(0, 0)
+	f(2*time.Second, 3*time.Second)
+	f(6*time.Second, 9*time.Second)
+	f(time.Minute, maxRest)
+	f(5*time.Minute, maxRest)
+}
