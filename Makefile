@@ -56,7 +56,8 @@ mutate: ## remove each safety rule in turn and show that a test turns red for it
 	$(GO) run ./cmd/tollgate/mutate
 
 bench-audit: ## audit AUDIT_EVENTS events with planted faults: found within a minute on two idle cores
-	TOLLGATE_AUDIT_EVENTS=$(AUDIT_EVENTS) $(GO) test -v -count=1 -timeout 60m -run TestAuditOfMany ./aggregator
+	TOLLGATE_AUDIT_EVENTS=$(AUDIT_EVENTS) $(GO) test -v -count=1 -timeout 60m -p 1 \
+	  -run '^Test(Integration)?AuditOfMany$$' ./aggregator ./cmd/tollgate
 
 fuzz: ## run every fuzz test for FUZZTIME
 	@set -e; for file in $$(grep -rlE '^func Fuzz' --include='*_test.go' .); do \

@@ -264,6 +264,41 @@ func TestAuditFindsPlantedFaults(t *testing.T) {
 	}
 }
 
+// TestAuditOfSetsInAnotherOrder: hours that an earlier version combined, which kept sets as they came,
+// balance: what their rows say is compared where their digests differ.
+func TestAuditOfSetsInAnotherOrder(t *testing.T) {
+	g := generated{40_000, 4, start2026.Add(-40 * time.Hour), 30 * time.Hour}
+	b := g.store(t, openDB(t))
+	s := testReader(b).store
+	for _, sql := range []string{
+		"ALTER TABLE usage_hour UPDATE hashes = mapApply((k, v) -> (k, arrayReverse(v)), hashes) WHERE 1 " +
+			"SETTINGS mutations_sync = 1",
+		"CREATE TABLE earlier AS heads",
+		"INSERT INTO earlier SELECT h.* REPLACE (u.d AS usage_digest) FROM heads AS h INNER JOIN (" +
+			"SELECT bucket, shard, " + usageDigest + " AS d FROM usage_hour GROUP BY bucket, shard" +
+			") AS u USING (bucket, shard) WHERE h.level = 'hour'",
+		"DELETE FROM heads WHERE level = 'hour'",
+		"INSERT INTO heads SELECT * FROM earlier",
+	} {
+		if err := s.exec(t.Context(), "keep sets as they came", sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	with, err := testReader(b).comparison(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	scope := auditScope{from: g.from.Unix(), to: g.from.Add(g.span).Unix()}
+	c, err := s.compare(t.Context(), schemas.Hour, scope, with)
+	if err != nil || len(c.looks) <= maxFaults {
+		t.Fatalf("digests of %d hours differ: %v", len(c.looks), err)
+	}
+	a, err := testReader(b).Audit(t.Context(), AuditOptions{})
+	if err != nil || !a.Balanced() || a.Keys != uint64(g.events) {
+		t.Errorf("%v: %+v", err, a)
+	}
+}
+
 // TestAuditOfMany is `make bench-audit`: TOLLGATE_AUDIT_EVENTS events with one of each fault of rows, found within a
 // minute on two idle cores.
 func TestAuditOfMany(t *testing.T) {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -76,8 +80,8 @@ func (r audited) kinds() (kinds []string) {
 	return slices.Compact(kinds)
 }
 
-// cheat takes units from one counter in Redis.
-func (h *auditedHouse) cheat() {
+// cheat takes units from one counter in Redis that has counted so many.
+func (h *house) cheat(units int) {
 	h.t.Helper()
 	address := os.Getenv(embeddedtest.EnvRedis)
 	if address == "" {
@@ -90,14 +94,14 @@ func (h *auditedHouse) cheat() {
 		h.t.Fatal(err)
 	}
 	for _, key := range keys {
-		if n, err := client.HGet(h.t.Context(), key, "w").Int(); err == nil && n == 50 {
+		if n, err := client.HGet(h.t.Context(), key, "w").Int(); err == nil && n == units {
 			if err := client.HIncrBy(h.t.Context(), key, "w", -20).Err(); err != nil {
 				h.t.Fatal(err)
 			}
 			return
 		}
 	}
-	h.t.Fatalf("no counter of 50 among %v", keys)
+	h.t.Fatalf("no counter of %d among %d keys", units, len(keys))
 }
 
 // TestIntegrationAuditAndRepair: what is wrong with usage, heads, counters and invoices is found and named; --repair
@@ -113,7 +117,7 @@ func TestIntegrationAuditAndRepair(t *testing.T) {
 	h.exec("DELETE FROM heads WHERE level = 'minute' AND bucket = '2026-02-05 04:30:00'")
 	h.exec("ALTER TABLE invoices UPDATE document = replaceOne(document, '\"quantity\":\"300\"', '\"quantity\":\"301\"') " +
 		"WHERE 1 SETTINGS mutations_sync = 1")
-	h.cheat()
+	h.cheat(50)
 	report = h.audit(1)
 	for _, want := range []string{"counter_wrong", "documents_altered", "head_lost", "line_altered", "quantity_altered",
 		"usage_rows_lost"} {
@@ -237,5 +241,75 @@ func TestIntegrationAuditRejected(t *testing.T) {
 	exec("INSERT INTO rejected_events SELECT * FROM kept")
 	if report := h.audited(); !report.Balanced || report.Rejected != 3 {
 		t.Errorf("mended: %+v", report)
+	}
+}
+
+// TestIntegrationAuditOfMany is the part of `make bench-audit` that has counters: of TOLLGATE_AUDIT_EVENTS
+// live events of today, which are imported, one is deleted, and one of some thousand counters is changed.
+func TestIntegrationAuditOfMany(t *testing.T) {
+	n, _ := strconv.Atoi(os.Getenv("TOLLGATE_AUDIT_EVENTS"))
+	if n == 0 {
+		t.Skip("TOLLGATE_AUDIT_EVENTS is not set: make bench-audit sets it")
+	}
+	const customers = 500
+	h := newHouse(t)
+	unlimited := strings.ReplaceAll(strings.ReplaceAll(limitedCatalog, "100_000", "100_000_000"), "1_000_000",
+		"100_000_000")
+	h.do(0, "catalog", "apply", h.file("catalog.yaml", unlimited))
+	list := "id,name\n"
+	for i := range customers {
+		list += fmt.Sprintf("c%d,Customer %d\n", i, i)
+	}
+	h.do(0, "customer", "import", h.file("customers.csv", list))
+	h.start()
+	h.up()
+	path := filepath.Join(t.TempDir(), "events.json")
+	now := time.Now().UTC()
+	today := now.Truncate(24 * time.Hour)
+	h.write(path, n, func(i int) string {
+		at := today.Add(time.Duration(float64(now.Sub(today)) * float64(i) / float64(n)))
+		return fmt.Sprintf(`{"id":"m%d","time":%q,"customer":"c%d","method":"GET","path":"/x","status":200,`+
+			`"bytes_out":7}`+"\n", i, at.Format(time.RFC3339Nano), i%customers)
+	})
+	began := time.Now()
+	h.do(0, "import", "--format", "native", "--source", "many", "--customer", "event", "--live", "--wait",
+		path)
+	t.Logf("%d events imported: %s", n, time.Since(began).Round(time.Second))
+	h.counters().reconcile() // a collector that falls behind Redis leaves counters to the next round
+	_, p, _ := h.further()
+	if err := p.store.Conn().Exec(t.Context(), fmt.Sprintf("DELETE FROM events WHERE id = 'm%d'",
+		n/2)); err != nil {
+		t.Fatal(err)
+	}
+	h.cheat(n / customers)
+	began = time.Now()
+	out, errs := h.do(1, "audit", "-o", "json")
+	var report audited
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("audit of %d events and %d counters: %s\n%s", report.Keys, report.Counters,
+		time.Since(began).Round(time.Millisecond), errs)
+	if kinds := report.kinds(); len(report.Problems) != 2 ||
+		!slices.Equal(kinds, []string{"counter_wrong", "events_vanished"}) {
+		t.Errorf("found %v", report.Problems)
+	}
+}
+
+// write makes a file of n lines.
+func (h *house) write(path string, n int, line func(i int) string) {
+	h.t.Helper()
+	file, err := os.Create(path)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	w := bufio.NewWriter(file)
+	for i := range n {
+		if _, err := w.WriteString(line(i)); err != nil {
+			h.t.Fatal(err)
+		}
+	}
+	if err := errors.Join(w.Flush(), file.Close()); err != nil {
+		h.t.Fatal(err)
 	}
 }

@@ -35,8 +35,8 @@ func readGatewayCSV(r io.Reader) (out []gatewayHour, err error) {
 	reader.TrimLeadingSpace = true
 	header, err := reader.Read()
 	if errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("line 1: the file is empty: want a first line %s", strings.Join(gatewayColumns,
-			","))
+		return nil, fmt.Errorf("line 1: the file is empty: want a first line %s",
+			strings.Join(gatewayColumns, ","))
 	}
 	if err != nil {
 		return nil, csvError(err)
@@ -44,8 +44,8 @@ func readGatewayCSV(r io.Reader) (out []gatewayHour, err error) {
 	var at [3]int
 	header[0] = strings.TrimPrefix(header[0], "\ufeff") // which spreadsheets write
 	for i, name := range gatewayColumns {
-		if at[i] = slices.IndexFunc(header,
-			func(h string) bool { return strings.TrimSpace(h) == name }); at[i] < 0 {
+		at[i] = slices.IndexFunc(header, func(h string) bool { return strings.TrimSpace(h) == name })
+		if at[i] < 0 {
 			return nil, fmt.Errorf("line 1: no column %q in %q: want %s", name, strings.Join(header, ","),
 				strings.Join(gatewayColumns, ","))
 		}

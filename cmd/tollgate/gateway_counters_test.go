@@ -153,14 +153,18 @@ func TestGatewayPrometheus(t *testing.T) {
 	f(200, matrix(`{"metric":{"instance":"kong"},"values":[[1774746000,"10.4"],[1774749600,"10.6"]]}`),
 		"kong 0 10;kong 1 11;")
 	f(200, matrix(`{"metric":{"instance":"kong"},"values":[[1774746000,"NaN"],[1774749600,"3"],[1774753200,"+Inf"]]}`),
-		"kong 1 3;2 hours have no number (NaN or Inf) and are not compared;")
+		"kong 1 3;kong: 2 of 3 hours have no number and are not compared;")
 	f(200, matrix(`{"metric":{"instance":"kong","pod":"a"},"values":[[1774746000,"1"]]},`+
 		`{"metric":{"instance":"kong","pod":"b"},"values":[[1774746000,"2"]]}`), "kong 0 3;")
 	f(200, `{"status":"success","warnings":["a store is away"],"data":{"resultType":"matrix","result":[`+
-		`{"metric":{"instance":"kong"},"values":[[1774746000,"1"]]}]}}`, "kong 0 1;a store is away;")
-	f(200, matrix(""), "URL knows no series for q within")
+		`{"metric":{"instance":"kong"},"values":[[1774746000,"1"]]}]}}`,
+		"kong 0 1;a store is away;kong: 2 of 3 hours have no number and are not compared;")
+	f(200, matrix(`{"metric":{"instance":"kong"},"values":[[1774746000,"NaN"]]}`),
+		"URL has no number for q within")
+	f(200, matrix(""), "URL has no number for q within")
 	f(200, matrix(`{"metric":{"job":"kong"},"values":[[1774746000,"1"]]}`),
 		`a series has no label "instance", only map[job:kong]`)
+	f(200, matrix(`{"metric":{"instance":"kong"},"values":[[1774746000,"1e300"]]}`), "the query must count")
 	f(200, matrix(`{"metric":{"instance":"kong"},"values":[[1774746000,"-5"]]}`),
 		"the query must count, as increase does")
 	f(200, matrix(`{"metric":{"instance":"kong"},"values":[[1774746001,"5"]]}`), "is not the end of an hour")
@@ -197,6 +201,11 @@ func TestGatewayPrometheusQuestion(t *testing.T) {
 	}
 	if asked.URL.Path != "/prefix/api/v1/query_range" {
 		t.Errorf("asked at %s", asked.URL.Path)
+	}
+	c.base = "http://reader:secret@127.0.0.1:1"
+	_, _, err = c.read(t.Context(), schemas.Period{From: gatewayDay(0), To: gatewayDay(3)})
+	if err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("nobody answers: %v", err)
 	}
 	for _, to := range []time.Time{gatewayDay(0).Add(90 * time.Minute),
 		gatewayDay(0).Add(11_001 * time.Hour)} {

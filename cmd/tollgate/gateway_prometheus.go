@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -61,63 +62,74 @@ type prometheusSeries struct {
 }
 
 // read asks for every hour of the period. Notes are what a person should know of the answer: warnings of the
-// server, and hours of which it has no number.
+// server, and how many hours have no number. A password in the address is not told.
 func (c prometheusCounters) read(ctx context.Context, period schemas.Period) (out []gatewayHour,
-	notes []string,
-	err error) {
+	notes []string, err error) {
+	server, err := url.Parse(c.base)
+	if err != nil {
+		return nil, nil, fmt.Errorf("--gateway-counters: %w", err)
+	}
 	hours := int(period.To.Sub(period.From) / time.Hour)
 	switch {
-	case !period.From.Truncate(time.Hour).Equal(period.From) ||
-		!period.To.Truncate(time.Hour).Equal(period.To):
+	case !period.From.Truncate(time.Hour).Equal(period.From), !period.To.Truncate(time.Hour).Equal(period.To):
 		return nil, nil, fmt.Errorf("%s: want whole hours of UTC", period)
 	case hours > maxPrometheusHours:
-		return nil, nil,
-			fmt.Errorf("%s has %d hours, Prometheus answers at most %d at once: compare it in pieces", period,
-				hours, maxPrometheusHours)
+		return nil, nil, fmt.Errorf("%s has %d hours, Prometheus answers at most %d at once: compare it in "+
+			"pieces", period, hours, maxPrometheusHours)
 	}
 	answer, err := c.ask(ctx, period)
 	if err != nil {
-		return nil, nil, fmt.Errorf("ask %s for the counters of gateways: %w", c.base, err)
+		return nil, nil, fmt.Errorf("ask %s for the counters of gateways: %w", server.Redacted(), err)
+	}
+	sums, err := c.sums(answer.Data.Result)
+	if err != nil {
+		return nil, answer.Warnings, fmt.Errorf("the answer of %s: %w", server.Redacted(), err)
+	}
+	numbers := map[string]int{} // hours with a number, by source
+	for one, n := range sums {
+		one.requests = int64(math.Round(n)) // increase extrapolates: half a request is none
+		numbers[one.source]++
+		out = append(out, one)
+	}
+	if len(out) == 0 {
+		return nil, answer.Warnings, fmt.Errorf("%s has no number for %s within %s: is the metric scraped, "+
+			"and kept for so long?", server.Redacted(), c.query, period)
 	}
 	notes = answer.Warnings
-	if len(answer.Data.Result) == 0 {
-		return nil, notes,
-			fmt.Errorf("%s knows no series for %s within %s: is the metric scraped, and kept for so long?",
-				c.base, c.query, period)
+	for _, source := range slices.Sorted(maps.Keys(numbers)) {
+		if n := hours - numbers[source]; n > 0 {
+			notes = append(notes, fmt.Sprintf("%s: %d of %d hours have no number and are not compared",
+				source, n, hours))
+		}
 	}
-	sums, empty := map[gatewayHour]float64{}, 0
-	for _, series := range answer.Data.Result {
+	return out, notes, nil
+}
+
+// sums adds the series of each source, hour by hour. NaN and Inf are no numbers.
+func (c prometheusCounters) sums(list []prometheusSeries) (map[gatewayHour]float64, error) {
+	out := map[gatewayHour]float64{}
+	for _, series := range list {
 		source := cmp.Or(series.Metric[c.label], c.source)
 		if source == "" {
-			return nil, notes,
-				fmt.Errorf("a series has no label %q, only %v: sum by it, or name the source with "+
-					"--gateway-source", c.label, series.Metric)
+			return nil, fmt.Errorf("a series has no label %q, only %v: sum by it, or name the source with "+
+				"--gateway-source", c.label, series.Metric)
 		}
 		for _, v := range series.Values {
 			at, n, err := prometheusValue(v)
-			if err != nil {
-				return nil, notes, fmt.Errorf("the answer of %s: %w", c.base, err)
-			}
-			if math.IsNaN(n) || math.IsInf(n, 0) {
-				empty++
+			one := gatewayHour{source: source, hour: at.Add(-time.Hour)}
+			switch {
+			case err != nil:
+				return nil, err
+			case math.IsNaN(n), math.IsInf(n, 0):
 				continue
+			case n < 0, n > math.MaxInt64/2, out[one]+n > math.MaxInt64/2:
+				return nil, fmt.Errorf("%g requests in hour %s of %s: the query must count, as increase does",
+					n, one.hour.Format(time.RFC3339), source)
 			}
-			sums[gatewayHour{source: source, hour: at.Add(-time.Hour)}] += n
+			out[one] += n
 		}
 	}
-	if empty > 0 {
-		notes = append(notes, fmt.Sprintf("%d hours have no number (NaN or Inf) and are not compared", empty))
-	}
-	for one, n := range sums {
-		if n < 0 || n > math.MaxInt64/2 {
-			return nil, notes,
-				fmt.Errorf("%g requests in hour %s of %s: the query must count, as increase does", n,
-					one.hour.Format(time.RFC3339), one.source)
-		}
-		one.requests = int64(math.Round(n)) // increase extrapolates: half a request is none
-		out = append(out, one)
-	}
-	return out, notes, nil
+	return out, nil
 }
 
 // ask evaluates the query at the end of each hour.
@@ -144,9 +156,8 @@ func (c prometheusCounters) ask(ctx context.Context, period schemas.Period) (*pr
 		return nil, err
 	}
 	if len(body) > maxPrometheusAnswer {
-		return nil,
-			fmt.Errorf("the answer is longer than %d bytes: sum by the label alone, or ask for less time",
-				maxPrometheusAnswer)
+		return nil, fmt.Errorf("the answer is longer than %d bytes: sum by the label alone, or ask for less "+
+			"time", maxPrometheusAnswer)
 	}
 	var answer prometheusAnswer
 	err = json.Unmarshal(body, &answer)
@@ -154,9 +165,8 @@ func (c prometheusCounters) ask(ctx context.Context, period schemas.Period) (*pr
 	case err == nil && answer.Status == "error":
 		return nil, fmt.Errorf("%s: %s (HTTP %d)", answer.ErrorType, answer.Error, response.StatusCode)
 	case err != nil || answer.Status != "success":
-		return nil,
-			fmt.Errorf("HTTP %d, and no answer of Prometheus's API: want a Prometheus server's address, "+
-				"not the page of a gateway, which knows nothing of the past", response.StatusCode)
+		return nil, fmt.Errorf("HTTP %d, and no answer of Prometheus's API: want a Prometheus server's "+
+			"address, not the page of a gateway, which knows nothing of the past", response.StatusCode)
 	case answer.Data.Type != "matrix":
 		return nil, fmt.Errorf("the result is a %s, want a matrix", answer.Data.Type)
 	}
@@ -182,10 +192,5 @@ func prometheusValue(v [2]json.RawMessage) (at time.Time, n float64, err error) 
 
 // knownGateways are the names that stand for a question.
 func knownGateways() string {
-	var names []string
-	for name := range gatewayQueries {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
+	return strings.Join(slices.Sorted(maps.Keys(gatewayQueries)), ", ")
 }

@@ -112,8 +112,7 @@ func (c gatewayChoice) compare(a *app, output string) error {
 		period := gatewayPeriod(counters)
 		if now := r.p.clock(); period.To.After(now) {
 			return fmt.Errorf("the hour that ends at %s is not over: compare up to %s",
-				period.To.Format(time.RFC3339),
-				now.UTC().Truncate(time.Hour).Format(time.RFC3339))
+				period.To.Format(time.RFC3339), now.UTC().Truncate(time.Hour).Format(time.RFC3339))
 		}
 		if err := r.settleWith(a.ctx, a.err, nothingDirty{}); err != nil {
 			return err
@@ -128,9 +127,8 @@ func (c gatewayChoice) compare(a *app, output string) error {
 
 // report prints the hours, and what a person should look at.
 func (c gatewayChoice) report(a *app, hours []comparedHour, output string) error {
-	t := table{columns: []string{"source", "hour", "gateway", "events", "rejected", "missing", "percent",
-		"verdict"},
-		items: hours}
+	t := table{items: hours, columns: []string{"source", "hour", "gateway", "events", "rejected", "missing",
+		"percent", "verdict"}}
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	short, unknown, held := 0, []string{}, int64(0)
 	for i, h := range hours {
@@ -156,16 +154,14 @@ func (c gatewayChoice) report(a *app, hours []comparedHour, output string) error
 		return nil
 	}
 	fmt.Fprintf(a.err, "%d of %d hours are below %g %%: docs/audit.md says what a difference means\n", short,
-		len(hours),
-		c.AtLeast)
+		len(hours), c.AtLeast)
 	if len(unknown) > 0 {
 		text, err := json.Marshal(unknown)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(a.err,
-			"nothing is held of %s: is it the source's name here? label_replace makes one of the other\n",
-			text)
+		fmt.Fprintf(a.err, "nothing is held of %s: is it the source's name here? label_replace makes one of "+
+			"the other\n", text)
 	}
 	return errReported
 }
