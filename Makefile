@@ -65,9 +65,10 @@ fuzz: ## run every fuzz test for FUZZTIME
 	    echo "== $$name $$(dirname $$file)"; $(GO) test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
 	  done; done
 
-soak: ## play seeded histories from SEED on: SEEDS on the real engine, MODEL on the model of its tables
+soak: ## play seeded histories from SEED on: SEEDS of the house and of its tables on the engine, MODEL on a model
 	TOLLGATE_SOAK_SEED=$(SEED) TOLLGATE_SOAK_ENGINE=$(SEEDS) TOLLGATE_SOAK_MODEL=$(MODEL) \
-	  $(GO) test -count=1 -timeout 3h -run 'TestModelHistories|TestModelAgrees' ./aggregator
+	  $(GO) test -count=1 -timeout 3h -run '^(TestModelHistories|TestModelAgrees|TestIntegrationSoak)$$' -p 1 ./aggregator \
+	  ./cmd/tollgate
 
 services: ## fetch and start redis-server and Apache Kafka on loopback, under .cache/services
 	deploy/services/services.sh start $(SERVICES)

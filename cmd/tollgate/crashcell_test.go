@@ -274,7 +274,7 @@ func (c *crashCell) compareCounters(ctx context.Context, want truth) error {
 			counted["day "+customer+" 2026-02-01"] = want.usage["bytes_out "+customer+" 2026-02"]
 		}
 	}
-	store, err := quota.OpenStore(ctx, quota.RedisOptions{Addresses: []string{c.redis}, Prefix: c.prefix, Timeout: patience})
+	store, err := quota.OpenStore(ctx, quota.RedisOptions{Addresses: []string{c.redis}, Prefix: c.keys, Timeout: patience})
 	if err != nil {
 		return err
 	}
@@ -304,7 +304,7 @@ func (c *crashCell) compareCounters(ctx context.Context, want truth) error {
 
 // reconcile puts the counters right, as a collector does every five minutes.
 func (c *crashCell) reconcile(ctx context.Context) error {
-	store, err := quota.OpenStore(ctx, quota.RedisOptions{Addresses: []string{c.redis}, Prefix: c.prefix, Timeout: patience})
+	store, err := quota.OpenStore(ctx, quota.RedisOptions{Addresses: []string{c.redis}, Prefix: c.keys, Timeout: patience})
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,9 @@ type sentEvent struct {
 	id       string
 	at       time.Time
 	customer string
+	name     string // of the credential that was shown, instead of a customer
 	bytes    int
+	revision int
 	void     bool
 	broken   bool
 	history  bool
@@ -51,12 +53,18 @@ func (e sentEvent) json() string {
 	if e.broken {
 		return fmt.Sprintf(`{"id":%q,"time":"yesterday"}`, e.id)
 	}
-	if e.void {
-		return fmt.Sprintf(`{"id":%q,"time":%q,"customer":%q,"void":true,"reason":"sent in error"}`, e.id,
-			e.at.Format(time.RFC3339Nano), e.customer)
+	who := fmt.Sprintf(`"customer":%q`, e.customer)
+	if e.name != "" {
+		who = fmt.Sprintf(`"credential":{"name":%q}`, e.name)
 	}
-	return fmt.Sprintf(`{"id":%q,"time":%q,"customer":%q,"method":"GET","path":"/v1/%s","status":200,"bytes_out":%d}`,
-		e.id, e.at.Format(time.RFC3339Nano), e.customer, e.id, e.bytes)
+	head := fmt.Sprintf(`{"id":%q,"time":%q,%s`, e.id, e.at.Format(time.RFC3339Nano), who)
+	if e.void {
+		return head + `,"void":true,"reason":"sent in error"}`
+	}
+	if e.revision > 0 {
+		head += fmt.Sprintf(`,"revision":%d,"reason":"measured again"`, e.revision)
+	}
+	return head + fmt.Sprintf(`,"method":"GET","path":"/v1/%s","status":200,"bytes_out":%d}`, e.id, e.bytes)
 }
 
 // sentRecord is a record of access-events.

@@ -40,6 +40,10 @@ type owner struct {
 	batching batching
 	seam     seam.Seam
 
+	agreement func() *catalog.Snapshot // that a collector knows; nil = the world's
+	period    schemas.Period           // that a closer closes; zero = january
+	skew      time.Duration            // of its clock
+
 	kafka *stream.Client
 	cable *cable // to ClickHouse
 	db    *clickhouse.DB
@@ -58,22 +62,31 @@ type owner struct {
 
 // start runs a role; i is nil for one that is not hit.
 func (w *crashWorld) start(r role, b batching, i *injector) (*owner, error) {
-	o := &owner{w: w, role: r, batching: b, done: make(chan struct{})}
+	o := &owner{w: w, role: r, batching: b}
 	if i != nil {
 		o.seam, i.owner = i.do, o
 	}
+	return o, o.begin()
+}
+
+// now is the owner's clock.
+func (o *owner) now() time.Time { return o.w.now().Add(o.skew) }
+
+// begin makes the role and runs it.
+func (o *owner) begin() error {
+	o.done = make(chan struct{})
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	run, err := o.make(o.ctx)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", roleNames[r], err), o.release())
+		return errors.Join(fmt.Errorf("start %s: %w", roleNames[o.role], err), o.release())
 	}
 	go func() {
 		defer close(o.done)
 		if err := run(o.ctx); err != nil && o.ctx.Err() == nil {
-			o.err = fmt.Errorf("%s ended: %w", roleNames[r], err)
+			o.err = fmt.Errorf("%s ended: %w", roleNames[o.role], err)
 		}
 	}()
-	return o, nil
+	return nil
 }
 
 // make connects and makes the role.
@@ -107,7 +120,7 @@ func (o *owner) group(name string) stream.GroupOptions {
 
 func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error, error) {
 	var err error
-	o.redis, err = quota.OpenStore(ctx, quota.RedisOptions{Addresses: []string{o.w.crashParts.redis}, Prefix: o.w.prefix,
+	o.redis, err = quota.OpenStore(ctx, quota.RedisOptions{Addresses: []string{o.w.crashParts.redis}, Prefix: o.w.keys,
 		Timeout: patience, Seam: o.seam})
 	if err != nil {
 		return nil, err
@@ -117,8 +130,11 @@ func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error,
 	if err != nil {
 		return nil, err
 	}
-	agreement := func() *catalog.Snapshot { return o.w.snapshot }
-	counter, err := quota.NewCounter(quota.CounterOptions{Store: o.redis, Agreement: agreement, Now: o.w.now,
+	agreement := o.agreement
+	if agreement == nil {
+		agreement = func() *catalog.Snapshot { return o.w.snapshot }
+	}
+	counter, err := quota.NewCounter(quota.CounterOptions{Store: o.redis, Agreement: agreement, Now: o.now,
 		RetryEvery: time.Millisecond, Log: quietly})
 	if err != nil {
 		return nil, err
@@ -138,7 +154,7 @@ func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error,
 func (o *owner) makeAggregator() (func(context.Context) error, error) {
 	var err error
 	o.aggregator, err = aggregator.New(aggregator.Options{DB: o.db, Kafka: o.kafka, Group: o.group(groupAggregator),
-		Catalog: func() catalog.Timeline { return o.w.snapshot.Timeline() }, Now: o.w.now, Log: quietly, Seam: o.seam,
+		Catalog: func() catalog.Timeline { return o.w.snapshot.Timeline() }, Now: o.now, Log: quietly, Seam: o.seam,
 		UsageTopic: o.w.topic(stream.TopicUsageEvents), RejectedTopic: o.w.topic(stream.TopicRejectedEvents)})
 	if err != nil {
 		return nil, err
@@ -161,8 +177,8 @@ func (o *owner) makeCloser(ctx context.Context) (func(context.Context) error, er
 		Agreements: agreements{catalog.NewStore(o.db, numbers{claims}, o.w.now)},
 		Series:     halvingSeries{documentSeries{claims}, claims, o},
 		Ready: &readiness{offsets: cellOffsets{o.kafka, o.w.prefix}, usage: reader, sources: []string{stream.TopicAccessEvents},
-			now: o.w.now},
-		Store: billing.NewStore(halvingConn{o.db.Conn(), o}), Now: o.w.now, Log: quietly, Seam: o.seam})
+			now: o.now},
+		Store: billing.NewStore(halvingConn{o.db.Conn(), o}), Now: o.now, Log: quietly, Seam: o.seam})
 	if err != nil {
 		return nil, err
 	}
@@ -170,8 +186,12 @@ func (o *owner) makeCloser(ctx context.Context) (func(context.Context) error, er
 }
 
 func (o *owner) closePeriod(ctx context.Context) error {
+	period := o.period
+	if period.To.IsZero() {
+		period = january
+	}
 	for {
-		_, err := o.billing.Issue(ctx, january)
+		_, err := o.billing.Issue(ctx, period)
 		if err == nil || o.seam == nil || errors.Is(err, errKilled) {
 			return err
 		}

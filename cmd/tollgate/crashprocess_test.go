@@ -98,7 +98,7 @@ func beCrashOwner(ctx context.Context, spec string) error {
 // world connects to what the cell has made.
 func (d crashOwner) world(ctx context.Context) (w *crashWorld, err error) {
 	w = &crashWorld{crashParts: crashParts{clickhouse: d.ClickHouse, kafka: d.Kafka, redis: d.Redis}, database: d.Database,
-		prefix: d.Prefix}
+		prefix: d.Prefix, keys: d.Prefix}
 	w.clock.Store(d.Clock)
 	if w.hasher, err = crashHasher(); err != nil {
 		return nil, err

@@ -31,7 +31,8 @@ var quietly = slog.New(slog.DiscardHandler)
 type crashWorld struct {
 	crashParts
 	database string
-	prefix   string // of topics, groups and keys
+	prefix   string // of topics and groups
+	keys     string // prefix of keys in Redis
 	clock    atomic.Int64
 	db       *clickhouse.DB
 	claims   *stream.Claims
@@ -53,19 +54,26 @@ const (
 // newCrashWorld makes tables and topics, and an agreement.
 func newCrashWorld(ctx context.Context, p crashParts) (w *crashWorld, err error) {
 	name := fmt.Sprintf("crash_%d_%d", os.Getpid(), crashWorlds.Add(1))
-	w = &crashWorld{crashParts: p, database: name, prefix: fmt.Sprintf("%s-%x-", name, rand.Uint32())}
+	own := fmt.Sprintf("%s-%x-", name, rand.Uint32())
+	w = &crashWorld{crashParts: p, database: name, prefix: own, keys: own}
+	return w, w.prepare(ctx)
+}
+
+// prepare fills the world.
+func (w *crashWorld) prepare(ctx context.Context) (err error) {
 	w.set(crashDay)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
 		}
 	}()
-	if w.db, err = clickhouse.Open(ctx, clickhouse.Options{Addresses: []string{p.clickhouse}, Database: name}); err != nil {
-		return w, err
+	w.db, err = clickhouse.Open(ctx, clickhouse.Options{Addresses: []string{w.clickhouse}, Database: w.database})
+	if err != nil {
+		return err
 	}
 	w.ends = append(w.ends, w.db.Close, w.drop)
 	if err := w.db.Migrate(ctx); err != nil {
-		return w, err
+		return err
 	}
 	specs := stream.Topics(stream.TopicOptions{Shards: crashShards, AccessPartitions: crashPartitions})
 	specs = slices.DeleteFunc(specs, func(s stream.TopicSpec) bool {
@@ -78,16 +86,16 @@ func newCrashWorld(ctx context.Context, p crashParts) (w *crashWorld, err error)
 		specs[i].Name = w.topic(specs[i].Name)
 	}
 	if err := w.client.EnsureTopics(ctx, specs); err != nil {
-		return w, err
+		return err
 	}
 	if w.claims, err = w.client.NewClaims(ctx, w.topic(stream.TopicClaims)); err != nil {
-		return w, err
+		return err
 	}
 	w.ends = append(w.ends, w.claims.Close)
 	if w.hasher, err = crashHasher(); err != nil {
-		return w, err
+		return err
 	}
-	return w, w.agree(ctx)
+	return w.agree(ctx)
 }
 
 func crashHasher() (*catalog.Hasher, error) {

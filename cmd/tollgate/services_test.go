@@ -12,15 +12,16 @@ import (
 
 // fakes are the test files that start a Kafka or Redis of their own even where a real one is named, and why they may.
 var fakes = map[string]string{
-	"schemas/stream/broker_test.go":    "its fake is for faults that a real broker does not show on request",
-	"schemas/stream/client_test.go":    "a broker that restarts on its port, and a cluster whose leaders move",
-	"schemas/stream/example_test.go":   "examples run by themselves",
-	"quota/quota_test.go":              "tests run on miniredis and on the named one",
-	"quota/redis_test.go":              "only where none is named",
-	"quota/counter_test.go":            "a Redis that is away, loads, or has lost its keys",
-	"quota/gate_test.go":               "a Redis that is away; questions that never reach it",
-	"cmd/tollgate/tool_doctor_test.go": "only where none is named",
-	"cmd/tollgate/tool_stream_test.go": "only where none is named: one that stays while the program is stopped",
+	"schemas/stream/broker_test.go":     "its fake is for faults that a real broker does not show on request",
+	"schemas/stream/client_test.go":     "a broker that restarts on its port, and a cluster whose leaders move",
+	"schemas/stream/example_test.go":    "examples run by themselves",
+	"quota/quota_test.go":               "tests run on miniredis and on the named one",
+	"quota/redis_test.go":               "only where none is named",
+	"quota/counter_test.go":             "a Redis that is away, loads, or has lost its keys",
+	"quota/gate_test.go":                "a Redis that is away; questions that never reach it",
+	"cmd/tollgate/soak_history_test.go": "every history has a cluster whose leaders move, and our topics by their names",
+	"cmd/tollgate/tool_doctor_test.go":  "only where none is named",
+	"cmd/tollgate/tool_stream_test.go":  "only where none is named: one that stays while the program is stopped",
 }
 
 // TestRealServersAreTested holds that `make test-services` forgets nothing: every test that uses a Kafka or Redis which
