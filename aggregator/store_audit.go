@@ -82,8 +82,7 @@ func (s *store) sources(ctx context.Context, a *Audit) error {
 		func(rows driver.Rows) error { return rows.Scan(&a.Redelivered) })
 }
 
-// rejectedCount counts the rejected events, each coordinate once, and those whose coordinate was published as
-// well.
+// rejectedCount counts rejections: of each coordinate what first came, and every replay that was rejected.
 const rejectedCount = `SELECT count() FROM rejected_events FINAL`
 
 func (s *store) rejectedTotal(ctx context.Context, a *Audit) error {

@@ -15,11 +15,11 @@ type HeldHour struct {
 	Source   string
 	Hour     time.Time
 	Events   int64 // different identities by their own time, voided ones included
-	Rejected int64 // rejected events, each coordinate once, by the time of their record
+	Rejected int64 // rejected when they first came, by the time of their record
 }
 
-// heldByHour counts identities and rejected events. An event that was replayed after it had been rejected is
-// in both.
+// heldByHour counts identities and what was rejected when it first came. An event that was replayed after it
+// had been rejected is in both.
 const heldByHour = `
 SELECT source, toUnixTimestamp(hour), toInt64(sum(e)), toInt64(sum(r)) FROM (
     SELECT toString(source) AS source, toStartOfHour(minute) AS hour, count() AS e, toUInt64(0) AS r
@@ -28,7 +28,7 @@ SELECT source, toUnixTimestamp(hour), toInt64(sum(e)), toInt64(sum(r)) FROM (
     UNION ALL
     SELECT toString(source), toStartOfHour(toDateTime(record_time, 'UTC')) AS hour, toUInt64(0), count()
     FROM rejected_events FINAL
-    WHERE record_time >= toDateTime(%[1]d, 'UTC') AND record_time < toDateTime(%[2]d, 'UTC')
+    WHERE attempt = 0 AND record_time >= toDateTime(%[1]d, 'UTC') AND record_time < toDateTime(%[2]d, 'UTC')
     GROUP BY source, hour
 ) GROUP BY source, hour ORDER BY source, hour`
 

@@ -80,7 +80,8 @@ type rejectedColumns struct {
 	partition, index                            proto.ColInt32
 	recordTime                                  milliColumn
 	detail, hint, payload, ownID                proto.ColStr
-	history                                     proto.ColBool
+	attempt                                     proto.ColUInt32
+	history, bound                              proto.ColBool
 }
 
 func newRejectedColumns() *rejectedColumns {
@@ -105,6 +106,8 @@ func (c *rejectedColumns) append(e *wire.RejectedEvent) {
 	c.line.Append(e.Line)
 	c.customerFrom.Append(e.CustomerFrom)
 	c.ownID.Append(e.OwnId)
+	c.attempt.Append(e.Attempt)
+	c.bound.Append(e.Bound)
 }
 
 // insertEvents stores events; after an error they may be there or not, and are sent again.
@@ -168,7 +171,8 @@ func (s *store) insertRejected(ctx context.Context, c *rejectedColumns) error {
 		{Name: "source", Data: c.source}, {Name: "format", Data: c.format}, {Name: "reason", Data: c.reason},
 		{Name: "detail", Data: &c.detail}, {Name: "hint", Data: &c.hint}, {Name: "payload", Data: &c.payload},
 		{Name: "history", Data: &c.history}, {Name: "line", Data: &c.line},
-		{Name: "customer_from", Data: c.customerFrom}, {Name: "own_id", Data: &c.ownID}})
+		{Name: "customer_from", Data: c.customerFrom}, {Name: "own_id", Data: &c.ownID},
+		{Name: "attempt", Data: &c.attempt}, {Name: "bound", Data: &c.bound}})
 }
 
 // insert sends columns and counts the insert.

@@ -70,6 +70,10 @@ func TestCheck(t *testing.T) {
 	f(any, `{`+aKey+`}`, "c1 k1 access-events batch-7/0", header(HeaderIDPrefix, "batch-7"))
 	f(any, `{`+aKey+`}`, ReasonBadHeader, header(HeaderFileAt, "120"))
 	f(any, `{`+aKey+`}`, ReasonBadHeader, header(stream.HeaderMode, "past"))
+	f(any, `{"id":"1",`+aKey+`}`, "c1 k1 access-events 1", header(HeaderReplay, "4294967295/p"))
+	for _, mark := range []string{"", "1", "0/p", "-1/p", "4294967296/p", "1/"} {
+		f(any, `{`+aKey+`}`, ReasonBadHeader, header(HeaderReplay, mark))
+	}
 	f(any, event(aKey), "c1 k1 gw 1", header(stream.HeaderMode, "history"))
 
 	f(any, event(`"customer":"c9",`+aKey), ReasonUntrustedCustomer)
@@ -155,18 +159,18 @@ func TestReplay(t *testing.T) {
 		if len(rows) != 1 {
 			t.Fatalf("%s: %d rejected, want 1", r.Value, len(rows))
 		}
-		row := RejectedRow{Event: rows[0]}
+		row := RejectedRow{Event: rows[0], Attempt: 3, Plan: "p"}
 		again, err := replayRecord(&row)
 		if err != nil {
 			t.Fatal(err)
 		}
 		again.Time = time.UnixMilli(noon + 99_000) // the replay's own record time counts for nothing
 		if same := rejected(t, process(t, topic, again)); len(same) != 1 || same[0].Offset != rows[0].Offset ||
-			same[0].Index != rows[0].Index || same[0].OwnId != rows[0].OwnId || same[0].RecordTime != noon {
+			same[0].Index != rows[0].Index || same[0].OwnId != rows[0].OwnId || same[0].RecordTime != noon ||
+			rows[0].Attempt != 0 || same[0].Attempt != 3 {
 			t.Errorf("rejected again as %v, first as %v", same, rows[0])
 		}
 		topic.Customer = CustomerByEvent // the source is trusted now
-		again.Headers = append(again.Headers, header(HeaderCustomer, "event"))
 		live, _ := published(t, process(t, topic, again))
 		if len(live) != 1 {
 			t.Fatalf("%s: the replay is not published", r.Value)

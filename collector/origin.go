@@ -30,6 +30,9 @@ const (
 	// HeaderReplayOf carries the original coordinates of a replayed event, as schemas.Coordinates writes
 	// them.
 	HeaderReplayOf = "tollgate-replay-of"
+	// HeaderReplay says which replay of the event this is, as attempt/plan: attempt is 1 for its first, plan names the
+	// decision that it is part of.
+	HeaderReplay = "tollgate-replay"
 	// HeaderRecordTime carries the original record time of a replayed event, in milliseconds since 1970 UTC.
 	HeaderRecordTime = "tollgate-record-time"
 	// HeaderOwnID carries the id that a replayed event has if it names none.
@@ -110,6 +113,9 @@ type origin struct {
 	mode       schemas.Mode
 	format     string
 	customer   CustomerFrom
+	pinned     string // the CustomerFrom that the record said; "" = its topic is bound to one
+	bound      bool   // the format is the topic's binding
+	attempt    uint32 // which replay; 0 = none
 	amend      bool   // the topic may amend and void
 	topic      string // that it was read from
 	proof      string // of the right to amend and void, see GrantAmend
@@ -135,7 +141,7 @@ func (o *origin) read(t *Topic, topicID [16]byte, generation int64, r *stream.Re
 		at: schemas.Coordinates{Topic: t.Name, Generation: generation, Partition: int32(r.Partition),
 			Offset: r.Offset},
 		topicID: topicID, topic: t.Name, record: r, recordTime: r.Time.UnixMilli(),
-		format: t.Format, customer: t.Customer, amend: t.Amend, anySource: len(t.Sources) == 0,
+		format: t.Format, bound: t.Format != "", customer: t.Customer, amend: t.Amend, anySource: len(t.Sources) == 0,
 		sources: append(o.sources[:0], t.Sources...), scratch: o.scratch[:0],
 	}
 	if o.customer == "" {
@@ -174,8 +180,9 @@ func (o *origin) header(key, value string) (err error) {
 	case stream.HeaderMode:
 		o.mode, err = schemas.ParseMode(value)
 	case stream.HeaderFormat:
-		o.format = value
+		o.format, o.bound = value, false
 	case HeaderCustomer:
+		o.pinned = value
 		o.customer, err = ParseCustomerFrom(value)
 	case HeaderAmend:
 		o.proof = value
@@ -192,8 +199,20 @@ func (o *origin) header(key, value string) (err error) {
 	case HeaderReplayOf:
 		o.replayed = true
 		o.at, err = ParseCoordinates(value)
+	case HeaderReplay:
+		o.attempt, err = parseAttempt(value)
 	}
 	return err
+}
+
+// parseAttempt reads which replay a record is from HeaderReplay.
+func parseAttempt(text string) (uint32, error) {
+	attempt, plan, _ := strings.Cut(text, "/")
+	n, err := strconv.ParseUint(attempt, 10, 32)
+	if err != nil || n == 0 || plan == "" {
+		return 0, fmt.Errorf("%.40q: want attempt/plan, the first attempt is 1", text)
+	}
+	return uint32(n), nil
 }
 
 // idFits tells why text cannot be part of an id.

@@ -250,6 +250,9 @@ type rejection struct {
 // receipt. A longer one is cut and cannot be replayed; the detail says so.
 const maxPayload = stream.MaxRecordBytes - 64<<10
 
+// cutNote begins the detail of an event whose payload is cut.
+const cutNote = "the payload is cut and cannot be replayed; "
+
 // maxDetail bounds detail and hint, in bytes: both may quote the event.
 const maxDetail = 2048
 
@@ -264,14 +267,14 @@ func (w *worker) reject(r *stream.Record, x rejection) {
 	payload = w.redact(payload, x.source)
 	detail := x.fault.Detail
 	if len(payload) > maxPayload {
-		payload, detail = payload[:maxPayload], "the payload is cut and cannot be replayed; "+detail
+		payload, detail = payload[:maxPayload], cutNote+detail
 	}
 	e := wire.RejectedEvent{
 		Topic: at.Topic, Generation: at.Generation, Partition: at.Partition, Offset: at.Offset,
 		Index: at.Index, RecordTime: o.recordTime, Source: valid(or(x.source, o.source())), Format: x.format,
 		Reason: x.fault.Reason, Detail: w.harmless(detail), Hint: w.harmless(x.fault.Hint), Payload: payload,
 		History: o.mode == schemas.History, Line: o.line(r.Value, x.place.Offset),
-		CustomerFrom: string(o.customer), OwnId: o.ownIDOf(x.place),
+		CustomerFrom: o.pinned, OwnId: o.ownIDOf(x.place), Attempt: o.attempt, Bound: o.bound,
 	}
 	w.chunk.rejected.members = appendRejected(w.chunk.rejected.members, &e)
 	w.chunk.rejected.count++

@@ -121,7 +121,7 @@ func TestEveryDoorRefusesCorrectionsWithoutTheRight(t *testing.T) {
 	}
 
 	k := process(t, Topic{Name: stream.TopicAccessEvents}, stream.Record{Value: []byte(aVoid)})
-	row := RejectedRow{Event: rejected(t, k)[0]}
+	row := RejectedRow{Event: rejected(t, k)[0], Attempt: 1, Plan: "p"}
 	replay := func(row RejectedRow, want string) {
 		t.Helper()
 		r, err := replayRecord(&row)

@@ -60,6 +60,7 @@ type imported struct {
 	Duplicates int64   `json:"duplicates"`
 
 	offsets map[int]offsetSpan // partition → what this run wrote
+	ids     []string           // of its files
 }
 
 type offsetSpan struct{ first, last int64 }
@@ -101,7 +102,7 @@ func (c *importCommand) account(ctx context.Context, r *roles, before uint64, re
 		return err
 	}
 	for partition, span := range result.offsets {
-		n, err := r.reader.RejectedCount(ctx, stream.TopicAccessEvents, partition, span.first, span.last)
+		n, err := r.reader.RejectedCount(ctx, result.ids, stream.TopicAccessEvents, partition, span.first, span.last)
 		if err != nil {
 			return err
 		}
@@ -272,6 +273,7 @@ func (c *importCommand) file(ctx context.Context, a *app, name string, batches c
 			return err
 		}
 	}
+	result.ids = append(result.ids, id)
 	cut := cutter{headers: c.headers(format), fileID: id}
 	for piece, err := range decode.ReadFile(text, format) {
 		if err != nil && !errors.Is(err, decode.ErrTooLong) {

@@ -297,3 +297,44 @@ ALTER TABLE usage_by_day {{on_cluster}} MODIFY {{definer}};
 -- With them an audit finds a row of rejected_events that was lost. Receipts written before have none.
 ALTER TABLE receipts {{on_cluster}} ADD COLUMN IF NOT EXISTS rejected Array(String)
     COMMENT 'of a record of rejected-events: topic/generation/partition/offset/index of each' CODEC(ZSTD(1));
+
+-- migration 5: replays of rejected events
+-- Each rejection of an event stays a row: what came first has attempt 0, its nth replay n. So rows are as many as
+-- deliveries were rejected, and the greatest attempt says how the event stands.
+ALTER TABLE rejected_events {{on_cluster}}
+    ADD COLUMN IF NOT EXISTS attempt UInt32 COMMENT 'which replay of the event was rejected; 0 = what came first',
+    MODIFY ORDER BY (topic, generation, partition, offset, `index`, attempt);
+ALTER TABLE rejected_events {{on_cluster}} ADD COLUMN IF NOT EXISTS
+    bound Bool COMMENT 'the format is the binding of the topic: a replay is read as what the topic is bound to by then';
+
+-- What is to be replayed, written before the plan is claimed. A plan that lost its claim has no row in replay_runs, and
+-- its rows mean nothing.
+CREATE TABLE IF NOT EXISTS replays {{on_cluster}} (
+    plan          String COMMENT 'random name of the decision',
+    source        LowCardinality(String) COMMENT 'under which the event was first rejected',
+    key           String COMMENT 'with source: which event; own_id, or else its coordinates',
+    topic         LowCardinality(String) COMMENT 'with the next four: coordinates in rejected_events',
+    generation    Int64 COMMENT 'as in rejected_events',
+    partition     Int32 COMMENT 'as in rejected_events',
+    offset        Int64 COMMENT 'as in rejected_events',
+    `index`       Int32 COMMENT 'as in rejected_events',
+    attempt       UInt32 COMMENT 'which replay of the event this is: 1 for the first',
+    as_source     LowCardinality(String) COMMENT 'source it is replayed under; empty = its own',
+    as_format     LowCardinality(String) COMMENT 'format it is read as; empty = its own',
+    as_customer   LowCardinality(String) COMMENT 'where its customer comes from; empty = as before',
+    payload       String COMMENT 'record that a person mended, known secrets replaced by their keyed hash; empty = as rejected',
+    amend         Bool COMMENT 'with the right to amend and void',
+    actor         String COMMENT 'who replays',
+    reason        String COMMENT 'why a person mended the record; empty where nobody did',
+    knowledge     String COMMENT 'what was agreed and set then: what is rejected again waits until this changes'
+) ENGINE = {{engine "ReplacingMergeTree"}}
+ORDER BY (plan, topic, generation, partition, offset, `index`) SETTINGS {{durable}};
+
+-- Plans whose claim on topic claims is valid: claimed before the first event is published, done after the last.
+CREATE TABLE IF NOT EXISTS replay_runs {{on_cluster}} (
+    plan    String COMMENT 'as in replays',
+    claim   Int64 COMMENT 'offset of the claim',
+    events  UInt64 COMMENT 'how many it replays',
+    done    UInt8 COMMENT '1 = all of them are acknowledged by Kafka',
+    written DateTime64(3, 'UTC') COMMENT 'when; it decides nothing'
+) ENGINE = {{engine "ReplacingMergeTree(done)"}} ORDER BY plan SETTINGS {{durable}};

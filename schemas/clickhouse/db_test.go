@@ -146,6 +146,19 @@ func TestMigrateTwice(t *testing.T) {
 	}
 }
 
+// TestShippedMigrationsRepeat: two roles that start at once may both apply a section.
+func TestShippedMigrationsRepeat(t *testing.T) {
+	db := open(t)
+	for range 2 {
+		if err := db.Migrate(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Conn().Exec(t.Context(), "TRUNCATE TABLE migrations"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestChangedMigration(t *testing.T) {
 	db := open(t)
 	ctx := context.Background()
