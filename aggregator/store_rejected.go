@@ -28,10 +28,12 @@ func (r *Reader) RejectedCount(ctx context.Context, files []string, topic string
 	last int64) (n int64, err error) {
 	const sql = `
 SELECT toInt64(count()) FROM rejected_events FINAL
-WHERE topic = {topic:String} AND partition = {partition:Int32} AND offset BETWEEN {first:Int64} AND {last:Int64}
-    AND attempt = 0 AND arrayExists(file -> startsWith(own_id, concat(file, ':')), {files:Array(String)})`
+WHERE topic = {topic:String} AND partition = {partition:Int32}
+    AND offset BETWEEN {first:Int64} AND {last:Int64} AND attempt = 0
+    AND arrayExists(file -> startsWith(own_id, concat(file, ':')), {files:Array(String)})`
 	row := r.store.db.Conn().QueryRow(ctx, sql, native.Named("topic", topic),
-		native.Named("partition", partition), native.Named("first", first), native.Named("last", last), native.Named("files", files))
+		native.Named("partition", partition), native.Named("first", first), native.Named("last", last),
+		native.Named("files", files))
 	if err := row.Scan(&n); err != nil {
 		return 0, fmt.Errorf("count rejected events of %s/%d: %w", topic, partition, err)
 	}
@@ -83,7 +85,8 @@ WITH places AS (
     ORDER BY last DESC, row.3 DESC, topic, generation DESC, partition, offset DESC, index
     LIMIT 1 BY first_source, key
 ), claimed AS (
-    SELECT r.source AS source, r.key AS key, max(r.attempt) AS most, argMax(r.knowledge, r.attempt) AS knowledge,
+    SELECT r.source AS source, r.key AS key, max(r.attempt) AS most,
+        argMax(r.knowledge, r.attempt) AS knowledge,
         argMax(u.done, r.attempt) AS done
     FROM (SELECT plan, source, key, attempt, knowledge FROM replays FINAL) AS r
         INNER JOIN (SELECT plan, max(done) AS done FROM replay_runs GROUP BY plan) AS u ON r.plan = u.plan
@@ -116,7 +119,8 @@ type RejectedFilter struct {
 }
 
 const rejectedChosen = `
-WHERE ({source:String} = '' OR source = {source:String}) AND ({reason:String} = '' OR reason = {reason:String})
+WHERE ({source:String} = '' OR source = {source:String})
+    AND ({reason:String} = '' OR reason = {reason:String})
     AND (empty({states:Array(String)}) OR has({states:Array(String)}, state))`
 
 func (f *RejectedFilter) args() []any {
@@ -156,14 +160,14 @@ func (r *Reader) Rejected(ctx context.Context, f RejectedFilter) (out []Rejected
 		f.Limit = 1_000
 	}
 	const sql = rejectedNow + `
-SELECT e.topic, e.generation, e.partition, e.offset, e.index, e.record_time, e.source, e.format, e.reason, e.detail,
-    e.hint, e.payload, e.history, e.line, e.customer_from, e.own_id, e.attempt, e.bound, c.first_source, c.key,
-    c.state, c.knowledge
+SELECT e.topic, e.generation, e.partition, e.offset, e.index, e.record_time, e.source, e.format, e.reason,
+    e.detail, e.hint, e.payload, e.history, e.line, e.customer_from, e.own_id, e.attempt, e.bound,
+    c.first_source, c.key, c.state, c.knowledge
 FROM (SELECT * FROM rejected_events FINAL) AS e INNER JOIN (
     SELECT * FROM stands` + rejectedChosen + `
     ORDER BY record_time DESC, topic, generation, partition, offset DESC, index LIMIT {limit:UInt64}
-) AS c ON e.topic = c.topic AND e.generation = c.generation AND e.partition = c.partition AND e.offset = c.offset
-    AND e.index = c.index AND e.attempt = c.attempt
+) AS c ON e.topic = c.topic AND e.generation = c.generation AND e.partition = c.partition
+    AND e.offset = c.offset AND e.index = c.index AND e.attempt = c.attempt
 ORDER BY e.record_time DESC, e.topic, e.generation, e.partition, e.offset DESC, e.index`
 	err = r.store.query(ctx, "read rejected events", sql, func(rows driver.Rows) error {
 		one := Rejected{Event: &wire.RejectedEvent{}}

@@ -42,15 +42,17 @@ func NewReplays(db *DB) *Replays { return &Replays{store: &store{db: db}} }
 
 // Plan stores what a plan replays. The rows mean nothing until Note says that the plan was claimed.
 func (r *Replays) Plan(ctx context.Context, plan string, list []Replay) error {
-	batch, err := r.store.db.Conn().PrepareBatch(ctx, `INSERT INTO replays (plan, source, key, topic, generation,
-partition, offset, index, attempt, as_source, as_format, as_customer, payload, amend, actor, reason, knowledge)`)
+	batch, err := r.store.db.Conn().PrepareBatch(ctx, `INSERT INTO replays (plan, source, key, topic,
+generation, partition, offset, index, attempt, as_source, as_format, as_customer, payload, amend, actor,
+reason, knowledge)`)
 	if err != nil {
 		return fmt.Errorf("store %d replays: %w", len(list), err)
 	}
 	for i := range list {
 		p, e := &list[i], list[i].Event
 		err := batch.Append(plan, p.Source, p.Key, e.Topic, e.Generation, e.Partition, e.Offset, e.Index,
-			p.Attempt, p.AsSource, p.AsFormat, p.AsCustomer, string(p.Payload), p.Amend, p.Actor, p.Reason, p.Knowledge)
+			p.Attempt, p.AsSource, p.AsFormat, p.AsCustomer, string(p.Payload), p.Amend, p.Actor, p.Reason,
+			p.Knowledge)
 		if err != nil {
 			return fmt.Errorf("store replay %d: %w", i, errors.Join(err, batch.Abort()))
 		}
@@ -64,20 +66,20 @@ partition, offset, index, attempt, as_source, as_format, as_customer, payload, a
 // Planned reads what a plan replays, with the rejections as they were when it was made.
 func (r *Replays) Planned(ctx context.Context, plan string) (out []Replay, err error) {
 	const sql = `
-SELECT e.topic, e.generation, e.partition, e.offset, e.index, e.record_time, e.source, e.format, e.reason, e.detail,
-    e.hint, e.payload, e.history, e.line, e.customer_from, e.own_id, e.attempt, e.bound, p.source, p.key, p.attempt,
-    p.as_source, p.as_format, p.as_customer, p.payload, p.amend, p.actor, p.reason,
+SELECT e.topic, e.generation, e.partition, e.offset, e.index, e.record_time, e.source, e.format, e.reason,
+    e.detail, e.hint, e.payload, e.history, e.line, e.customer_from, e.own_id, e.attempt, e.bound, p.source,
+    p.key, p.attempt, p.as_source, p.as_format, p.as_customer, p.payload, p.amend, p.actor, p.reason,
     p.knowledge
 FROM (SELECT * FROM rejected_events FINAL) AS e INNER JOIN (
     SELECT *, attempt - 1 AS before FROM replays FINAL WHERE plan = {plan:String}
-) AS p ON e.topic = p.topic AND e.generation = p.generation AND e.partition = p.partition AND e.offset = p.offset
-    AND e.index = p.index AND e.attempt = p.before
+) AS p ON e.topic = p.topic AND e.generation = p.generation AND e.partition = p.partition
+    AND e.offset = p.offset AND e.index = p.index AND e.attempt = p.before
 ORDER BY e.topic, e.generation, e.partition, e.offset, e.index`
 	err = r.store.query(ctx, "read replays", sql, func(rows driver.Rows) error {
 		p := Replay{Event: &wire.RejectedEvent{}}
 		var payload string
-		err := scanRejected(rows, p.Event, &p.Source, &p.Key, &p.Attempt, &p.AsSource, &p.AsFormat, &p.AsCustomer,
-			&payload, &p.Amend, &p.Actor, &p.Reason, &p.Knowledge)
+		err := scanRejected(rows, p.Event, &p.Source, &p.Key, &p.Attempt, &p.AsSource, &p.AsFormat,
+			&p.AsCustomer, &payload, &p.Amend, &p.Actor, &p.Reason, &p.Knowledge)
 		if payload != "" {
 			p.Payload = []byte(payload)
 		}

@@ -30,8 +30,8 @@ const (
 	// HeaderReplayOf carries the original coordinates of a replayed event, as schemas.Coordinates writes
 	// them.
 	HeaderReplayOf = "tollgate-replay-of"
-	// HeaderReplay says which replay of the event this is, as attempt/plan: attempt is 1 for its first, plan names the
-	// decision that it is part of.
+	// HeaderReplay says which replay of the event this is, as attempt/plan: attempt is 1 for its first, plan
+	// names the decision that it is part of.
 	HeaderReplay = "tollgate-replay"
 	// HeaderRecordTime carries the original record time of a replayed event, in milliseconds since 1970 UTC.
 	HeaderRecordTime = "tollgate-record-time"
@@ -141,8 +141,8 @@ func (o *origin) read(t *Topic, topicID [16]byte, generation int64, r *stream.Re
 		at: schemas.Coordinates{Topic: t.Name, Generation: generation, Partition: int32(r.Partition),
 			Offset: r.Offset},
 		topicID: topicID, topic: t.Name, record: r, recordTime: r.Time.UnixMilli(),
-		format: t.Format, bound: t.Format != "", customer: t.Customer, amend: t.Amend, anySource: len(t.Sources) == 0,
-		sources: append(o.sources[:0], t.Sources...), scratch: o.scratch[:0],
+		format: t.Format, bound: t.Format != "", customer: t.Customer, amend: t.Amend,
+		anySource: len(t.Sources) == 0, sources: append(o.sources[:0], t.Sources...), scratch: o.scratch[:0],
 	}
 	if o.customer == "" {
 		o.customer = CustomerByCredential

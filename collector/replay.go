@@ -88,8 +88,8 @@ func Replay(ctx context.Context, p Publisher, rows iter.Seq2[RejectedRow, error]
 // replayRecord is a rejected event as a record of access events.
 func replayRecord(row *RejectedRow) (stream.Record, error) {
 	e := row.Event
-	at := schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition, Offset: e.Offset,
-		Index: e.Index}
+	at := schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition,
+		Offset: e.Offset, Index: e.Index}
 	r := stream.Record{Topic: e.Topic, Partition: stream.AnyPartition, Value: e.Payload}
 	if row.Payload != nil {
 		r.Value = row.Payload

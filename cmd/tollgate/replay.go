@@ -93,8 +93,9 @@ func (r *replayer) replay(ctx context.Context, choose func(context.Context) ([]a
 			if err != nil {
 				return err
 			}
-			record, mine, err := r.claims.ClaimAfter(ctx, stream.Claim{Series: seriesReplays, Previous: previous,
-				Plan: body})
+			record, mine, err := r.claims.ClaimAfter(ctx,
+				stream.Claim{Series: seriesReplays, Previous: previous,
+					Plan: body})
 			won, offset = mine, record.Offset
 			return err
 		})
@@ -145,7 +146,8 @@ func (r *replayer) end(ctx context.Context) (last int64, published int, err erro
 		last = claim.Offset
 		var plan replayClaim
 		if err := json.Unmarshal(claim.Plan, &plan); err != nil {
-			return last, published, fmt.Errorf("claim at offset %d of %s: %w", claim.Offset, seriesReplays, err)
+			return last, published, fmt.Errorf("claim at offset %d of %s: %w", claim.Offset, seriesReplays,
+				err)
 		}
 		if done[plan.Plan] {
 			continue
@@ -169,8 +171,8 @@ func (r *replayer) missing(ctx context.Context, plan replayClaim) (list []aggreg
 		return nil, err
 	}
 	if len(all) != plan.Events {
-		return nil, fmt.Errorf("plan %s has %d events in tables replays and rejected_events, %d were claimed: "+
-			"restore these tables", plan.Plan, len(all), plan.Events)
+		return nil, fmt.Errorf("plan %s has %d events in tables replays and rejected_events, "+
+			"%d were claimed: restore these tables", plan.Plan, len(all), plan.Events)
 	}
 	sent := map[string]bool{}
 	for topic, from := range plan.From {
@@ -204,9 +206,9 @@ func (r *replayer) carryOut(ctx context.Context, plan replayClaim, claim int64,
 	rows := func(yield func(collector.RejectedRow, error) bool) {
 		for i := range left {
 			p := &left[i]
-			row := collector.RejectedRow{Event: p.Event, Attempt: p.Attempt, Plan: plan.Plan, Payload: p.Payload,
-				Customer: collector.CustomerFrom(p.AsCustomer), Source: p.AsSource, Format: p.AsFormat,
-				Amend: p.Amend, By: p.Actor, Hasher: r.hasher}
+			row := collector.RejectedRow{Event: p.Event, Attempt: p.Attempt, Plan: plan.Plan,
+				Payload: p.Payload, Customer: collector.CustomerFrom(p.AsCustomer), Source: p.AsSource,
+				Format: p.AsFormat, Amend: p.Amend, By: p.Actor, Hasher: r.hasher}
 			if !yield(row, ctx.Err()) {
 				return
 			}
@@ -244,7 +246,8 @@ func mended(plan string, list []aggregator.Replay, now time.Time) (rows []auditl
 			at := placeOf(p.Event).String()
 			rows = append(rows, auditlog.Entry{Time: now, ID: plan + "/" + at, Actor: p.Actor,
 				Action: "mend_rejected", Subject: at, Reason: p.Reason, Details: map[string]string{
-					"source": p.Source, "was": digest(string(p.Event.Payload)), "is": digest(string(p.Payload))}})
+					"source": p.Source, "was": digest(string(p.Event.Payload)),
+					"is": digest(string(p.Payload))}})
 		}
 	}
 	return rows

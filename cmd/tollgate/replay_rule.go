@@ -78,6 +78,6 @@ type replayClaim struct {
 
 // placeOf is where a rejected event was first read.
 func placeOf(e *wire.RejectedEvent) schemas.Coordinates {
-	return schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition, Offset: e.Offset,
-		Index: e.Index}
+	return schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition,
+		Offset: e.Offset, Index: e.Index}
 }

@@ -504,12 +504,12 @@ func openClaims(ctx context.Context, p *parts) (*stream.Claims, error) {
 	return claims, nil
 }
 
-// boundMemory makes the collector of garbage work harder where a process comes near its bound, which is the case only
-// while it catches up after an outage: flushes are full then, and garbage would double what they take. The variable
-// GOMEMLIMIT sets another bound.
+// boundMemory makes the collector of garbage work harder where a process comes near its bound, which is the
+// case only while it catches up after an outage: flushes are full then, and garbage would double what they
+// take. The variable GOMEMLIMIT sets another bound.
 //
-// Default 416 MiB for a role, 1 GiB for all of them in one process. Not less: an aggregator holds two flushes of
-// 200,000 rows. Not more: what the runtime does not count comes on top, and a role is to run in 512 MiB.
+// Default 416 MiB for a role, 1 GiB for all of them in one process. Not less: an aggregator holds two flushes
+// of 200,000 rows. Not more: what the runtime does not count comes on top, and a role is to run in 512 MiB.
 func (a *app) boundMemory(set role) {
 	const mib = 1 << 20
 	switch {

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // floors says which packages of ours a package may import, by the longest matching prefix. Tests may import more:
@@ -192,6 +193,39 @@ func TestNames(t *testing.T) {
 			}
 		}
 	}
+}
+
+// columns is how long a line may be, a tab counted as four: two files stand beside each other on a screen.
+const columns = 110
+
+// TestLines holds the length of lines of the code that ships; cases of tests stand one to a line, however long. A
+// struct tag, or another raw literal on one line, cannot be broken.
+func TestLines(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || ast.IsGenerated(s.file) {
+			continue
+		}
+		whole := rawLines(s)
+		for i, line := range strings.Split(s.text, "\n") {
+			wide := utf8.RuneCountInString(strings.ReplaceAll(line, "\t", "    "))
+			if wide > columns && !whole[i+1] {
+				t.Errorf("%s:%d: %d columns, at most %d: shorten it, name a part of it, or break it", s.path, i+1,
+					wide, columns)
+			}
+		}
+	}
+}
+
+// rawLines are the lines of a source on which a raw literal begins and ends.
+func rawLines(s source) map[int]bool {
+	lines := map[int]bool{}
+	ast.Inspect(s.file, func(n ast.Node) bool {
+		if one, ok := n.(*ast.BasicLit); ok && one.Value[0] == '`' && !strings.Contains(one.Value, "\n") {
+			lines[1+strings.Count(s.text[:one.Pos()-s.file.FileStart], "\n")] = true
+		}
+		return true
+	})
+	return lines
 }
 
 func undocumented(declaration ast.Decl) (names []string) {

@@ -247,8 +247,8 @@ var durableTables = []string{"accepted_gaps", "alert_deliveries", "alerts", "ano
 	"catalog_versions", "changes", "conflicts", "credentials", "credit_note_lines", "credit_notes",
 	"customers", "cuts", "events", "generations", "heads",
 	"invoice_events", "invoice_lines", "invoice_runs", "invoices", "marks", "migrations", "notice_deliveries",
-	"reattributions", "receipts", "rejected_events", "replay_runs", "replays", "settled", "subscriptions", "usage_day", "usage_hour",
-	"usage_minute", "vanished"}
+	"reattributions", "receipts", "rejected_events", "replay_runs", "replays", "settled", "subscriptions",
+	"usage_day", "usage_hour", "usage_minute", "vanished"}
 
 // durableSettings are what a durable table is made with.
 var durableSettings = []string{"fsync_after_insert", "fsync_part_directory", "min_rows_to_fsync_after_merge"}

@@ -102,7 +102,8 @@ func (c *importCommand) account(ctx context.Context, r *roles, before uint64, re
 		return err
 	}
 	for partition, span := range result.offsets {
-		n, err := r.reader.RejectedCount(ctx, result.ids, stream.TopicAccessEvents, partition, span.first, span.last)
+		n, err := r.reader.RejectedCount(ctx, result.ids, stream.TopicAccessEvents, partition, span.first,
+			span.last)
 		if err != nil {
 			return err
 		}

@@ -75,8 +75,8 @@ func (c rejectedList) Run(a *app) error {
 const noneRejected = "no event is rejected that fits"
 
 func rejectedTable(rows []aggregator.Rejected) *table {
-	t := &table{columns: []string{"coordinates", "source", "line", "state", "replays", "reason", "detail", "hint",
-		"payload"}, none: noneRejected}
+	t := &table{columns: []string{"coordinates", "source", "line", "state", "replays", "reason", "detail",
+		"hint", "payload"}, none: noneRejected}
 	for _, one := range rows {
 		line, e := "", one.Event
 		if e.Line > 0 {
@@ -202,7 +202,8 @@ func (c rejectedReplay) mended() (map[string]string, error) {
 	}
 	var rows []struct{ Coordinates, Payload string }
 	if err := json.Unmarshal(text, &rows); err != nil {
-		return nil, fmt.Errorf("--fixed %s: %w; want what `tollgate rejected list -o json` prints", c.Fixed, err)
+		return nil, fmt.Errorf("--fixed %s: %w; want what `tollgate rejected list -o json` prints", c.Fixed,
+			err)
 	}
 	out := map[string]string{}
 	for i, row := range rows {
@@ -275,7 +276,8 @@ func knownBy(settings CollectorConfig, r *roles) (knowledge, error) {
 }
 
 // rejectedAgain counts how many of the replays were rejected.
-func rejectedAgain(ctx context.Context, reader *aggregator.Reader, list []aggregator.Replay) (n int, err error) {
+func rejectedAgain(ctx context.Context, reader *aggregator.Reader,
+	list []aggregator.Replay) (n int, err error) {
 	if len(list) == 0 {
 		return 0, nil
 	}

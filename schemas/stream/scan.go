@@ -24,15 +24,15 @@ func (c *Client) Scan(ctx context.Context, topic string, from []int64, see func(
 	}
 	for _, end := range ends {
 		if end.Stable < end.High {
-			return fmt.Errorf("scan topic %s partition %d: an open transaction hides what follows offset %d: "+
-				"end it, or wait until Kafka aborts it", topic, end.Partition, end.Stable)
+			return fmt.Errorf("scan topic %s partition %d: an open transaction hides what "+
+				"follows offset %d: end it, or wait until Kafka aborts it", topic, end.Partition, end.Stable)
 		}
 		begin, partition := end.First, end.Partition
 		if partition < len(from) && from[partition] >= end.First && from[partition] <= end.High {
 			begin = from[partition]
 		}
-		f := &fetcher{c: c, topic: topic, topicID: info[0].ID, partition: partition, wait: 100 * time.Millisecond,
-			maxBytes: 1 << 20, next: begin}
+		f := &fetcher{c: c, topic: topic, topicID: info[0].ID, partition: partition,
+			wait: 100 * time.Millisecond, maxBytes: 1 << 20, next: begin}
 		err := f.scan(ctx, end.High, see)
 		f.drop()
 		if err != nil {
