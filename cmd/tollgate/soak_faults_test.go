@@ -28,24 +28,24 @@ type soakOwner struct {
 	wake  chan struct{} // closed to let what stands still go on
 }
 
-// verdict is what becomes of a call.
-type verdict int
+// mishap is what becomes of a call.
+type mishap int
 
 const (
-	fine    verdict = iota
-	refusal         // not done, and an error
-	silence         // done, and an error
-	tardy           // an error, and done later
-	sleep           // done when somebody wakes the owner up: others go on meanwhile
-	death           // not done, and nothing more
-	burial          // done, and nothing more
+	fine    mishap = iota
+	refusal        // not done, and an error
+	silence        // done, and an error
+	tardy          // an error, and done later
+	sleep          // done when somebody wakes the owner up: others go on meanwhile
+	death          // not done, and nothing more
+	burial         // done, and nothing more
 )
 
 // later are the steps whose statement may still be on its way when its caller gives up.
 var later = map[seam.Step]bool{seam.Recompute: true, seam.InsertHead: true}
 
-// judge draws the verdict of the next call of a step.
-func (o *soakOwner) judge(step seam.Step) verdict {
+// judge draws the mishap of the next call of a step.
+func (o *soakOwner) judge(step seam.Step) mishap {
 	o.mu.Lock()
 	n := o.calls[step]
 	o.calls[step]++
@@ -53,13 +53,13 @@ func (o *soakOwner) judge(step seam.Step) verdict {
 	hash := fnv.New64a()
 	hash.Write([]byte(step))
 	draw := rand.New(rand.NewPCG(o.h.seed^o.number<<40, hash.Sum64()+n)).IntN(1000)
-	for i, v := range []verdict{refusal, refusal, silence, silence, tardy, sleep} {
+	for i, v := range []mishap{refusal, refusal, silence, silence, tardy, sleep} {
 		if draw < (i+1)*o.faults {
 			return v
 		}
 	}
 	if draw < 6*o.faults+o.faults/4 {
-		return []verdict{death, burial}[draw%2]
+		return []mishap{death, burial}[draw%2]
 	}
 	return fine
 }
