@@ -10,11 +10,13 @@ FUZZTIME ?= 20s
 AUDIT_EVENTS ?= 10000000
 EXPLORED := ./aggregator ./billing ./cmd/tollgate
 SEEDS ?= 50
+OUTAGE ?= 60s
+ROLES ?= collector aggregator quota anomaly billing
 MODEL ?= 2000
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check crashmatrix explore soak bench bench-audit bench-path mutate fuzz services services-stop test-services run clean vuln proto
+.PHONY: help build demo test check crashmatrix explore soak bench bench-audit bench-path mutate fuzz services services-stop test-services outages run clean vuln proto
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -81,6 +83,13 @@ test-services: services ## run the tests that need Kafka or Redis on the real se
 	set -a; eval "$$(deploy/services/services.sh env $(SERVICES))"; set +a; \
 	CI=true $(GO) test -race -timeout 20m -count=1 -p 1 -run '^TestIntegration' $(filter-out ./cmd/tollgate,$(INTEGRATED)) && \
 	CI=true $(GO) test -timeout 40m -count=1 -run '^TestIntegration' $(filter ./cmd/tollgate,$(INTEGRATED))
+
+outages: ## take Kafka, Redis and ClickHouse away under load for OUTAGE each, one process for each of ROLES (or "all")
+	deploy/services/services.sh fetch
+	mkdir -p .cache; rm -f .cache/outages.md
+	TOLLGATE_OUTAGE=$(OUTAGE) TOLLGATE_OUTAGE_ROLES="$(ROLES)" TOLLGATE_OUTAGE_TABLE=$(CURDIR)/.cache/outages.md \
+	  $(GO) test -v -count=1 -timeout 60m -run '^TestIntegrationOutages$$' ./cmd/tollgate; \
+	  code=$$?; cat .cache/outages.md; exit $$code
 
 run: build ## run every role in one process on ./tollgate-data
 	./bin/tollgate all

@@ -19,7 +19,8 @@ var fakes = map[string]string{
 	"quota/redis_test.go":               "only where none is named",
 	"quota/counter_test.go":             "a Redis that is away, loads, or has lost its keys",
 	"quota/gate_test.go":                "a Redis that is away; questions that never reach it",
-	"cmd/tollgate/soak_history_test.go": "every history has a cluster whose leaders move, and our topics by their names",
+	"cmd/tollgate/outagehouse_test.go":  "redis-server and brokers of its own, since it stops them",
+	"cmd/tollgate/soak_history_test.go": "every history has a cluster whose leaders move, and our topics by name",
 	"cmd/tollgate/tool_doctor_test.go":  "only where none is named",
 	"cmd/tollgate/tool_stream_test.go":  "only where none is named: one that stays while the program is stopped",
 }

@@ -5,11 +5,16 @@
 #   services.sh stop [DIR]     end what `start` started in DIR, and nothing else
 #   services.sh status [DIR]   say what runs; exit code 1 where something does not
 #   services.sh env [DIR]      print the variables that point the tests at them
+#   services.sh fetch          fetch what is absent, start nothing
+#   services.sh cluster DIR    start three brokers, kafka-1 to kafka-3, that keep every partition three times
+#   services.sh halt DIR NAME [SIGNAL]   end one server of DIR (default TERM, then KILL after 30 s); its data stay
+#   services.sh resume DIR NAME          start a server of DIR again on its data
 #
 # DIR keeps data, logs and pid files; default .cache/services of the repository. Kafka's jars (47, 43 MB) are
 # kept in .cache/kafka-VERSION. Ports: TOLLGATE_SERVICES_REDIS_PORT (16379) and the one above it for TLS,
 # TOLLGATE_SERVICES_KAFKA_PORT (19092) and the two above it for Kafka's controller and for TLS with SASL. Over TLS,
 # Redis knows user "tollgate", Kafka "p" (PLAIN), "s256" and "s512" (SCRAM); the password of all is "secret".
+# Broker N of a cluster has port TOLLGATE_SERVICES_KAFKA_PORT + 2N, its controller the one above; no TLS.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -63,6 +68,11 @@ await() { # NAME TEST...
 redis_pong() { [ "$(redis-cli -p "$redis_port" ping 2> /dev/null)" = PONG ]; }
 
 kafka_ready() { grep -q 'Kafka Server started' "$dir/kafka.log" && answers "$kafka_port"; }
+
+# Brokers of a cluster, by number.
+brokers='1 2 3'
+broker_port() { echo $((kafka_port + 2 * $1)); }
+broker_ready() { grep -q 'Kafka Server started' "$dir/kafka-$1.log" && answers "$(broker_port "$1")"; }
 
 install_redis() {
   command -v redis-server > /dev/null && command -v redis-cli > /dev/null && return
@@ -164,10 +174,79 @@ start_kafka() {
   await kafka kafka_ready
 }
 
-stop_one() {
+# broker_config NUMBER: a replica is dropped after 3 s of silence and a broker after 6, so that a lost leader is
+# replaced in seconds, as on a cluster that is tuned for it.
+broker_config() {
+  local voters='' n
+  for n in $brokers; do voters+=${voters:+,}$n@127.0.0.1:$(($(broker_port "$n") + 1)); done
+  cat > "$dir/kafka-$1.properties" << END
+process.roles=broker,controller
+node.id=$1
+controller.quorum.voters=$voters
+listeners=PLAINTEXT://127.0.0.1:$(broker_port "$1"),CONTROLLER://127.0.0.1:$(($(broker_port "$1") + 1))
+advertised.listeners=PLAINTEXT://127.0.0.1:$(broker_port "$1")
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=$dir/kafka-$1
+num.partitions=4
+default.replication.factor=3
+min.insync.replicas=2
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=3
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=3
+transaction.state.log.min.isr=2
+share.coordinator.state.topic.replication.factor=3
+share.coordinator.state.topic.min.isr=2
+broker.session.timeout.ms=6000
+broker.heartbeat.interval.ms=1000
+replica.lag.time.max.ms=3000
+group.initial.rebalance.delay.ms=0
+auto.create.topics.enable=false
+END
+}
+
+# launch_broker NUMBER: start one broker of the cluster on its data, and do not wait for it.
+launch_broker() {
+  if running "kafka-$1" > /dev/null; then say "kafka-$1 runs already"; return; fi
+  # Beside each other on few cores: the first compiler is quick to start, and nothing is measured here.
+  java -Xmx384m -Xms128m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -Dorg.slf4j.simpleLogger.showDateTime=true \
+    -cp "$jars/*" kafka.Kafka "$dir/kafka-$1.properties" > "$dir/kafka-$1.log" 2>&1 < /dev/null &
+  remember "kafka-$1" $!
+}
+
+start_cluster() {
+  local n id=''
+  for n in $brokers; do
+    ! answers "$(broker_port "$n")" || die "port $(broker_port "$n") is taken: set TOLLGATE_SERVICES_KAFKA_PORT"
+    broker_config "$n"
+  done
+  for n in $brokers; do
+    [ ! -f "$dir/kafka-$n/meta.properties" ] || continue
+    mkdir -p "$dir/kafka-$n"
+    [ -n "$id" ] || id=$(java -cp "$jars/*" kafka.tools.StorageTool random-uuid 2> /dev/null | tail -n 1)
+    java -XX:TieredStopAtLevel=1 -cp "$jars/*" kafka.tools.StorageTool format -t "$id" \
+      -c "$dir/kafka-$n.properties" > "$dir/kafka-format.log" 2>&1 ||
+      { tail -n 20 "$dir/kafka-format.log" >&2; die "format of the folder of kafka-$n failed"; }
+  done
+  for n in $brokers; do launch_broker "$n"; done
+  for n in $brokers; do await "kafka-$n" broker_ready "$n"; done
+}
+
+# resume NAME: start one server again.
+resume() {
+  case $1 in
+    redis) start_redis ;;
+    kafka) start_kafka ;;
+    kafka-[123]) launch_broker "${1#kafka-}"; await "$1" broker_ready "${1#kafka-}" ;;
+    *) die "there is no server $1: want redis, kafka, kafka-1, kafka-2 or kafka-3" ;;
+  esac
+}
+
+stop_one() { # NAME [SIGNAL]
   local name=$1 pid
   if pid=$(running "$name"); then
-    kill "$pid"
+    kill -s "${2:-TERM}" "$pid"
     for _ in $(seq 150); do
       running "$name" > /dev/null || break
       sleep 0.2
@@ -192,9 +271,29 @@ case $command in
     start_kafka
     say "redis at 127.0.0.1:$redis_port, kafka at 127.0.0.1:$kafka_port, data in $dir"
     ;;
+  fetch)
+    install_redis
+    fetch_kafka
+    ;;
   stop)
+    # The last broker of a cluster would wait for a quorum before it ends, and what it holds is thrown away.
+    for name in kafka-1 kafka-2 kafka-3; do stop_one "$name" KILL; done
     stop_one kafka
     stop_one redis
+    ;;
+  cluster)
+    mkdir -p "$dir"
+    dir=$(cd "$dir" && pwd)
+    fetch_kafka
+    start_cluster
+    say "kafka at 127.0.0.1:$(broker_port 1), :$(broker_port 2) and :$(broker_port 3), data in $dir"
+    ;;
+  halt)
+    stop_one "${3:?name a server}" "${4:-TERM}"
+    ;;
+  resume)
+    dir=$(cd "$dir" && pwd)
+    resume "${3:?name a server}"
     ;;
   status)
     code=0
@@ -211,7 +310,7 @@ case $command in
     echo "TOLLGATE_TEST_CA=$(cd "$dir" && pwd)/ca.pem"
     ;;
   *)
-    sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
     ;;
 esac

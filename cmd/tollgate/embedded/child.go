@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -28,7 +29,8 @@ const stopPatience = 10 * time.Second
 // EngineMain runs the child process of an embedded part and returns its exit code. It holds the folder's
 // lock, and it ends when its standard input closes, which happens even when the parent is killed.
 //
-// `-dir D -library F` serves the ClickHouse library F on folder D; `-dir D -- command …` runs a server.
+// `-dir D -library F -port P` serves the ClickHouse library F on folder D; `-dir D -- command …` runs a
+// server.
 func EngineMain(args []string) int {
 	if err := engineMain(args); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -41,6 +43,7 @@ func engineMain(args []string) error {
 	flags := flag.NewFlagSet(EngineArgument, flag.ContinueOnError)
 	dir := flags.String("dir", "", "data folder")
 	file := flags.String("library", "", "ClickHouse library")
+	port := flags.Int("port", 0, "loopback port of the library's front; 0 = any free one")
 	if err := flags.Parse(args); err != nil {
 		return fmt.Errorf("read arguments of the embedded engine's child: %w", err)
 	}
@@ -56,7 +59,7 @@ func engineMain(args []string) error {
 	// The lock is given back by the end of the process, not before: until then the engine holds the data.
 	defer runtime.KeepAlive(lock)
 	if *file != "" {
-		return serveLibrary(*file, *dir, parentGone)
+		return serveLibrary(*file, *dir, *port, parentGone)
 	}
 	return runServer(flags.Args(), lock, parentGone)
 }
@@ -113,7 +116,7 @@ func awaitEngineLock(dir string, parentGone <-chan struct{}) error {
 const ready = "ready "
 
 // serveLibrary answers clients with the library's engine until the parent goes.
-func serveLibrary(file, dir string, parentGone <-chan struct{}) error {
+func serveLibrary(file, dir string, port int, parentGone <-chan struct{}) error {
 	lib, err := loadLibrary(file)
 	if err != nil {
 		return err
@@ -126,7 +129,7 @@ func serveLibrary(file, dir string, parentGone <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 	if err != nil {
 		return fmt.Errorf("listen for ClickHouse clients: %w", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 )
 
@@ -42,7 +43,7 @@ func StartEngine(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := startChild(o, "-library", file)
+	c, err := startChild(o, "-library", file, "-port", strconv.Itoa(o.Port))
 	if err != nil {
 		return nil, fmt.Errorf("start embedded ClickHouse: %w", err)
 	}

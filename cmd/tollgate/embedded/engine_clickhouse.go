@@ -61,9 +61,11 @@ func startClickHouse(ctx context.Context, o Options, program string) (*Engine, e
 	if err := xml.EscapeText(&escaped, []byte(data)); err != nil {
 		return nil, fmt.Errorf("write configuration of ClickHouse: %w", err)
 	}
-	port, err := freePort()
-	if err != nil {
-		return nil, err
+	port := o.Port
+	if port == 0 {
+		if port, err = freePort(); err != nil {
+			return nil, err
+		}
 	}
 	config := filepath.Join(o.Dir, "config.xml")
 	text := fmt.Sprintf(clickHouseConfig, port, escaped.String())

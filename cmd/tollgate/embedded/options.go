@@ -15,8 +15,8 @@ type Options struct {
 	// absent.
 	Dir string
 
-	// Port is the loopback port to listen on. Default 0: any free one. The broker and the cache honour it;
-	// the engine always takes a free one, because its clients are told its address.
+	// Port is the loopback port to listen on. Default 0: any free one. Not needed where clients are told the
+	// address; an engine whose clients stay while it is stopped and started again wants the same one.
 	Port int
 
 	// Log receives what a part does. Default slog.Default().
