@@ -58,7 +58,7 @@ func (o *soakOwner) judge(step seam.Step) mishap {
 			return v
 		}
 	}
-	if draw < 6*o.faults+o.faults/4 {
+	if draw < 6*o.faults+o.faults/2 {
 		return []mishap{death, burial}[draw%2]
 	}
 	return fine

@@ -58,13 +58,13 @@ type savedKey struct {
 
 // playSeed plays one history from empty tables to the last invoice.
 func playSeed(ctx context.Context, p crashParts, seed uint64) *outcome {
-	ctx, cancel := context.WithTimeout(ctx, cellWithin)
+	ctx, cancel := context.WithTimeout(ctx, soakWithin)
 	defer cancel()
 	out := &outcome{}
 	h := &soakHistory{ctx: ctx, seed: seed, rnd: rand.New(rand.NewPCG(seed, 3)), outcome: out,
 		holders: map[string][]holder{}, owners: map[role][]*soakOwner{}, signal: make(chan struct{}, 1)}
-	h.faults = []int{0, 4, 15}[h.rnd.IntN(3)]
-	for month := range 3 { // the turns of months, and some moment between
+	h.faults = []int{0, 8, 25}[h.rnd.IntN(3)]
+	for month := 1; month < 3; month++ { // the turns of months, and some moment between
 		begin := soakFirst.AddDate(0, month, 0).Add(2 * time.Minute)
 		h.eras = append(h.eras, begin, begin.Add(time.Duration(h.rnd.IntN(20*24))*time.Hour))
 	}

@@ -24,7 +24,10 @@ const (
 )
 
 // soakAtOnce: a history mostly waits for the ticks of its roles.
-const soakAtOnce = 8
+const soakAtOnce = 5
+
+// soakWithin bounds a history, which takes some ten seconds where the machine is free.
+const soakWithin = 10 * time.Minute
 
 // TestIntegrationSoak plays seeded histories of the whole house: collectors, quota, aggregators, reattribution,
 // reconciliation and closes, on one engine, with a database and a Kafka cluster of three nodes for each. At the
