@@ -248,9 +248,9 @@ func (g gated) writeHeads(_ context.Context, j *job, all bool, revision uint64, 
 }
 
 func (g gated) writePatchedHeads(_ context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
-	lost []Bucket) error {
+	found map[Bucket][slotsPerMinute]slotStats) error {
 	run := func() error {
-		return g.h.tables.writePatchedHeads(context.Background(), j, revision, bounds, lost)
+		return g.h.tables.writePatchedHeads(context.Background(), j, revision, bounds, found)
 	}
 	return g.wait("write patched heads", fmt.Sprint(j.buckets), run, whole(run))
 }

@@ -105,16 +105,15 @@ func (m *model) writeHeads(ctx context.Context, j *job, all bool, revision uint6
 	return err
 }
 
-func (m *model) writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
-	lost []Bucket) error {
+func (m *model) writePatchedHeads(_ context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
+	found map[Bucket][slotsPerMinute]slotStats) error {
 	if m.expired(revision, j.patches) {
 		return nil
 	}
-	found, err := m.statsFound(ctx, j, revision)
 	for b, stats := range found {
 		i := slices.Index(j.buckets, b)
 		reach, ok := m.reachOf(b, bounds[b.Shard])
-		if i < 0 || !ok || slices.Contains(lost, b) {
+		if i < 0 || !ok {
 			continue
 		}
 		sum, parts := j.patches[i].base()
@@ -131,7 +130,7 @@ func (m *model) writePatchedHeads(ctx context.Context, j *job, revision uint64, 
 		h.Keys, h.KeysDigest, h.Rows = sum.keys, sum.keysDigest, sum.rows
 		m.put(h)
 	}
-	return err
+	return nil
 }
 
 func (m *model) writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, c claim) error {

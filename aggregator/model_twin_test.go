@@ -221,9 +221,9 @@ func (w *twin) writeHeads(ctx context.Context, j *job, all bool, revision uint64
 }
 
 func (w *twin) writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
-	lost []Bucket) error {
-	return w.both(w.model.writePatchedHeads(ctx, j, revision, bounds, lost), func(ctx context.Context) error {
-		return w.engine.writePatchedHeads(ctx, j, revision, bounds, lost)
+	found map[Bucket][slotsPerMinute]slotStats) error {
+	return w.both(w.model.writePatchedHeads(ctx, j, revision, bounds, found), func(ctx context.Context) error {
+		return w.engine.writePatchedHeads(ctx, j, revision, bounds, found)
 	})
 }
 

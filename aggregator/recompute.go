@@ -301,10 +301,13 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 	if err != nil {
 		return err
 	}
+	for _, b := range lost {
+		delete(found, b)
+	}
 	err = r.seam.Do(ctx, seam.InsertHead, func(ctx context.Context) error {
 		switch {
 		case j.patches != nil:
-			return r.store.writePatchedHeads(ctx, j, revision, bounds, lost)
+			return r.store.writePatchedHeads(ctx, j, revision, bounds, found)
 		case j.level == schemas.Minute:
 			return r.store.writeHeads(ctx, j, all, revision, bounds, lost)
 		}

@@ -401,46 +401,50 @@ func upTo(shards []int, bounds map[int]schemas.Position) string {
 	return strings.Join(out, " OR ")
 }
 
-// headPatched writes the heads of minutes of which some slots were recomputed: their rows must be there and
-// younger than an hour; what the other slots bring, rows of the head before, comes with the statement.
+// headPatched writes the heads of minutes of which some slots were recomputed, while their rows are younger
+// than an hour: all that a head promises comes with the statement, but for how far it reaches.
 const headPatched = `
 INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows,
     usage_digest, parts, written)
-SELECT 'minute', u.bucket, u.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, u.k + b.k, u.kd + b.kd, u.n + b.n,
-    u.ud + b.ud,
-       arrayConcat(u.parts, b.parts), now64(3)
+SELECT 'minute', b.bucket, b.shard, m.reach.1, m.reach.2, %[1]d, %[2]d, k, kd, n, ud, parts, now64(3)
 FROM (
-    SELECT bucket, shard, sum(keys) AS k, sum(keys_digest) AS kd, count() AS n, ` + usageDigest + ` AS ud,
-           groupUniqArray((slot, revision)) AS parts
-    FROM usage_minute WHERE revision = %[2]d AND %[3]s GROUP BY bucket, shard
-) AS u INNER JOIN (
-    SELECT minute, shard, max((generation, offset)) AS reach FROM marks WHERE %[4]s AND (%[5]s)
-        GROUP BY minute, shard
-) AS m ON u.bucket = m.minute AND u.shard = m.shard INNER JOIN (
     SELECT toDateTime(at, 'UTC') AS bucket, shard, k, kd, n, ud, parts
     FROM values('at UInt32, shard UInt16, k UInt64, kd UInt64, n UInt64, ud UInt64, parts Array(Tuple(UInt8,
-        UInt64))', %[8]s)
-) AS b ON u.bucket = b.bucket AND u.shard = b.shard
-WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
+        UInt64))', %[3]s)
+) AS b INNER JOIN (
+    SELECT minute, shard, max((generation, offset)) AS reach FROM marks WHERE %[4]s AND (%[5]s)
+        GROUP BY minute, shard
+) AS m ON b.bucket = m.minute AND b.shard = m.shard
+WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d`
 
-// writePatchedHeads makes recomputed slots visible, together with the slots that stay.
-func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64,
-	bounds map[int]schemas.Position, lost []Bucket) error {
+// writePatchedHeads makes recomputed slots visible, together with the slots that stay. found is what the
+// recomputation has stored of the buckets that get a head; its rows are not read again.
+func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
+	found map[Bucket][slotsPerMinute]slotStats) error {
 	var values []string
 	for i, b := range j.buckets {
-		base, parts := j.patches[i].base()
+		stats, ok := found[b]
+		if !ok {
+			continue
+		}
+		sum, parts := j.patches[i].base()
+		for slot, one := range stats {
+			if sum = sum.plus(one); one.rows > 0 {
+				parts = append(parts, part{uint8(slot), revision})
+			}
+		}
 		var list []string
 		for _, p := range parts {
 			list = append(list, fmt.Sprintf("(%d,%d)", p.slot, p.revision))
 		}
-		values = append(values, fmt.Sprintf("(%d,%d,%d,%d,%d,%d,[%s])", b.Start, b.Shard, base.keys,
-			base.keysDigest, base.rows,
-			base.usageDigest, strings.Join(list, ",")))
+		values = append(values, fmt.Sprintf("(%d,%d,%d,%d,%d,%d,[%s])", b.Start, b.Shard, sum.keys,
+			sum.keysDigest, sum.rows, sum.usageDigest, strings.Join(list, ",")))
 	}
-	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision, j.scope("bucket",
-		true), j.scope("minute", false),
-		upTo(j.shards, bounds), headDeadline(revision, j.patches).UnixMilli(), except(lost),
-		strings.Join(values, ",")))
+	if len(values) == 0 {
+		return nil
+	}
+	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision, strings.Join(values, ","),
+		j.scope("minute", false), upTo(j.shards, bounds), headDeadline(revision, j.patches).UnixMilli()))
 }
 
 // except leaves buckets out of a statement that writes heads.

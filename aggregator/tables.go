@@ -71,7 +71,7 @@ type headWriter interface {
 	writeHeads(ctx context.Context, j *job, all bool, revision uint64, bounds map[int]schemas.Position,
 		lost []Bucket) error
 	writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
-		lost []Bucket) error
+		found map[Bucket][slotsPerMinute]slotStats) error
 	writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, c claim) error
 }
 

@@ -22,14 +22,18 @@ type Publisher interface {
 	Produce(ctx context.Context, records []stream.Record) ([]stream.Position, error)
 }
 
-// Tally counts the quota of the live events of one chunk. Add is called while events are decoded; Count once,
-// before their offsets are committed, chunks of one source partition in order.
+// Tally counts the quota of the live events of one chunk. Add is called while events are decoded, then Queue
+// once, chunks of one source partition in order, and Count before their offsets are committed.
 type Tally interface {
 	// Add notes an event that was read at offset. e is only valid during the call.
 	Add(offset int64, e *schemas.UsageEvent)
-	// Count applies what was noted, exactly once for each offset however often source is read again (law 8).
-	// An error means that it could not; the events go on all the same and are reconciled later.
-	Count(ctx context.Context, source schemas.SourceRange) error
+	// Queue says where the events were read. What follows the range queued before is counted together with
+	// it.
+	Queue(source schemas.SourceRange)
+	// Count applies everything that is queued of the source partition, exactly once for each offset however
+	// often it is read again (law 8). An error means that it could not; the events go on all the same and are
+	// reconciled later.
+	Count(ctx context.Context) error
 }
 
 // Options of a collector. Zero values take the defaults.
@@ -57,9 +61,9 @@ type Options struct {
 	NewTally func() Tally
 	// FlushEvery is how long an event waits for others before it is published.
 	//
-	// Default 100ms. Not less: every flush costs a record for each shard that has an event, and that record
-	// is most of Kafka's price. Not more: it is part of the 5 s between a call and its place in the usage,
-	// and of how far a soft limit overshoots.
+	// Default 250ms. Not less: every flush costs a record for each shard that has an event, and a run of a
+	// script for the quota of each source partition. Not more: it is part of the 5 s between a call and its
+	// place in the usage, and of how far a soft limit overshoots.
 	FlushEvery time.Duration
 	// FlushBytes is how much is published at once, encoded.
 	//
@@ -92,7 +96,7 @@ func (o Options) prepare() (Options, error) {
 	o.RejectedTopic = or(o.RejectedTopic, stream.TopicRejectedEvents)
 	o.Shards = or(o.Shards, schemas.DefaultShards)
 	o.RejectedPartitions = or(o.RejectedPartitions, 4)
-	o.FlushEvery = or(o.FlushEvery, 100*time.Millisecond)
+	o.FlushEvery = or(o.FlushEvery, 250*time.Millisecond)
 	o.FlushBytes = or(o.FlushBytes, 4<<20)
 	o.MaxBytes = or(o.MaxBytes, 16<<20)
 	o.CountTimeout = or(o.CountTimeout, 2*time.Second)
@@ -298,12 +302,16 @@ func (c *Collector) count(ctx context.Context, f *flush) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.o.CountTimeout)
 	defer cancel()
+	last := map[*reader]*chunk{}
 	for _, k := range f.chunks {
-		if err := k.tally.Count(ctx, k.source); err != nil {
+		k.tally.Queue(k.source)
+		last[k.from] = k
+	}
+	for _, k := range last {
+		if err := k.tally.Count(ctx); err != nil {
 			c.metrics.uncounted.Inc()
-			c.o.Log.Warn("count quota: counters are behind until they are reconciled", "topic",
-				k.source.Topic, "partition", k.source.Partition, "from", k.source.From, "to", k.source.To,
-				"error", err)
+			c.o.Log.Warn("count quota: counters are behind until they are reconciled", "topic", k.source.Topic,
+				"partition", k.source.Partition, "to", k.source.To, "error", err)
 		}
 	}
 }

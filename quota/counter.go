@@ -141,35 +141,43 @@ const maxBooks = 16
 // Noticed receives a signal when notices were added, for a Notifier of the same process.
 func (c *Counter) Noticed() <-chan struct{} { return c.wake }
 
-// Count counts what was noted, which was read from source; see the package for what happens when Redis is
-// away.
-func (t *Tally) Count(ctx context.Context, source schemas.SourceRange) error {
+// Queue hands over what was noted, which was read from source: the next Count of its partition counts it. It
+// reads no clock, asks nobody, and lets a later chunk be noted.
+func (t *Tally) Queue(source schemas.SourceRange) {
 	c := t.counter
-	field := source.Topic + "/" + strconv.Itoa(int(source.Partition))
 	c.mu.Lock()
 	if t.book != nil && len(c.books) < maxBooks {
 		c.books = append(c.books, t.book)
 	}
 	t.book = nil
-	p, ok := c.places[field]
-	if !ok {
-		p = &counting{}
-		c.places[field] = p
+	t.field = source.Topic + "/" + strconv.Itoa(int(source.Partition))
+	t.place = c.places[t.field]
+	if t.place == nil {
+		t.place = &counting{}
+		c.places[t.field] = t.place
 	}
 	c.mu.Unlock()
+	t.place.Lock()
+	defer t.place.Unlock()
+	if n := len(t.deltas); n > 0 {
+		t.place.wait(t, source)
+		c.grow(n)
+	}
+}
+
+// Count counts everything that is queued of the source partition; see the package for what happens when Redis
+// is away.
+func (t *Tally) Count(ctx context.Context) error {
+	c, p := t.counter, t.place
 	p.Lock()
 	defer p.Unlock()
-	if len(t.deltas) > 0 {
-		p.wait(t, source)
-		c.grow(len(t.deltas))
-	}
 	now := time.Now() // waiting is about Redis, not about windows
 	if now.Before(p.retryAt) {
 		return c.deferred(p, nil)
 	}
 	for len(p.waiting) > 0 {
 		d := p.waiting[0]
-		if err := c.apply(ctx, p, field, d); err != nil {
+		if err := c.apply(ctx, p, t.field, d); err != nil {
 			p.retryAt = time.Now().Add(c.o.RetryEvery)
 			return c.deferred(p, err)
 		}

@@ -132,8 +132,9 @@ func count(t testing.TB, c *Counter, from int64, events ...schemas.UsageEvent) e
 	for i := range events {
 		tally.Add(from+int64(i), &events[i])
 	}
-	return tally.Count(t.Context(), schemas.SourceRange{Topic: "access-events", Generation: 1, Partition: 0,
-		From: from, To: from + int64(len(events))})
+	tally.Queue(schemas.SourceRange{Topic: "access-events", Generation: 1, Partition: 0, From: from,
+		To: from + int64(len(events))})
+	return tally.Count(t.Context())
 }
 
 // used is what a counter holds.

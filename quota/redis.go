@@ -212,8 +212,9 @@ type applied struct {
 // reach is a limit that an addition of a block has reached, both by their place.
 type reach struct{ add, limit int }
 
-// countScript applies blocks. Nothing is written for a block whose fence is not `previous`. Every check comes
-// before the first write, as Redis does not roll back: a sum that would leave 64 bits stays where it is.
+// countScript applies blocks. Nothing is written for a block whose fence is not `previous`. Redis does not
+// roll back, so nothing in it may fail: a sum that would leave 64 bits stays where it is. One command for
+// each counter, mostly: it is given its end when it is new, which is when the sum is what was added.
 var countScript = redis.NewScript(`
 local a, k, out = 2, 1, {}
 for b = 1, tonumber(ARGV[1]) do
@@ -226,19 +227,21 @@ for b = 1, tonumber(ARGV[1]) do
     local key, whole, part, ttl, limits = KEYS[k], ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
     k, a = k + 1, a + 4
     if apply then
-      local old = redis.call('HMGET', key, 'w', 'p')
-      local w, p = tonumber(old[1] or '0'), tonumber(old[2] or '0')
-      if math.abs(w + tonumber(whole)) < 9e18 then w = redis.call('HINCRBY', key, 'w', whole) end
+      local w = redis.pcall('HINCRBY', key, 'w', whole)
+      if type(w) == 'table' then w = tonumber(redis.call('HGET', key, 'w')) end
+      if w == tonumber(whole) then redis.call('PEXPIRE', key, ttl) end
+      local p
       if part ~= '0' then
         p = redis.call('HINCRBY', key, 'p', part)
         if p >= 1e12 then
           p = redis.call('HINCRBY', key, 'p', '-1000000000000')
           w = redis.call('HINCRBY', key, 'w', '1')
         end
+        redis.call('PEXPIRE', key, ttl)
       end
-      redis.call('PEXPIRE', key, ttl)
       for l = 0, limits - 1 do
         local lw = tonumber(ARGV[a + 3 * l + 1])
+        if w == lw then p = p or tonumber(redis.call('HGET', key, 'p') or '0') end
         if (w > lw or w == lw and p >= tonumber(ARGV[a + 3 * l + 2])) and
             redis.call('HEXISTS', key, ARGV[a + 3 * l]) == 0 then
           reached = reached .. ' ' .. (c - 1) .. ' ' .. l

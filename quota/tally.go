@@ -19,12 +19,14 @@ const buckets = 256
 func bucketOf(customer string) int { return int(xxh3.HashString(customer) % buckets) }
 
 // Tally notes what the live events of one chunk of a source partition count, and counts it. Make it with
-// Counter.NewTally; one goroutine uses it, and counts it once.
+// Counter.NewTally; one goroutine uses it, and queues it once.
 type Tally struct {
 	counter *Counter
-	book    *accounts // nil once it is counted
+	book    *accounts // nil once it is queued
 	touched [buckets]bool
 	deltas  []delta
+	field   string    // topic/partition, once it is queued
+	place   *counting // the same
 }
 
 // accounts remembers customers and their counters from chunk to chunk: of one snapshot, for one Tally at a
@@ -66,7 +68,8 @@ type account struct {
 type series struct {
 	limits []*rule
 	window Window
-	places map[string]*counted // credential ("" where not per credential) → counter in this window
+	shared *counted            // the counter in this window, where it is not per credential; nil = not looked up yet
+	places map[string]*counted // credential → counter in this window
 }
 
 // Add notes a live event that was read at offset. Unattributed events, amendments and voids count nothing:
@@ -88,17 +91,10 @@ func (t *Tally) Add(offset int64, e *schemas.UsageEvent) {
 			if err != nil {
 				panic("BUG: a compiled limit has no window: " + err.Error())
 			}
-			s.window = window
+			s.window, s.shared = window, nil
 			clear(s.places)
 		}
-		credential := ""
-		if r.byCredential {
-			credential = e.Credential
-		}
-		k, ok := s.places[credential]
-		if !ok {
-			k = t.place(s, e.Customer, credential)
-		}
+		k := t.counterOf(s, e)
 		t.touched[k.bucket] = true
 		if n := len(t.deltas); n > 0 && t.deltas[n-1].counter == k && t.deltas[n-1].offset == offset {
 			t.deltas[n-1].units = t.deltas[n-1].units.add(amount)
@@ -106,6 +102,22 @@ func (t *Tally) Add(offset int64, e *schemas.UsageEvent) {
 			t.deltas = append(t.deltas, delta{k, offset, amount})
 		}
 	}
+}
+
+// counterOf is the counter of a series that an event belongs to.
+func (t *Tally) counterOf(s *series, e *schemas.UsageEvent) *counted {
+	if !s.limits[0].byCredential {
+		if s.shared == nil {
+			s.shared = t.newCounted(s, e.Customer, "")
+		}
+		return s.shared
+	}
+	k, ok := s.places[e.Credential]
+	if !ok {
+		k = t.newCounted(s, e.Customer, e.Credential)
+		s.places[k.credential] = k
+	}
+	return k
 }
 
 // account is the event's customer with the limits that hold in the event's minute.
@@ -140,12 +152,11 @@ func (a *account) add(r *rule) {
 	a.series = append(a.series, series{limits: []*rule{r}, places: map[string]*counted{}})
 }
 
-// place makes the counter of a customer (and credential) in the window of s.
-func (t *Tally) place(s *series, customer, credential string) *counted {
-	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits,
-		customer: strings.Clone(customer), credential: strings.Clone(credential)}
+// newCounted makes the counter of a customer (and credential) in the window of s.
+func (t *Tally) newCounted(s *series, customer, credential string) *counted {
+	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits, customer: strings.Clone(customer),
+		credential: strings.Clone(credential)}
 	k.key = t.counter.o.Store.key(k.bucket, counterKey(s.limits[0].series, s.window, customer, credential))
-	s.places[k.credential] = k
 	return k
 }
 

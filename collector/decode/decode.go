@@ -121,14 +121,37 @@ type Decoder struct {
 	shown  shown  // what the current event shows as its credential
 	client string // what the current event says of its client, where that is no address
 	ranked ranked
+
+	again   bool // the last record was found to be native
+	members bool // its first event has a field of the schema
 }
 
 // Decode reads r as format, or as what Detect finds where format is "".
 func (d *Decoder) Decode(format string, r Record, out *Result) {
-	out.reset()
 	if format == "" {
+		if d.again && d.nativeAgain(r, out) {
+			return
+		}
 		format = Detect(r.Value, r.Headers)
+		d.again = format == Native
 	}
+	d.decode(format, r, out)
+}
+
+// nativeAgain decodes a record that follows a native one without looking for its format. What decodes as
+// native, with at least one field of the schema, is what Detect finds native: no name of the schema is a clue
+// to another format.
+func (d *Decoder) nativeAgain(r Record, out *Result) bool {
+	if len(r.Value) == 0 || r.Value[0] != '{' || headerFormat(r.Headers) != "" {
+		return false
+	}
+	d.members = false
+	d.decode(Native, r, out)
+	return d.members && len(out.Errors) == 0
+}
+
+func (d *Decoder) decode(format string, r Record, out *Result) {
+	out.reset()
 	d.record, d.out, d.index = r, out, 0
 	d.scan.arena = out.arena[:0]
 	out.Format = format

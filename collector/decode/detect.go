@@ -5,14 +5,8 @@ import "bytes"
 // Detect finds the format of a record by its headers, its first bytes, and the names of the members of its
 // first JSON object; "" where no format recognises it.
 func Detect(value []byte, headers []Header) string {
-	if hasHeader(headers, "ce-specversion") {
-		return CloudEvents
-	}
-	for i := range headers {
-		if sameName(headers[i].Key, "content-type") &&
-			bytes.HasPrefix(bytes.ToLower(headers[i].Value), []byte("application/cloudevents")) {
-			return CloudEvents
-		}
+	if format := headerFormat(headers); format != "" {
+		return format
 	}
 	value = bytes.TrimLeft(bytes.TrimPrefix(value, byteOrderMark), " \t\r\n")
 	if len(value) == 0 {
@@ -27,6 +21,20 @@ func Detect(value []byte, headers []Header) string {
 	line, _, _ := bytes.Cut(value, []byte("\n"))
 	if i := commonTimeAt(alias(line)); i >= 0 && bytes.IndexByte(line[i:], '"') > 0 {
 		return Combined
+	}
+	return ""
+}
+
+// headerFormat is the format that headers name; "" where they name none.
+func headerFormat(headers []Header) string {
+	if hasHeader(headers, "ce-specversion") {
+		return CloudEvents
+	}
+	for i := range headers {
+		if sameName(headers[i].Key, "content-type") &&
+			bytes.HasPrefix(bytes.ToLower(headers[i].Value), []byte("application/cloudevents")) {
+			return CloudEvents
+		}
 	}
 	return ""
 }

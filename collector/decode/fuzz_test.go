@@ -27,6 +27,29 @@ func FuzzNginxJSON(f *testing.F)   { fuzzFormat(f, NginxJSON, "nginx*") }
 func FuzzCombined(f *testing.F)    { fuzzFormat(f, Combined, "combined*") }
 func FuzzDetect(f *testing.F)      { fuzzFormat(f, "", "*.*") }
 
+// FuzzDetectAgain: what a decoder has read before decides nothing about what it reads next.
+func FuzzDetectAgain(f *testing.F) {
+	seed(f, "*.*")
+	for _, value := range []string{`{"x_a":1}`, `{}`, `{"source":"s"}{"specversion":"1.0"}`, `{"time":1,"request":"GET / HTTP/1.1"}`,
+		"{\"path\":\"/\"}\n{\"x_b\":2}"} {
+		f.Add([]byte(value))
+	}
+	f.Fuzz(func(t *testing.T, value []byte) {
+		var fresh, warm Decoder
+		var want, got Result
+		warm.Decode("", Record{Value: []byte(`{"source":"s","id":"1","path":"/"}`)}, &got)
+		if !warm.again {
+			t.Fatal("the first record is native")
+		}
+		fresh.Decode("", Record{Value: value}, &want)
+		warm.Decode("", Record{Value: value}, &got)
+		want.arena, got.arena = nil, nil
+		if alone, after := fmt.Sprintf("%+v", want), fmt.Sprintf("%+v", got); alone != after {
+			t.Errorf("alone it is\n%s\nafter a native record\n%s", alone, after)
+		}
+	})
+}
+
 func seed(f *testing.F, pattern string) {
 	samples, err := filepath.Glob("testdata/" + pattern)
 	if err != nil || len(samples) == 0 {

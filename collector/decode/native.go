@@ -50,6 +50,7 @@ func (d *Decoder) native(e *schemas.AccessEvent) bool {
 			return false
 		}
 	}
+	d.members = d.members || seen != 0 && d.index == 0
 	return !s.failed() && d.nativeWhole(e, given)
 }
 

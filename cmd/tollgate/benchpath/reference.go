@@ -69,11 +69,11 @@ func reference(ctx context.Context, s settings, out *figures) (err error) {
 			"SELECT sum(calls) FROM reference_usage").Scan(&calls); err != nil {
 			return err
 		}
-		if calls >= uint64(int64(s.reference)-known.broken) {
+		if calls >= uint64(known.events) {
 			break
 		}
 		if time.Since(began) > 10*time.Minute {
-			return fmt.Errorf("%d of %d events after ten minutes", calls, s.reference)
+			return fmt.Errorf("%d of %d events after ten minutes", calls, known.events)
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
@@ -145,9 +145,12 @@ type worker struct {
 	last   []kafka.Message
 }
 
+// pipelined is how many events share a round trip to Redis.
+const pipelined = 1_000
+
 func consume(ctx context.Context, reader *kafka.Reader, w *worker) error {
-	pipe, now, total := w.redis.Pipeline(), time.Now(), 0
-	for {
+	var fresh []referenceEvent
+	for total := 0; ; {
 		m, err := reader.FetchMessage(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -160,22 +163,47 @@ func consume(ctx context.Context, reader *kafka.Reader, w *worker) error {
 		if err := json.Unmarshal(m.Value, &e); err != nil {
 			continue // the ordinary way: it is gone
 		}
-		w.events = append(w.events, e)
-		customer := w.owner[e.APIKey]
-		pipe.Incr(ctx, "reference:m:"+customer+now.Format("200601021504"))
-		if pipe.Len() >= 1_000 {
-			if _, err := pipe.Exec(ctx); err != nil {
-				return err
-			}
-			now = time.Now()
+		fresh = append(fresh, e)
+		total++
+		if len(fresh) < pipelined && total < w.want {
+			continue
 		}
-		if len(w.events) == 50_000 || total+len(w.events) == w.want {
-			total += len(w.events)
+		if err := w.count(ctx, fresh); err != nil {
+			return err
+		}
+		fresh = fresh[:0]
+		if len(w.events) >= 50_000 || total == w.want {
 			if err := w.store(ctx, reader); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// count leaves out what was seen before, and adds the rest to the counters of its customers' two limits.
+func (w *worker) count(ctx context.Context, fresh []referenceEvent) error {
+	pipe := w.redis.Pipeline()
+	news := make([]*redis.BoolCmd, len(fresh))
+	for i := range fresh {
+		news[i] = pipe.SetNX(ctx, "reference:seen:"+fresh[i].Source+":"+fresh[i].ID, 1, time.Hour)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return err
+	}
+	for i := range fresh {
+		if !news[i].Val() {
+			continue
+		}
+		customer := w.owner[fresh[i].APIKey]
+		for _, window := range []string{"200601021504", "20060102"} {
+			key := "reference:" + customer + fresh[i].Time.Format(window)
+			pipe.Incr(ctx, key)
+			pipe.Expire(ctx, key, 25*time.Hour)
+		}
+		w.events = append(w.events, fresh[i])
+	}
+	_, err := pipe.Exec(ctx)
+	return err
 }
 
 func (w *worker) store(ctx context.Context, reader *kafka.Reader) error {
