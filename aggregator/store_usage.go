@@ -419,8 +419,8 @@ WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d`
 
 // writePatchedHeads makes recomputed slots visible, together with the slots that stay. found is what the
 // recomputation has stored of the buckets that get a head; its rows are not read again.
-func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
-	found map[Bucket][slotsPerMinute]slotStats) error {
+func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64,
+	bounds map[int]schemas.Position, found map[Bucket][slotsPerMinute]slotStats) error {
 	var values []string
 	for i, b := range j.buckets {
 		stats, ok := found[b]
@@ -443,8 +443,9 @@ func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64, 
 	if len(values) == 0 {
 		return nil
 	}
-	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision, strings.Join(values, ","),
-		j.scope("minute", false), upTo(j.shards, bounds), headDeadline(revision, j.patches).UnixMilli()))
+	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision,
+		strings.Join(values, ","), j.scope("minute", false), upTo(j.shards, bounds),
+		headDeadline(revision, j.patches).UnixMilli()))
 }
 
 // except leaves buckets out of a statement that writes heads.

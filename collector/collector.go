@@ -151,7 +151,10 @@ type Collector struct {
 	chunks  chan *chunk // from readers to the flusher
 	free    chan *chunk // emptied ones
 
-	behind map[*reader]int64 // commits that failed; only the flush under way touches it
+	// What the flush under way alone touches: commits that failed, and what could not be counted, which waits
+	// in the last tally of its partition.
+	behind    map[*reader]int64
+	uncounted map[*reader]Tally
 }
 
 // New checks the options.
@@ -161,7 +164,7 @@ func New(o Options) (*Collector, error) {
 		return nil, err
 	}
 	c := &Collector{o: o, topics: map[string]*Topic{}, chunks: make(chan *chunk), free: make(chan *chunk, 32),
-		behind: map[*reader]int64{}}
+		behind: map[*reader]int64{}, uncounted: map[*reader]Tally{}}
 	for i := range o.Topics {
 		c.topics[o.Topics[i].Name] = &o.Topics[i]
 	}
@@ -223,9 +226,11 @@ func (c *Collector) flushAll(ctx context.Context) {
 		case <-sent:
 			busy = false
 		case <-again.C:
-			if !busy && len(c.behind) > 0 { // nothing more may come, and a close waits for the offset
+			// Nothing more may come, and a close waits for the offset, a customer for the counter.
+			if !busy && len(c.behind)+len(c.uncounted) > 0 {
 				busy = true
 				go func() {
+					c.count(ctx, &flush{})
 					c.commit(ctx, &flush{})
 					sent <- struct{}{}
 				}()
@@ -295,23 +300,26 @@ func (c *Collector) publish(ctx context.Context, f *flush) bool {
 	}
 }
 
-// count counts the quota of each source partition's chunks, in order.
+// count counts the quota of each source partition's chunks, in order, and what could not be counted before.
 func (c *Collector) count(ctx context.Context, f *flush) {
 	if c.o.NewTally == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.o.CountTimeout)
 	defer cancel()
-	last := map[*reader]*chunk{}
 	for _, k := range f.chunks {
 		k.tally.Queue(k.source)
-		last[k.from] = k
+		c.uncounted[k.from] = k.tally
 	}
-	for _, k := range last {
-		if err := k.tally.Count(ctx); err != nil {
+	for r, tally := range c.uncounted {
+		err := tally.Count(ctx)
+		if err == nil || r.closed.Load() { // its next owner counts from where it begins
+			delete(c.uncounted, r)
+		}
+		if err != nil {
 			c.metrics.uncounted.Inc()
-			c.o.Log.Warn("count quota: counters are behind until they are reconciled", "topic", k.source.Topic,
-				"partition", k.source.Partition, "to", k.source.To, "error", err)
+			c.o.Log.Warn("count quota: counters are behind until it succeeds, or they are reconciled",
+				"topic", r.p.Topic, "partition", r.p.ID, "error", err)
 		}
 	}
 }

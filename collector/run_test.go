@@ -412,6 +412,40 @@ func TestIntegrationRunWaits(t *testing.T) {
 	}
 }
 
+// TestIntegrationRunCountsLater: what could not be counted is counted a moment later, though nothing more comes.
+func TestIntegrationRunCountsLater(t *testing.T) {
+	h := newHouse(t)
+	if _, err := h.producer.Produce(t.Context(), []stream.Record{{Topic: h.access, Value: fmt.Appendf(nil, `{"id":"1",%s}`, aKey)}}); err != nil {
+		t.Fatal(err)
+	}
+	counted := make(chan struct{})
+	stop := h.start(t, h.producer, func() Tally { return &reluctant{counted: counted} })
+	defer stop()
+	select {
+	case <-counted:
+	case <-time.After(time.Minute):
+		t.Error("it is not tried again")
+	}
+}
+
+// reluctant is a Tally that counts at the third attempt.
+type reluctant struct {
+	counted  chan struct{}
+	attempts int
+}
+
+func (r *reluctant) Add(int64, *schemas.UsageEvent) {}
+
+func (r *reluctant) Queue(schemas.SourceRange) {}
+
+func (r *reluctant) Count(context.Context) error {
+	if r.attempts++; r.attempts < 3 {
+		return errors.New("Redis is away")
+	}
+	close(r.counted)
+	return nil
+}
+
 // switching waits for the first, then publishes with the second.
 type switching struct {
 	first  *kafka

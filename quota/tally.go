@@ -68,7 +68,8 @@ type account struct {
 type series struct {
 	limits []*rule
 	window Window
-	shared *counted            // the counter in this window, where it is not per credential; nil = not looked up yet
+	// the counter in this window, where it is not per credential; nil = not looked up yet
+	shared *counted
 	places map[string]*counted // credential → counter in this window
 }
 
@@ -154,8 +155,8 @@ func (a *account) add(r *rule) {
 
 // newCounted makes the counter of a customer (and credential) in the window of s.
 func (t *Tally) newCounted(s *series, customer, credential string) *counted {
-	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits, customer: strings.Clone(customer),
-		credential: strings.Clone(credential)}
+	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits,
+		customer: strings.Clone(customer), credential: strings.Clone(credential)}
 	k.key = t.counter.o.Store.key(k.bucket, counterKey(s.limits[0].series, s.window, customer, credential))
 	return k
 }
