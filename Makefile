@@ -54,8 +54,8 @@ bench-path: build ## measure the whole path: catch-up, steady traffic, cost of e
 	$(GO) build -trimpath -o bin/benchpath ./cmd/tollgate/benchpath
 	./bin/benchpath $(BENCH_ARGS)
 
-mutate: ## remove each safety rule in turn and show that a test turns red for it
-	$(GO) run ./cmd/tollgate/mutate
+mutate: ## remove each safety rule in turn and show that a test turns red for it (RULE=part of a name tries some)
+	$(GO) run ./cmd/tollgate/mutate -rule '$(RULE)'
 
 bench-audit: ## audit AUDIT_EVENTS events with planted faults: found within a minute on two idle cores
 	TOLLGATE_AUDIT_EVENTS=$(AUDIT_EVENTS) $(GO) test -v -count=1 -timeout 60m -p 1 \

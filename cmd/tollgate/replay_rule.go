@@ -44,28 +44,28 @@ func digest(text string) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// verdict says what becomes of a rejected event when somebody asks for its replay.
-type verdict string
+// judged says what becomes of a rejected event when somebody asks for its replay.
+type judged string
 
 const (
-	verdictReplay    verdict = "replayed"
-	verdictOver      verdict = "replayed before"
-	verdictUnchanged verdict = "nothing changed since its last replay was rejected"
-	verdictCut       verdict = "its payload was too long to keep"
+	judgedReplay    judged = "replayed"
+	judgedOver      judged = "replayed before"
+	judgedUnchanged judged = "nothing changed since its last replay was rejected"
+	judgedCut       judged = "its payload was too long to keep"
 )
 
 // judgeReplay decides whether an event is replayed as p says. again replays it although nothing is known to
 // have changed: bindings of collectors on other machines are not seen here.
-func judgeReplay(r *aggregator.Rejected, p *aggregator.Replay, again bool) verdict {
+func judgeReplay(r *aggregator.Rejected, p *aggregator.Replay, again bool) judged {
 	switch {
 	case r.State == aggregator.RejectedReplayed || r.State == aggregator.RejectedReplaying:
-		return verdictOver
+		return judgedOver
 	case p.Payload == nil && !collector.Whole(r.Event):
-		return verdictCut
+		return judgedCut
 	case r.State == aggregator.RejectedAgain && r.Knowledge == p.Knowledge && !again:
-		return verdictUnchanged
+		return judgedUnchanged
 	}
-	return verdictReplay
+	return judgedReplay
 }
 
 // replayClaim is the plan of a claim of series replays, as JSON: anybody can carry it out in the claimer's

@@ -24,7 +24,7 @@ import (
 func TestJudgeReplay(t *testing.T) {
 	was := knowledge{catalog: 1, change: 5, sources: "[]", program: "1"}
 	then := was.with(&aggregator.Replay{})
-	f := func(want verdict, state aggregator.RejectedState, now knowledge, p aggregator.Replay, again bool,
+	f := func(want judged, state aggregator.RejectedState, now knowledge, p aggregator.Replay, again bool,
 		detail string) {
 		t.Helper()
 		p.Knowledge = now.with(&p)
@@ -37,21 +37,21 @@ func TestJudgeReplay(t *testing.T) {
 		}
 	}
 	as := aggregator.Replay{}
-	f(verdictReplay, aggregator.RejectedOpen, was, as, false, "")
-	f(verdictOver, aggregator.RejectedReplaying, was, as, true, "")
-	f(verdictOver, aggregator.RejectedReplayed, was, as, true, "")
-	f(verdictUnchanged, aggregator.RejectedAgain, was, as, false, "")
-	f(verdictReplay, aggregator.RejectedAgain, was, as, true, "")
+	f(judgedReplay, aggregator.RejectedOpen, was, as, false, "")
+	f(judgedOver, aggregator.RejectedReplaying, was, as, true, "")
+	f(judgedOver, aggregator.RejectedReplayed, was, as, true, "")
+	f(judgedUnchanged, aggregator.RejectedAgain, was, as, false, "")
+	f(judgedReplay, aggregator.RejectedAgain, was, as, true, "")
 	for _, now := range []knowledge{{2, 5, "[]", "1"}, {1, 6, "[]", "1"}, {1, 5, "[{}]", "1"}, {1, 5, "[]", "2"}} {
-		f(verdictReplay, aggregator.RejectedAgain, now, as, false, "")
+		f(judgedReplay, aggregator.RejectedAgain, now, as, false, "")
 	}
 	for _, otherwise := range []aggregator.Replay{{AsSource: "gw"}, {AsFormat: "kong"}, {AsCustomer: "ip"},
 		{Amend: true}, {Payload: []byte("{}")}} {
-		f(verdictReplay, aggregator.RejectedAgain, was, otherwise, false, "")
+		f(judgedReplay, aggregator.RejectedAgain, was, otherwise, false, "")
 	}
 	const cut = "the payload is cut and cannot be replayed; too long"
-	f(verdictCut, aggregator.RejectedOpen, was, as, true, cut)
-	f(verdictReplay, aggregator.RejectedOpen, was, aggregator.Replay{Payload: []byte("{}")}, false, cut)
+	f(judgedCut, aggregator.RejectedOpen, was, as, true, cut)
+	f(judgedReplay, aggregator.RejectedOpen, was, aggregator.Replay{Payload: []byte("{}")}, false, cut)
 }
 
 // replayHouse is a house with events that its topic's binding cannot read.
@@ -194,7 +194,7 @@ func TestIntegrationReplayOnce(t *testing.T) {
 		"no_amend_right rejected_again": 1, "undecodable rejected_again": 1}
 	h.stands(want)
 	before := h.written()
-	if got := h.replay(0, 0); got.NotChosen[string(verdictUnchanged)] != 5 {
+	if got := h.replay(0, 0); got.NotChosen[string(judgedUnchanged)] != 5 {
 		t.Errorf("run again: %+v", got)
 	}
 	if after := h.written(); after != before {

@@ -237,7 +237,7 @@ func (c rejectedReplay) choose(ctx context.Context, a *app, r *roles, fixed map[
 			continue
 		}
 		p.Knowledge = known.with(&p)
-		if v := judgeReplay(&rows[i], &p, c.Again); v != verdictReplay {
+		if v := judgeReplay(&rows[i], &p, c.Again); v != judgedReplay {
 			not[string(v)]++
 			continue
 		}

@@ -29,23 +29,23 @@ var rules = []rule{
 			"	r.with(func(l *ledger) {\n		for shard, s := range l.shards {\n" +
 				"			bounds[shard] = s.bound\n		}\n	})\n" +
 				"	lost, err := r.lost(ctx, j, before, found, revision)\n"}},
-		"./aggregator", "Explore|RandomHistories|Live"},
+		"./aggregator", "CoversAreRead"},
 	{"a revision of unknown outcome gets no head",
 		[]edit{{"aggregator/recompute.go",
 			"		return r.store.combine(ctx, j, revision, pick)\n	})\n" +
 				"	if err != nil {\n		return err\n	}\n",
 			"		return r.store.combine(ctx, j, revision, pick)\n	})\n	_ = err\n"}},
-		"./aggregator", "RandomHistories"},
+		"./aggregator", "UnknownOutcome"},
 	{"the version of the head",
 		[]edit{{"aggregator/store_read.go",
 			"argMax((generation, covers, catalog, revision, keys, rows, parts), (generation,\n" +
 				"        covers, catalog, revision)) AS v",
 			"argMax((generation, covers, catalog, revision, keys, rows, parts), revision) AS v"}},
-		"./aggregator", "RandomHistories|Zombie"},
+		"./aggregator", "ZombieHeadLoses"},
 	{"the rank of a void",
 		[]edit{{"aggregator/store_usage.go", `const voidRank = "bitShiftLeft(toUInt128(65535), 112)"`,
 			`const voidRank = "bitShiftLeft(toUInt128(1), 127)"`}},
-		"./aggregator", "RandomHistories"},
+		"./aggregator", "RankOfAVoid"},
 	{"change in the rank",
 		[]edit{{"aggregator/store_events.go", "e.Change&(1<<48-1)", "0*e.Change"}},
 		"./aggregator", "RandomHistories"},
