@@ -69,10 +69,10 @@ type outage struct {
 
 // outages are in the order in which they are played: on the same installation, one after the other.
 var outages = []outage{
-	{name: "kafka", brief: true, unready: "kafka", at: roleCollector,
+	{name: "kafka", unready: "kafka", at: roleCollector,
 		away: func(t *testing.T, w *outageWorld) { w.servers.each(t, "halt", "KILL") },
 		back: func(t *testing.T, w *outageWorld) { w.servers.each(t, "resume") }},
-	{name: "kafka leader", at: roleCollector,
+	{name: "kafka leader", brief: true, at: roleCollector,
 		away: func(t *testing.T, w *outageWorld) {
 			w.lost = w.servers.leader(t)
 			w.script(t, "halt", w.lost, "KILL")
@@ -99,7 +99,7 @@ var outages = []outage{
 			w.servers.signal(t, w.frozen, syscall.SIGSTOP)
 		},
 		back: func(t *testing.T, w *outageWorld) { w.servers.signal(t, w.frozen, syscall.SIGCONT) }},
-	{name: "redis emptied", brief: true, at: roleQuota,
+	{name: "redis emptied", at: roleQuota,
 		away: func(t *testing.T, w *outageWorld) { w.servers.emptyRedis(t) },
 		back: func(*testing.T, *outageWorld) {}},
 	{name: "clickhouse killed", brief: true, unready: "clickhouse", at: roleAggregator,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -56,26 +57,17 @@ func startOutageServers(t *testing.T) *outageServers {
 	return s
 }
 
-// freePorts finds so many free ports in a row and returns the first.
+// freePorts finds so many free ports in a row and returns the first. They lie below those that systems give
+// to outgoing connections: a server that is away would lose its own to one of them.
 func freePorts(t *testing.T, n int) int {
 	t.Helper()
 	for range 100 {
-		var held []net.Listener
-		first, free := 0, true
-		for i := range n {
-			port := 0
-			if i > 0 {
-				port = first + i
-			}
+		first, free := 10_000+rand.IntN(20_000), true
+		for port := first; port < first+n && free; port++ {
 			listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-			if free = err == nil; !free {
-				break
+			if free = err == nil; free {
+				listener.Close()
 			}
-			held = append(held, listener)
-			first = held[0].Addr().(*net.TCPAddr).Port
-		}
-		for _, listener := range held {
-			listener.Close()
 		}
 		if free {
 			return first
