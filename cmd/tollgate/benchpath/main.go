@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -361,6 +362,7 @@ func produceSteadily(ctx context.Context, kafka *stream.Client, s settings, know
 		return 0, err
 	}
 	made, failed := newTraffic(3, s.format), make(chan error, 1)
+	var sending sync.WaitGroup
 	const every = 50 * time.Millisecond
 	began := time.Now()
 	for tick := 1; time.Since(began) < s.steady; tick++ {
@@ -374,14 +376,20 @@ func produceSteadily(ctx context.Context, kafka *stream.Client, s settings, know
 		want := int(float64(s.rate) * time.Since(began).Seconds())
 		records := made.records(nil, want-n, time.Now(), known)
 		n = want
-		go func() {
+		sending.Go(func() {
 			if _, err := producer.Produce(ctx, records); err != nil {
 				select {
 				case failed <- err:
 				default:
 				}
 			}
-		}()
+		})
+	}
+	sending.Wait()
+	select {
+	case err := <-failed:
+		return n, errors.Join(err, producer.Close())
+	default:
 	}
 	return n, producer.Close()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -108,11 +109,11 @@ func (w *watcher) equal(ctx context.Context, known *truth) error {
 			caughtUp = access+usage == 0
 		} else {
 			sums, err := w.totals(ctx)
-			if err != nil {
+			if err != nil && ctx.Err() == nil {
 				return err
 			}
 			known.mu.Lock()
-			same := sums == known.totals
+			same := err == nil && sums == known.totals
 			known.mu.Unlock()
 			if same {
 				return nil
@@ -121,7 +122,7 @@ func (w *watcher) equal(ctx context.Context, known *truth) error {
 		select {
 		case <-ctx.Done():
 			sums, err := w.totals(context.WithoutCancel(ctx))
-			return fmt.Errorf("usage says %v and the truth is %v: %w (%w)", sums, known.totals, ctx.Err(),
+			return errors.Join(fmt.Errorf("usage says %v and the truth is %v: %w", sums, known.totals, ctx.Err()),
 				err)
 		case <-time.After(100 * time.Millisecond):
 		}
