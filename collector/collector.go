@@ -308,7 +308,6 @@ func (c *Collector) count(ctx context.Context, f *flush) {
 	ctx, cancel := context.WithTimeout(ctx, c.o.CountTimeout)
 	defer cancel()
 	for _, k := range f.chunks {
-		k.tally.Queue(k.source)
 		c.uncounted[k.from] = k.tally
 	}
 	for r, tally := range c.uncounted {

@@ -120,6 +120,9 @@ func (r *reader) decode(batch *stream.Batch) *chunk {
 		r.work.record(r.topic, r.p.TopicID, r.p.Generation, &batch.Records[i])
 	}
 	r.work.end()
+	if k.tally != nil {
+		k.tally.Queue(k.source)
+	}
 	return k
 }
 
