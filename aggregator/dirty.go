@@ -33,7 +33,10 @@ type Pace struct {
 	// Hour and Day are how long the open hour and the open day wait. Defaults 1 min and 10 min: until then
 	// readers combine them from minutes and hours themselves.
 	Hour, Day time.Duration
-	// Share is the greatest share of one core's time that recomputing live buckets may take. Default 0.4.
+	// Share is the greatest share of one core's time that recomputing live buckets may take.
+	//
+	// Default 0.6. Not less: at 40,000 events/s on two cores usage is then more than 5 s behind. Not more: inserts
+	// and merges need the rest.
 	Share float64
 }
 
@@ -51,7 +54,7 @@ func (p Pace) withDefaults() Pace {
 	set(&p.Hour, time.Minute)
 	set(&p.Day, 10*time.Minute)
 	if p.Share == 0 {
-		p.Share = 0.4
+		p.Share = 0.6
 	}
 	return p
 }
