@@ -35,8 +35,8 @@ type Pace struct {
 	Hour, Day time.Duration
 	// Share is the greatest share of one core's time that recomputing live buckets may take.
 	//
-	// Default 0.6. Not less: at 40,000 events/s on two cores usage is then more than 5 s behind. Not more: inserts
-	// and merges need the rest.
+	// Default 0.6. Not less: at 40,000 events/s on two cores usage is then more than 5 s behind. Not more:
+	// inserts and merges need the rest.
 	Share float64
 }
 

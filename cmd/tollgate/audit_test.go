@@ -213,7 +213,7 @@ func TestIntegrationAuditRejected(t *testing.T) {
 	if events != 2 || rejected != 3 {
 		t.Errorf("%d events and %d rejected are held", events, rejected)
 	}
-	exec("CREATE TABLE kept AS rejected_events ENGINE = MergeTree ORDER BY offset")
+	exec("CREATE TABLE kept AS rejected_events ENGINE = MergeTree PRIMARY KEY offset ORDER BY offset")
 	exec("INSERT INTO kept SELECT * FROM rejected_events")
 	lost := ""
 	row := p.store.Conn().QueryRow(t.Context(), "SELECT "+coordinates+" FROM kept ORDER BY ALL LIMIT 1")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,7 +59,7 @@ func TestReadiness(t *testing.T) {
 // seconds.
 func TestToolsSayWhatTheyWaitFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out sharedBuffer
 		err := patiently(&out, "Kafka", []string{"a:1"}, func() error {
 			time.Sleep(12 * time.Second)
 			return errors.New("none")
@@ -71,11 +70,17 @@ func TestToolsSayWhatTheyWaitFor(t *testing.T) {
 			t.Errorf("%v, and said %q, want %q", err, out.String(), want)
 		}
 		out.Reset()
-		var away error
-		h := &health{probes: map[string]*probe{"kafka": {ask: func(context.Context) error { return away }}}}
+		var away atomic.Pointer[error]
+		h := &health{probes: map[string]*probe{"kafka": {ask: func(context.Context) error {
+			if err := away.Load(); err != nil {
+				return *err
+			}
+			return nil
+		}}}}
 		end := h.watch(&out)
 		time.Sleep(6 * time.Second)
-		away = errors.New("a refuses\nb refuses")
+		refuses := errors.New("a refuses\nb refuses")
+		away.Store(&refuses)
 		time.Sleep(10 * time.Second)
 		end()
 		if want := strings.Repeat("waiting: kafka: a refuses; b refuses\n", 2); out.String() != want {

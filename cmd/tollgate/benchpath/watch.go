@@ -122,8 +122,8 @@ func (w *watcher) equal(ctx context.Context, known *truth) error {
 		select {
 		case <-ctx.Done():
 			sums, err := w.totals(context.WithoutCancel(ctx))
-			return errors.Join(fmt.Errorf("usage says %v and the truth is %v: %w", sums, known.totals, ctx.Err()),
-				err)
+			return errors.Join(err,
+				fmt.Errorf("usage says %v and the truth is %v: %w", sums, known.totals, ctx.Err()))
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
