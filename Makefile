@@ -2,6 +2,8 @@
 SHELL := bash
 GO ?= go
 SERVICES := .cache/services
+# How many Kafkas and Redises: so many tests of the whole program run beside each other. They mostly wait.
+SETS ?= 3
 # What has tests that use Kafka or Redis (cmd/tollgate/services_test.go holds this list).
 INTEGRATED := ./aggregator ./anomaly ./billing ./cmd/tollgate ./collector ./quota ./schemas/stream
 DEMO_ARGS ?=
@@ -72,17 +74,17 @@ soak: ## play seeded histories from SEED on: SEEDS of the house and of its table
 	  $(GO) test -count=1 -timeout 3h -run '^(TestModelHistories|TestModelAgrees|TestIntegrationSoak)$$' -p 1 ./aggregator \
 	  ./cmd/tollgate
 
-services: ## fetch and start redis-server and Apache Kafka on loopback, under .cache/services
-	deploy/services/services.sh start $(SERVICES)
+services: ## fetch and start redis-server and Apache Kafka, SETS times, on loopback, under .cache/services
+	deploy/services/services.sh start $(SERVICES) $(SETS)
 
 services-stop: ## end what `make services` started
 	deploy/services/services.sh stop $(SERVICES)
 
 # The whole program runs here without the race detector, which costs minutes: `make test` has it on the same tests.
 test-services: services ## run the tests that need Kafka or Redis on the real servers, one package after the other
-	set -a; eval "$$(deploy/services/services.sh env $(SERVICES))"; set +a; \
+	set -a; eval "$$(deploy/services/services.sh env $(SERVICES) $(SETS))"; set +a; \
 	CI=true $(GO) test -race -timeout 20m -count=1 -p 1 -run '^TestIntegration' $(filter-out ./cmd/tollgate,$(INTEGRATED)) && \
-	CI=true $(GO) test -timeout 40m -count=1 -run '^TestIntegration' $(filter ./cmd/tollgate,$(INTEGRATED))
+	CI=true $(GO) test -timeout 40m -count=1 -parallel $(SETS) -run '^TestIntegration' $(filter ./cmd/tollgate,$(INTEGRATED))
 
 outages: ## take Kafka, Redis and ClickHouse away under load for OUTAGE each, one process for each of ROLES (or "all")
 	deploy/services/services.sh fetch

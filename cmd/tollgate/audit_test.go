@@ -15,7 +15,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/cmd/tollgate/embedded/embeddedtest"
 	"tollgate/schemas"
 	"tollgate/schemas/auditlog"
 )
@@ -83,7 +82,7 @@ func (r audited) kinds() (kinds []string) {
 // cheat takes units from one counter in Redis that has counted so many.
 func (h *house) cheat(units int) {
 	h.t.Helper()
-	address := os.Getenv(embeddedtest.EnvRedis)
+	address := h.redis
 	if address == "" {
 		address = h.up().Redis
 	}

@@ -422,8 +422,8 @@ func (h *house) compareInvoices(log madeLog) {
 
 // brokers is where Kafka answers.
 func (h *house) brokers() string {
-	if address := os.Getenv(embeddedtest.EnvKafka); address != "" {
-		return address
+	if h.kafka != "" {
+		return h.kafka
 	}
 	return h.runs().Kafka
 }

@@ -41,26 +41,26 @@ type house struct {
 	t       *testing.T
 	data    string
 	environ []string // of the programs that run in it, "NAME=value"
+	kafka   string   // outside servers that are the test's own while it runs, "" where the house has embedded ones
+	redis   string
 }
 
-// newHouse gives an empty installation; nothing runs yet. Tests of houses run beside each other, but on servers that
-// the environment names: there all houses would have the same topics.
+// newHouse gives an empty installation; nothing runs yet. Tests of houses run beside each other. On servers that the
+// environment names all houses have the same topics, so that each has servers to itself.
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	broker, cache := os.Getenv(embeddedtest.EnvKafka), os.Getenv(embeddedtest.EnvRedis)
-	if broker == "" && cache == "" {
-		t.Parallel()
-	}
+	t.Parallel()
 	h := &house{t: t, data: filepath.Join(t.TempDir(), "data"), environ: os.Environ()}
+	h.kafka, h.redis = embeddedtest.Servers(t)
 	h.setenv("TOLLGATE_HTTP_LISTEN", "127.0.0.1:0")
-	if broker != "" {
-		deleteTopics(t, broker)
-		h.setenv("TOLLGATE_KAFKA_BROKERS", broker)
+	if h.kafka != "" {
+		deleteTopics(t, h.kafka)
+		h.setenv("TOLLGATE_KAFKA_BROKERS", h.kafka)
 		h.setenv("TOLLGATE_HASH_KEY", "test-0123456789abcdef0123456789abcdef")
 	}
-	if cache != "" {
-		emptyRedis(t, cache)
-		h.setenv("TOLLGATE_REDIS_ADDRESSES", cache)
+	if h.redis != "" {
+		emptyRedis(t, h.redis)
+		h.setenv("TOLLGATE_REDIS_ADDRESSES", h.redis)
 	}
 	address, database := embeddedtest.Engine(t) // one engine for all tests, a database for each
 	h.setenv("TOLLGATE_CLICKHOUSE_ADDRESSES", address)

@@ -15,7 +15,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"tollgate/cmd/tollgate/embedded/embeddedtest"
 	"tollgate/schemas"
 	"tollgate/schemas/catalog"
 	"tollgate/schemas/stream"
@@ -124,8 +123,8 @@ func (h *house) file(name, text string) string {
 // up waits until the program that start has begun holds the data folder and answers, so that tools join it.
 func (h *house) up() (now running) {
 	h.t.Helper()
-	if os.Getenv(embeddedtest.EnvKafka) != "" && os.Getenv(embeddedtest.EnvRedis) != "" {
-		return running{Kafka: os.Getenv(embeddedtest.EnvKafka)} // nothing is embedded: there is no folder to hold
+	if h.kafka != "" && h.redis != "" {
+		return running{Kafka: h.kafka} // nothing is embedded: there is no folder to hold
 	}
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		text, err := os.ReadFile(filepath.Join(h.data, "running.json"))

@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"tollgate/cmd/tollgate/embedded/embeddedtest"
 	"tollgate/quota"
 )
 
@@ -110,7 +108,7 @@ func (c *counters) reconcile() {
 // empty takes everything from Redis.
 func (c *counters) empty() {
 	c.t.Helper()
-	address := os.Getenv(embeddedtest.EnvRedis)
+	address := c.redis
 	if address == "" {
 		address = c.up().Redis
 	}

@@ -70,7 +70,7 @@ func TestRealServersAreTested(t *testing.T) {
 
 var (
 	startsFake = regexp.MustCompile(`\b(kfake\.NewCluster|miniredis\.(Run|NewMiniRedis)|embedded\.Start(Broker|Cache))`)
-	realServer = regexp.MustCompile(`^embeddedtest\.(Broker|Cache|Secured|EnvKafka|EnvRedis)$`)
+	realServer = regexp.MustCompile(`^embeddedtest\.(Broker|Cache|Servers|Secured|EnvKafka|EnvRedis)$`)
 )
 
 // integrationTests are the tests of a package by name: those named TestIntegration…, and those that should be, as they

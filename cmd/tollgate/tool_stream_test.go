@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
-	"tollgate/cmd/tollgate/embedded/embeddedtest"
 	"tollgate/collector"
 	"tollgate/schemas"
 	"tollgate/schemas/auditlog"
@@ -28,8 +26,8 @@ type riverside struct {
 
 func newRiverside(t *testing.T) *riverside {
 	t.Helper()
-	h := &riverside{house: newHouse(t), broker: os.Getenv(embeddedtest.EnvKafka)}
-	if h.broker == "" {
+	h := &riverside{house: newHouse(t)}
+	if h.broker = h.kafka; h.broker == "" {
 		cluster, err := kfake.NewCluster(kfake.NumBrokers(1))
 		if err != nil {
 			t.Fatal(err)

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Real servers for the integration tests: redis-server (Debian) and Apache Kafka in KRaft mode, on loopback.
 #
-#   services.sh start [DIR]    fetch what is absent, start both, wait until they answer
+#   services.sh start [DIR [SETS]]   fetch what is absent, start both (SETS times), wait until they answer
 #   services.sh stop [DIR]     end what `start` started in DIR, and nothing else
 #   services.sh status [DIR]   say what runs; exit code 1 where something does not
-#   services.sh env [DIR]      print the variables that point the tests at them
+#   services.sh env [DIR [SETS]]     print the variables that point the tests at them
 #   services.sh fetch          fetch what is absent, start nothing
 #   services.sh cluster DIR    start three brokers, kafka-1 to kafka-3, that keep every partition three times
 #   services.sh halt DIR NAME [SIGNAL]   end one server of DIR (default TERM, then KILL after 30 s); its data stay
@@ -15,6 +15,7 @@
 # TOLLGATE_SERVICES_KAFKA_PORT (19092) and the two above it for Kafka's controller and for TLS with SASL. Over TLS,
 # Redis knows user "tollgate", Kafka "p" (PLAIN), "s256" and "s512" (SCRAM); the password of all is "secret".
 # Broker N of a cluster has port TOLLGATE_SERVICES_KAFKA_PORT + 2N, its controller the one above; no TLS.
+# Set N > 1 lies in DIR/N and has ports that are 100 (N-1) higher; of its doors with TLS nobody is told.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -28,6 +29,7 @@ kafka_port=${TOLLGATE_SERVICES_KAFKA_PORT:-19092}
 redis_tls_port=$((redis_port + 1))
 controller_port=$((kafka_port + 1))
 kafka_tls_port=$((kafka_port + 2))
+sets=${3:-1}
 patience=60 # seconds until a server must answer
 
 say() { printf 'services: %s\n' "$*" >&2; }
@@ -260,6 +262,19 @@ stop_one() { # NAME [SIGNAL]
   rm -f "$dir/$name.pid"
 }
 
+# further N: the start of set N, in a process of its own.
+further() {
+  TOLLGATE_SERVICES_REDIS_PORT=$((redis_port + 100 * ($1 - 1))) \
+    TOLLGATE_SERVICES_KAFKA_PORT=$((kafka_port + 100 * ($1 - 1))) "$here/services.sh" start "$dir/$1"
+}
+
+# addresses PORT: those of a server in every set, with commas between them.
+addresses() {
+  local n list=127.0.0.1:$1
+  for ((n = 2; n <= sets; n++)); do list+=,127.0.0.1:$(($1 + 100 * (n - 1))); done
+  echo "$list"
+}
+
 case $command in
   start)
     mkdir -p "$dir"
@@ -270,6 +285,7 @@ case $command in
     start_redis
     start_kafka
     say "redis at 127.0.0.1:$redis_port, kafka at 127.0.0.1:$kafka_port, data in $dir"
+    for ((n = 2; n <= sets; n++)); do further "$n"; done
     ;;
   fetch)
     install_redis
@@ -280,6 +296,7 @@ case $command in
     for name in kafka-1 kafka-2 kafka-3; do stop_one "$name" KILL; done
     stop_one kafka
     stop_one redis
+    for set in "$dir"/[2-9]; do [ ! -d "$set" ] || "$here/services.sh" stop "$set"; done
     ;;
   cluster)
     mkdir -p "$dir"
@@ -303,8 +320,8 @@ case $command in
     exit $code
     ;;
   env)
-    echo "TOLLGATE_TEST_REDIS=127.0.0.1:$redis_port"
-    echo "TOLLGATE_TEST_KAFKA=127.0.0.1:$kafka_port"
+    echo "TOLLGATE_TEST_REDIS=$(addresses "$redis_port")"
+    echo "TOLLGATE_TEST_KAFKA=$(addresses "$kafka_port")"
     echo "TOLLGATE_TEST_REDIS_TLS=127.0.0.1:$redis_tls_port"
     echo "TOLLGATE_TEST_KAFKA_TLS=127.0.0.1:$kafka_tls_port"
     echo "TOLLGATE_TEST_CA=$(cd "$dir" && pwd)/ca.pem"

@@ -22,7 +22,8 @@ import (
 	"tollgate/cmd/tollgate/embedded"
 )
 
-// The environment names outside servers to use instead, as host:port.
+// The environment names outside servers to use instead, as host:port. EnvKafka and EnvRedis may name several,
+// with commas between them: Servers lends each to one test at a time, all else uses the first.
 const (
 	// EnvClickHouse names a ClickHouse server; its default user must be allowed to create databases.
 	EnvClickHouse = "TOLLGATE_TEST_CLICKHOUSE"
@@ -53,7 +54,11 @@ var process struct {
 	broker    *embedded.Broker
 	cache     *embedded.Cache
 	databases int
+	pairs     chan pair // outside servers that no test has
 }
+
+// pair is a Kafka broker and a Redis server outside of this process, "" where none is named.
+type pair struct{ kafka, redis string }
 
 // Main runs the tests of a package and stops the parts they started. As the engine's child is the test
 // program itself, started again, Main must be all that TestMain does before anything else.
@@ -158,8 +163,8 @@ func Broker(t testing.TB) (addr, prefix string) {
 	process.Lock()
 	defer process.Unlock()
 	prefix = own(t)
-	if addr := os.Getenv(EnvKafka); addr != "" {
-		return addr, prefix
+	if named := named(EnvKafka); named != nil {
+		return named[0], prefix
 	}
 	if process.broker == nil {
 		broker, err := embedded.StartBroker(context.Background(), options(t))
@@ -177,8 +182,8 @@ func Cache(t testing.TB) (addr, prefix string) {
 	process.Lock()
 	defer process.Unlock()
 	prefix = own(t)
-	if addr := os.Getenv(EnvRedis); addr != "" {
-		return addr, prefix
+	if named := named(EnvRedis); named != nil {
+		return named[0], prefix
 	}
 	if process.cache == nil {
 		cache, err := embedded.StartCache(context.Background(), options(t))
@@ -188,6 +193,47 @@ func Cache(t testing.TB) (addr, prefix string) {
 		process.cache = cache
 	}
 	return process.cache.Addr(), prefix
+}
+
+// Servers lends a test the outside broker and Redis server that it may empty, "" for each that the environment
+// does not name. Until the test ends no other test of this process is lent them; with several named, as many
+// tests run beside each other.
+func Servers(t testing.TB) (kafka, redis string) {
+	t.Helper()
+	process.Lock()
+	brokers, caches := named(EnvKafka), named(EnvRedis)
+	if process.pairs == nil {
+		n := max(len(brokers), len(caches))
+		if brokers != nil && caches != nil {
+			n = min(len(brokers), len(caches))
+		}
+		process.pairs = make(chan pair, n)
+		for i := range n {
+			process.pairs <- pair{at(brokers, i), at(caches, i)}
+		}
+	}
+	process.Unlock()
+	if brokers == nil && caches == nil {
+		return "", ""
+	}
+	lent := <-process.pairs
+	t.Cleanup(func() { process.pairs <- lent })
+	return lent.kafka, lent.redis
+}
+
+// named are the outside servers of a variable.
+func named(variable string) []string {
+	if value := os.Getenv(variable); value != "" {
+		return strings.Split(value, ",")
+	}
+	return nil
+}
+
+func at(list []string, i int) string {
+	if i < len(list) {
+		return list[i]
+	}
+	return ""
 }
 
 // Secured returns the address of the door with TLS that a variable names, EnvKafkaTLS or EnvRedisTLS, and the
