@@ -16,11 +16,12 @@ import (
 	"tollgate/cmd/tollgate/embedded/embeddedtest"
 )
 
-// broker returns addresses of a Kafka: the one that the environment names, or a fake one of this test's own.
+// broker returns the address of a Kafka: the first that the environment names, or a fake one of this test's own.
 func broker(t testing.TB) []string {
 	t.Helper()
-	if given := os.Getenv(embeddedtest.EnvKafka); given != "" {
-		return strings.Split(given, ",")
+	if os.Getenv(embeddedtest.EnvKafka) != "" {
+		address, _ := embeddedtest.Broker(t)
+		return []string{address}
 	}
 	return fake(t).ListenAddrs()
 }
