@@ -16,9 +16,13 @@ OUTAGE ?= 60s
 ROLES ?= collector aggregator quota anomaly billing
 MODEL ?= 2000
 SEED ?= 1
+# Histories of the whole house at once. Not fewer: they mostly wait. Not more: two cores are busy with these.
+PARALLEL ?= 8
+# Where tests that only write little keep their tables: in memory, where there is such a folder.
+MEMORY := $(shell test -w /dev/shm && echo /dev/shm)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check crashmatrix explore soak bench bench-audit bench-path mutate fuzz services services-stop test-services outages run clean vuln proto
+.PHONY: help build demo test check crashmatrix explore soak soak-long bench bench-audit bench-path mutate fuzz services services-stop test-services outages run clean vuln proto
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -71,8 +75,13 @@ fuzz: ## run every fuzz test for FUZZTIME
 
 soak: ## play seeded histories from SEED on: SEEDS of the house and of its tables on the engine, MODEL on a model
 	TOLLGATE_SOAK_SEED=$(SEED) TOLLGATE_SOAK_ENGINE=$(SEEDS) TOLLGATE_SOAK_MODEL=$(MODEL) \
+	  TOLLGATE_SOAK_PARALLEL=$(PARALLEL) TOLLGATE_TEST_DIR=$(MEMORY) \
 	  $(GO) test -count=1 -timeout 3h -run '^(TestModelHistories|TestModelAgrees|TestIntegrationSoak)$$' -p 1 ./aggregator \
 	  ./cmd/tollgate
+
+soak-long: ## the same with progress, in slices; stopped, it goes on where it was: SEEDS of the house, MODEL on a model
+	SEED=$(SEED) SEEDS=$(SEEDS) MODEL=$(MODEL) PARALLEL=$(PARALLEL) TOLLGATE_TEST_DIR=$(MEMORY) \
+	  deploy/services/soak.sh $(CURDIR)/.cache/soak
 
 services: ## fetch and start redis-server and Apache Kafka, SETS times, on loopback, under .cache/services
 	deploy/services/services.sh start $(SERVICES) $(SETS)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -40,9 +41,10 @@ type owner struct {
 	batching batching
 	seam     seam.Seam
 
-	agreement func() *catalog.Snapshot // that a collector knows; nil = the world's
+	agreement func() *catalog.Snapshot // that a collector or aggregator knows; nil = the world's
 	period    schemas.Period           // that a closer closes; zero = january
 	skew      time.Duration            // of its clock
+	member    bool                     // it shares the partitions with the other members of its group
 
 	kafka *stream.Client
 	cable *cable // to ClickHouse
@@ -113,9 +115,21 @@ func (o *owner) make(ctx context.Context) (run func(context.Context) error, err 
 	return o.makeCloser(ctx)
 }
 
+// memberSilent is how long the others wait for a member that is dead, or stands still.
+const memberSilent = 400 * time.Millisecond
+
 func (o *owner) group(name string) stream.GroupOptions {
-	return stream.GroupOptions{Group: o.w.prefix + name, Standalone: true, MaxBytes: o.batching.fetch,
-		MaxWait: time.Second, Generations: o.w.generations()}
+	return stream.GroupOptions{Group: o.w.prefix + name, Standalone: !o.member, MaxBytes: o.batching.fetch,
+		MaxWait: time.Second, SessionTimeout: memberSilent, RebalanceTimeout: memberSilent,
+		Generations: o.w.generations()}
+}
+
+// agreed is the agreement as the owner knows it.
+func (o *owner) agreed() *catalog.Snapshot {
+	if o.agreement == nil {
+		return o.w.snapshot
+	}
+	return o.agreement()
 }
 
 func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error, error) {
@@ -130,11 +144,7 @@ func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error,
 	if err != nil {
 		return nil, err
 	}
-	agreement := o.agreement
-	if agreement == nil {
-		agreement = func() *catalog.Snapshot { return o.w.snapshot }
-	}
-	counter, err := quota.NewCounter(quota.CounterOptions{Store: o.redis, Agreement: agreement, Now: o.now,
+	counter, err := quota.NewCounter(quota.CounterOptions{Store: o.redis, Agreement: o.agreed, Now: o.now,
 		RetryEvery: time.Millisecond, Log: quietly})
 	if err != nil {
 		return nil, err
@@ -142,7 +152,7 @@ func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error,
 	c, err := collector.New(collector.Options{
 		Topics:     []collector.Topic{{Name: o.w.topic(stream.TopicAccessEvents), Customer: collector.CustomerByEvent}},
 		UsageTopic: o.w.topic(stream.TopicUsageEvents), RejectedTopic: o.w.topic(stream.TopicRejectedEvents),
-		Shards: crashShards, RejectedPartitions: 1, Agreement: agreement, Hasher: o.w.hasher, Publisher: halvingPublisher{producer, o},
+		Shards: crashShards, RejectedPartitions: 1, Agreement: o.agreed, Hasher: o.w.hasher, Publisher: halvingPublisher{producer, o},
 		NewTally: func() collector.Tally { return counter.NewTally() }, FlushEvery: o.batching.flush,
 		CountTimeout: patience, DrainTimeout: 2 * time.Second, Log: quietly, Seam: o.seam})
 	if err != nil {
@@ -154,7 +164,7 @@ func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error,
 func (o *owner) makeAggregator() (func(context.Context) error, error) {
 	var err error
 	o.aggregator, err = aggregator.New(aggregator.Options{DB: o.db, Kafka: o.kafka, Group: o.group(groupAggregator),
-		Catalog: func() catalog.Timeline { return o.w.snapshot.Timeline() }, Now: o.now, Log: quietly, Seam: o.seam,
+		Catalog: func() catalog.Timeline { return o.agreed().Timeline() }, Now: o.now, Log: quietly, Seam: o.seam,
 		UsageTopic: o.w.topic(stream.TopicUsageEvents), RejectedTopic: o.w.topic(stream.TopicRejectedEvents)})
 	if err != nil {
 		return nil, err
@@ -174,7 +184,7 @@ func (o *owner) makeCloser(ctx context.Context) (func(context.Context) error, er
 	o.ends = append(o.ends, claims.Close)
 	reader := aggregator.NewReader(o.db)
 	o.billing, err = billing.New(billing.Options{Usage: reader,
-		Agreements: agreements{catalog.NewStore(o.db, numbers{claims}, o.w.now)},
+		Agreements: sharedAgreements{agreements{catalog.NewStore(o.db, numbers{claims}, o.w.now)}, &o.w.versions},
 		Series:     halvingSeries{documentSeries{claims}, claims, o},
 		Ready: &readiness{offsets: cellOffsets{o.kafka, o.w.prefix}, usage: reader, sources: []string{stream.TopicAccessEvents},
 			now: o.now},
@@ -198,9 +208,27 @@ func (o *owner) closePeriod(ctx context.Context) error {
 		select { // a closer tries again a moment later
 		case <-ctx.Done():
 			return nil
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(o.w.patience):
 		}
 	}
+}
+
+// sharedAgreements reads each version once for all closers of a world: a version says the same for ever, and a
+// closer that waits asks for it again and again.
+type sharedAgreements struct {
+	agreements
+	versions *sync.Map // billing.Version → *billing.Agreement
+}
+
+func (a sharedAgreements) At(ctx context.Context, v billing.Version) (*billing.Agreement, error) {
+	if known, ok := a.versions.Load(v); ok {
+		return known.(*billing.Agreement), nil
+	}
+	read, err := a.agreements.At(ctx, v)
+	if err == nil {
+		a.versions.Store(v, read)
+	}
+	return read, err
 }
 
 // stop ends the owner in order, as a shutdown or a rebalance does, and waits for its end.

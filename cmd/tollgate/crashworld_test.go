@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -39,6 +40,8 @@ type crashWorld struct {
 	agreed   *catalog.Store
 	snapshot *catalog.Snapshot
 	hasher   *catalog.Hasher
+	versions sync.Map      // see sharedAgreements
+	patience time.Duration // of a closer that could not close, before it tries again
 	sent     []sentRecord
 	ends     []func() error
 }
@@ -55,7 +58,7 @@ const (
 func newCrashWorld(ctx context.Context, p crashParts) (w *crashWorld, err error) {
 	name := fmt.Sprintf("crash_%d_%d", os.Getpid(), crashWorlds.Add(1))
 	own := fmt.Sprintf("%s-%x-", name, rand.Uint32())
-	w = &crashWorld{crashParts: p, database: name, prefix: own, keys: own}
+	w = &crashWorld{crashParts: p, database: name, prefix: own, keys: own, patience: 10 * time.Millisecond}
 	return w, w.prepare(ctx)
 }
 

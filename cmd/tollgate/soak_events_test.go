@@ -29,7 +29,7 @@ type holder struct {
 
 // reference folds the set of what was sent: of each key the highest revision counts, a void above all, for whom
 // the event names or who had its credential then. It is usage by meter, customer and day.
-func reference(sent []sentRecord, holders map[string][]holder) map[string]int {
+func reference(sent []sentRecord, holders map[string][]holder, metered time.Time) map[string]int {
 	best, out := map[string]sentEvent{}, map[string]int{}
 	for _, r := range sent {
 		for _, e := range r.events {
@@ -49,10 +49,16 @@ func reference(sent []sentRecord, holders map[string][]holder) map[string]int {
 		if who != "" && !e.void {
 			out["calls "+who+e.at.Format(" 2006-01-02")]++
 			out["bytes_out "+who+e.at.Format(" 2006-01-02")] += e.bytes
+			if e.bytes >= large && !metered.IsZero() && !e.at.Before(metered) {
+				out["large "+who+e.at.Format(" 2006-01-02")]++
+			}
 		}
 	}
 	return out
 }
+
+// large are the bytes from which the meter large counts an event.
+const large = 600
 
 // worth is what a customer owes for usage: every month is rounded by itself.
 func worth(usage map[string]int, customer string) (net schemas.Decimal, calls int) {
@@ -162,6 +168,23 @@ func (h *soakHistory) corrected(e sentEvent) sentEvent {
 	e.revision = 1 + h.rnd.IntN(3)
 	e.bytes = base + 1000*e.revision
 	return e
+}
+
+// meterMore applies a version of the catalog with one more meter and a limit for it. It counts from some minute of the
+// past or the future on, which may be in a month that is closed.
+func (h *soakHistory) meterMore() error {
+	from := h.now().Add(time.Duration(h.rnd.IntN(23*24)-20*24) * time.Hour).Truncate(time.Minute)
+	text := strings.NewReplacer("plans:", fmt.Sprintf("  - {meter: large, unit: call, where: {bytes_out: {gte: %d}}, "+
+		"dimensions: [product]}\nplans:", large),
+		"default_plan:", "      - {id: large, meter: large, per: month, units: 1_000_000}\ndefault_plan:").
+		Replace(crashCatalog)
+	_, _, err := h.agreed.Apply(h.ctx, map[string][]byte{"catalog.yaml": []byte(text)},
+		catalog.ApplyOptions{MetersFrom: from, By: "a history"})
+	if err != nil {
+		return err
+	}
+	h.since = from
+	return h.follower.Refresh(h.ctx)
 }
 
 // agreeAgain registers a credential, or gives one to another customer: all that it was shown for, or from a time

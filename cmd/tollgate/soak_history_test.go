@@ -36,11 +36,13 @@ type soakHistory struct {
 	made    []sentEvent // all events, as they were first meant
 	owed    []sentEvent // what comes later
 	holders map[string][]holder
+	since   time.Time // from when the meter large counts, which a later version of the catalog brings
 
 	follower *catalog.Follower
 	owners   map[role][]*soakOwner
 	number   uint64
 	faults   int
+	grouped  bool // owners are members of groups, which deal them partitions
 	healed   atomic.Bool
 	tardy    sync.WaitGroup
 	signal   chan struct{}
@@ -64,6 +66,7 @@ func playSeed(ctx context.Context, p crashParts, seed uint64) *outcome {
 	h := &soakHistory{ctx: ctx, seed: seed, rnd: rand.New(rand.NewPCG(seed, 3)), outcome: out,
 		holders: map[string][]holder{}, owners: map[role][]*soakOwner{}, signal: make(chan struct{}, 1)}
 	h.faults = []int{0, 8, 25}[h.rnd.IntN(3)]
+	h.grouped = h.rnd.IntN(2) == 0
 	for month := 1; month < 3; month++ { // the turns of months, and some moment between
 		begin := soakFirst.AddDate(0, month, 0).Add(2 * time.Minute)
 		h.eras = append(h.eras, begin, begin.Add(time.Duration(h.rnd.IntN(20*24))*time.Hour))
@@ -75,8 +78,10 @@ func playSeed(ctx context.Context, p crashParts, seed uint64) *outcome {
 // open makes the world of the history and plays it there.
 func (h *soakHistory) open(p crashParts) (err error) {
 	name := fmt.Sprintf("soak_%d_%d", os.Getpid(), crashWorlds.Add(1))
-	h.crashWorld = &crashWorld{crashParts: p, database: name, keys: fmt.Sprintf("%s-%x", name, rand.Uint32())}
-	if h.cluster, err = kfake.NewCluster(kfake.NumBrokers(3)); err != nil {
+	h.crashWorld = &crashWorld{crashParts: p, database: name, keys: fmt.Sprintf("%s-%x", name, rand.Uint32()),
+		patience: 100 * time.Millisecond}
+	h.cluster, err = kfake.NewCluster(kfake.NumBrokers(3), kfake.GroupMinSessionTimeout(memberSilent))
+	if err != nil {
 		return err
 	}
 	h.ends = append(h.ends, func() error { h.cluster.Close(); return nil })
@@ -133,9 +138,12 @@ func (h *soakHistory) step() error {
 	case n < 72:
 		h.jump()
 	case n < 79:
+		if h.since.IsZero() && h.rnd.IntN(3) == 0 {
+			return h.meterMore()
+		}
 		return h.agreeAgain()
 	case n < 83:
-		for _, o := range h.owners[roleCollector] {
+		for _, o := range h.owners[[]role{roleCollector, roleAggregator}[h.rnd.IntN(2)]] {
 			o.known.Store(h.follower.Current())
 		}
 	case n < 87:
@@ -198,7 +206,8 @@ func (h *soakHistory) hire(r role) error {
 	o := &soakOwner{h: h, number: h.number, faults: h.faults, calls: map[seam.Step]uint64{},
 		wake: make(chan struct{})}
 	b := batching{1 << (10 + h.rnd.IntN(8)), time.Duration(2+h.rnd.IntN(40)) * time.Millisecond}
-	o.owner = &owner{w: h.crashWorld, role: r, batching: b, seam: o.do, agreement: o.known.Load}
+	o.owner = &owner{w: h.crashWorld, role: r, batching: b, seam: o.do, agreement: o.known.Load,
+		member: h.grouped}
 	o.known.Store(h.follower.Current())
 	if !h.healed.Load() && h.rnd.IntN(2) == 0 {
 		o.skew = time.Duration(h.rnd.IntN(80)-40) * time.Minute

@@ -44,6 +44,7 @@ func engineMain(args []string) error {
 	dir := flags.String("dir", "", "data folder")
 	file := flags.String("library", "", "ClickHouse library")
 	port := flags.Int("port", 0, "loopback port of the library's front; 0 = any free one")
+	interpret := flags.Bool("interpret", false, "do not compile expressions")
 	if err := flags.Parse(args); err != nil {
 		return fmt.Errorf("read arguments of the embedded engine's child: %w", err)
 	}
@@ -59,7 +60,7 @@ func engineMain(args []string) error {
 	// The lock is given back by the end of the process, not before: until then the engine holds the data.
 	defer runtime.KeepAlive(lock)
 	if *file != "" {
-		return serveLibrary(*file, *dir, *port, parentGone)
+		return serveLibrary(libraryOptions{*file, *dir, *port, *interpret}, parentGone)
 	}
 	return runServer(flags.Args(), lock, parentGone)
 }
@@ -115,21 +116,28 @@ func awaitEngineLock(dir string, parentGone <-chan struct{}) error {
 // ready begins the line by which a child says where it answers and what it is.
 const ready = "ready "
 
+// libraryOptions say what serveLibrary serves: the library's file, the data folder, the port (0 = any free one).
+type libraryOptions struct {
+	file, dir string
+	port      int
+	interpret bool // see Options
+}
+
 // serveLibrary answers clients with the library's engine until the parent goes.
-func serveLibrary(file, dir string, port int, parentGone <-chan struct{}) error {
-	lib, err := loadLibrary(file)
+func serveLibrary(o libraryOptions, parentGone <-chan struct{}) error {
+	lib, err := loadLibrary(o.file)
 	if err != nil {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	if err := awaitEngineLock(dir, parentGone); err != nil {
+	if err := awaitEngineLock(o.dir, parentGone); err != nil {
 		return err
 	}
-	front, err := newFront(lib, dir, log)
+	front, err := newFront(lib, o, log)
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(o.port)))
 	if err != nil {
 		return fmt.Errorf("listen for ClickHouse clients: %w", err)
 	}

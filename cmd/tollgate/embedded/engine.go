@@ -43,7 +43,8 @@ func StartEngine(ctx context.Context, o Options) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	c, err := startChild(o, "-library", file, "-port", strconv.Itoa(o.Port))
+	c, err := startChild(o, "-library", file, "-port", strconv.Itoa(o.Port),
+		"-interpret="+strconv.FormatBool(o.Interpret))
 	if err != nil {
 		return nil, fmt.Errorf("start embedded ClickHouse: %w", err)
 	}

@@ -28,7 +28,7 @@ const clickHouseConfig = `<clickhouse>
   <user_files_path>%[2]s/user_files/</user_files_path>
   <format_schema_path>%[2]s/format_schemas/</format_schema_path>
   <mark_cache_size>268435456</mark_cache_size>
-  <profiles><default><async_insert>0</async_insert></default></profiles>
+  <profiles><default><async_insert>0</async_insert>%[3]s</default></profiles>
   <users><default><password></password><networks><ip>127.0.0.1</ip></networks>
     <profile>default</profile><quota>default</quota><access_management>1</access_management></default></users>
   <quotas><default></default></quotas>
@@ -68,7 +68,13 @@ func startClickHouse(ctx context.Context, o Options, program string) (*Engine, e
 		}
 	}
 	config := filepath.Join(o.Dir, "config.xml")
-	text := fmt.Sprintf(clickHouseConfig, port, escaped.String())
+	var settings strings.Builder
+	for _, name := range compiling {
+		if o.Interpret {
+			fmt.Fprintf(&settings, "<%s>0</%[1]s>", name)
+		}
+	}
+	text := fmt.Sprintf(clickHouseConfig, port, escaped.String(), settings.String())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("write configuration of ClickHouse: %w", err)
 	}

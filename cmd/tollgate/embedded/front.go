@@ -44,6 +44,8 @@ type front struct {
 	log     *slog.Logger
 	version [3]int
 
+	defaults string // the statement that begins each session of the engine
+
 	keeper   *libraryConn // kept open: closing the last session would stop the engine
 	keeperMu sync.Mutex
 	sessions chan struct{}
@@ -51,10 +53,16 @@ type front struct {
 }
 
 // newFront boots the engine on dir.
-func newFront(lib *library, dir string, log *slog.Logger) (*front, error) {
+func newFront(lib *library, o libraryOptions, log *slog.Logger) (*front, error) {
 	f := &front{
-		lib: lib, dir: filepath.Join(dir, "data"), spool: filepath.Join(dir, "spool"), log: log,
+		lib: lib, dir: filepath.Join(o.dir, "data"), spool: filepath.Join(o.dir, "spool"), log: log,
+		defaults: sessionDefaults,
 		sessions: make(chan struct{}, maxSessions),
+	}
+	if o.interpret {
+		for _, name := range compiling {
+			f.defaults += ", " + name + " = 0"
+		}
 	}
 	// What a killed predecessor spooled was never acknowledged.
 	if err := os.RemoveAll(f.spool); err != nil {
@@ -253,13 +261,16 @@ func (s *session) handshake() error {
 // bare expressions, and its inserts would answer before the rows are stored.
 const sessionDefaults = "SET async_insert = 0, implicit_select = 0"
 
+// compiling are the settings that let the engine compile expressions to machine code; they are on by default.
+var compiling = [...]string{"compile_expressions", "compile_aggregate_expressions", "compile_sort_description"}
+
 // openEngine opens a session of the engine with what this client has set before.
 func (s *session) openEngine() error {
 	engine, err := s.front.lib.open(s.front.dir)
 	if err != nil {
 		return err
 	}
-	for _, sql := range append([]string{sessionDefaults}, s.history...) {
+	for _, sql := range append([]string{s.front.defaults}, s.history...) {
 		if err := engine.exec(sql); err != nil {
 			engine.close()
 			return err

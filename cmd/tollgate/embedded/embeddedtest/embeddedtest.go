@@ -9,6 +9,7 @@ package embeddedtest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -33,6 +34,10 @@ const (
 
 	// EnvRedis names a Redis server.
 	EnvRedis = "TOLLGATE_TEST_REDIS"
+
+	// EnvDir names the folder in which embedded parts keep what they have, for the time of the tests. Default:
+	// that of temporary files. In memory nothing waits for a disk.
+	EnvDir = "TOLLGATE_TEST_DIR"
 
 	// EnvKafkaTLS names the door with TLS and SASL of the broker that EnvKafka names.
 	EnvKafkaTLS = "TOLLGATE_TEST_KAFKA_TLS"
@@ -97,13 +102,16 @@ func stop() error {
 // options are those of every part of this process. Callers hold the lock.
 func options(t testing.TB) embedded.Options {
 	if process.dir == "" {
-		dir, err := os.MkdirTemp("", "tollgate-test-")
+		dir, err := os.MkdirTemp(os.Getenv(EnvDir), "tollgate-test-")
 		if err != nil {
 			t.Fatalf("make folder for embedded parts: %v", err)
 		}
 		process.dir = dir
 	}
-	return embedded.Options{Dir: process.dir, Log: slog.New(slog.DiscardHandler)}
+	// A benchmark measures the engine as it is used.
+	bench := flag.Lookup("test.bench")
+	return embedded.Options{Dir: process.dir, Log: slog.New(slog.DiscardHandler),
+		Interpret: bench == nil || bench.Value.String() == ""}
 }
 
 // Engine returns the address of a ClickHouse server and the name of a fresh database on it, which is dropped
