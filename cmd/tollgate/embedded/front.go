@@ -261,8 +261,10 @@ func (s *session) handshake() error {
 // bare expressions, and its inserts would answer before the rows are stored.
 const sessionDefaults = "SET async_insert = 0, implicit_select = 0"
 
-// compiling are the settings that let the engine compile expressions to machine code; they are on by default.
-var compiling = [...]string{"compile_expressions", "compile_aggregate_expressions", "compile_sort_description"}
+// compiling are the settings that let the engine compile expressions to machine code; they are on by
+// default.
+var compiling = [...]string{"compile_expressions", "compile_aggregate_expressions",
+	"compile_sort_description"}
 
 // openEngine opens a session of the engine with what this client has set before.
 func (s *session) openEngine() error {

@@ -30,8 +30,8 @@ type Options struct {
 	Clock func() time.Time
 
 	// Interpret keeps the engine from compiling expressions to machine code. Default false: what runs often
-	// on many rows is faster compiled. With tables of some hundred rows, as tests have, compiling took a fifth
-	// of the engine's processor time and saved nothing.
+	// on many rows is faster compiled. With tables of some hundred rows, as tests have, compiling took a
+	// fifth of the engine's processor time and saved nothing.
 	Interpret bool
 
 	// StartTimeout is how long a part may take to answer, waiting for the folder's lock included. Default 60
