@@ -116,7 +116,7 @@ func awaitEngineLock(dir string, parentGone <-chan struct{}) error {
 // ready begins the line by which a child says where it answers and what it is.
 const ready = "ready "
 
-// libraryOptions say what serveLibrary serves: the library's file, the data folder, the port (0 = any free one).
+// libraryOptions say what serveLibrary serves: the library, the data folder, the port (0 = any free one).
 type libraryOptions struct {
 	file, dir string
 	port      int
