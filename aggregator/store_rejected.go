@@ -11,14 +11,16 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// Keys counts the different events of a source, voided ones included: what an import grows it by is new, the
-// rest of what it published are duplicates.
-func (r *Reader) Keys(ctx context.Context, source string) (n uint64, err error) {
-	const sql = `SELECT count() FROM events FINAL WHERE source = {source:String}`
-	if err := r.store.db.Conn().QueryRow(ctx, sql, native.Named("source", source)).Scan(&n); err != nil {
-		return 0, fmt.Errorf("count the events of source %s: %w", source, err)
+// Keys counts the different events of a source, voided ones included, and those among them that have no customer:
+// what an import grows them by is new, the rest of what it published are duplicates.
+func (r *Reader) Keys(ctx context.Context, source string) (all, nobodys int64, err error) {
+	const sql = `
+SELECT toInt64(count()), toInt64(countIf(customer = '')) FROM events FINAL WHERE source = {source:String}`
+	row := r.store.db.Conn().QueryRow(ctx, sql, native.Named("source", source))
+	if err := row.Scan(&all, &nobodys); err != nil {
+		return 0, 0, fmt.Errorf("count the events of source %s: %w", source, err)
 	}
-	return n, nil
+	return all, nobodys, nil
 }
 
 // RejectedCount counts the events of files that were rejected as what they first were, of those read in a

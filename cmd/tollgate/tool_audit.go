@@ -57,12 +57,12 @@ func parsePeriod(from, to string) (period schemas.Period, err error) {
 
 // eventsCommand shows the raw events behind a quantity.
 type eventsCommand struct {
-	Meter    string   `help:"Only events that this meter counts." placeholder:"METER"`
-	Customer []string `help:"Only of these customers." placeholder:"ID"`
-	From     string   `required:"" help:"First day or instant." placeholder:"DATE"`
-	To       string   `required:"" help:"End, not included." placeholder:"DATE"`
-	Limit    int      `default:"100" help:"At most so many, in order of time."`
-	Output   string   `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
+	Meter    string      `help:"Only events that this meter counts." placeholder:"METER"`
+	Customer customerIDs `help:"Only of these customers; an empty name for what has none." placeholder:"ID"`
+	From     string      `required:"" help:"First day or instant." placeholder:"DATE"`
+	To       string      `required:"" help:"End, not included." placeholder:"DATE"`
+	Limit    int         `default:"100" help:"At most so many, in order of time."`
+	Output   string      `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
 }
 
 // Run lists the events in force, voided ones left out.

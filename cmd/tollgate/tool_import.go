@@ -58,6 +58,7 @@ type imported struct {
 	Rejected   int64   `json:"rejected"`
 	New        int64   `json:"new"`
 	Duplicates int64   `json:"duplicates"`
+	Nobodys    int64   `json:"without_customer"` // of the new ones
 
 	offsets map[int]offsetSpan // partition → what this run wrote
 	ids     []string           // of its files
@@ -73,7 +74,7 @@ func (c *importCommand) Run(a *app) error {
 	started := time.Now()
 	return a.withRoles(rolesOfTool, func(r *roles) error {
 		wait := c.Wait || !r.p.joined && r.p.folder != nil // nobody else would carry on with it
-		before, err := r.reader.Keys(a.ctx, c.Source)
+		before, nobodys, err := r.reader.Keys(a.ctx, c.Source)
 		if err != nil {
 			return err
 		}
@@ -85,7 +86,7 @@ func (c *importCommand) Run(a *app) error {
 			if err := r.settle(a.ctx, a.err); err != nil {
 				return err
 			}
-			if err := c.account(a.ctx, r, before, result); err != nil {
+			if err := c.account(a.ctx, r, before, nobodys, result); err != nil {
 				return err
 			}
 		}
@@ -95,9 +96,9 @@ func (c *importCommand) Run(a *app) error {
 }
 
 // account tells new events from duplicates: what the source's set of keys grew by, and what is left of the
-// published.
-func (c *importCommand) account(ctx context.Context, r *roles, before uint64, result *imported) error {
-	after, err := r.reader.Keys(ctx, c.Source)
+// published. Of the new ones it counts those that nobody pays for.
+func (c *importCommand) account(ctx context.Context, r *roles, before, nobodys int64, result *imported) error {
+	after, left, err := r.reader.Keys(ctx, c.Source)
 	if err != nil {
 		return err
 	}
@@ -111,7 +112,8 @@ func (c *importCommand) account(ctx context.Context, r *roles, before uint64, re
 	}
 	result.Waited = true
 	result.Published = result.Read - result.Rejected
-	result.New = int64(after - before)
+	result.New = after - before
+	result.Nobodys = max(0, left-nobodys)
 	result.Duplicates = result.Published - result.New
 	return nil
 }
@@ -151,7 +153,21 @@ func (c *importCommand) verdict(a *app, result *imported) error {
 	case result.Rejected > 0:
 		fmt.Fprintf(a.err, "%d of %d events could not be used; %s\n", result.Rejected, result.Read, list)
 	}
+	if result.Nobodys > 0 {
+		fmt.Fprintf(a.err, "%d new events have no customer, so that nobody pays for them: `tollgate usage "+
+			"--customer ''` counts them; %s\n", result.Nobodys, c.customerHint())
+	}
 	return nil
+}
+
+// customerHint says how events that have no customer find one.
+func (c *importCommand) customerHint() string {
+	if c.Customer == "ip" {
+		return "they say no client"
+	}
+	return "`tollgate formats test FILE` says whether they show a credential at all, `tollgate key add` whose " +
+		"it is; to make each client address a customer, import again with --customer ip, which counts " +
+		"nothing twice"
 }
 
 // produce reads the files one after the other and writes their events; parts of a file go to all partitions
@@ -342,8 +358,8 @@ func foundFormat(text *bufio.Reader) (string, error) {
 		return "", errors.New("it is UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 FILE | " +
 			"tollgate import …")
 	}
-	return "", fmt.Errorf("none of its first %d lines is in a known format; name it with --format "+
-		"(`tollgate formats list`), or try a sample: tollgate formats test FILE", tried)
+	return "", fmt.Errorf("none of the %d lines or objects looked at is in a known format; `tollgate formats "+
+		"list` names them, --format says which one it is", tried)
 }
 
 func (c *importCommand) headers(format string) []stream.Header {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,13 +13,13 @@ import (
 
 // usageCommand answers quantities of meters.
 type usageCommand struct {
-	Meter    []string `help:"Meters; all where none is named." placeholder:"METER"`
-	From     string   `required:"" help:"First day or instant: 2026-02-01 or 2026-02-01T10:00Z." placeholder:"DATE"`
-	To       string   `required:"" help:"End, not included." placeholder:"DATE"`
-	Customer []string `help:"Customers; all where none is named, '' for what could not be attributed." placeholder:"ID"`
-	By       []string `help:"Split by customer, hour, day, month or a dimension that the meter keeps." placeholder:"PART"`
-	Where    []string `help:"Keep dimension=value only; repeat for several values." placeholder:"DIMENSION=VALUE"`
-	Zone     string   `default:"UTC" help:"Time zone of dates and of hour, day and month."`
+	Meter    []string    `help:"Meters; all where none is named." placeholder:"METER"`
+	From     string      `required:"" help:"First day or instant: 2026-02-01 or 2026-02-01T10:00Z." placeholder:"DATE"`
+	To       string      `required:"" help:"End, not included." placeholder:"DATE"`
+	Customer customerIDs `help:"Customers; all where none is named, an empty name for what has none." placeholder:"ID"`
+	By       []string    `help:"Split by customer, hour, day, month or a dimension that the meter keeps." placeholder:"PART"`
+	Where    []string    `help:"Keep dimension=value only; repeat for several values." placeholder:"DIMENSION=VALUE"`
+	Zone     string      `default:"UTC" help:"Time zone of dates and of hour, day and month."`
 	form
 }
 
@@ -29,16 +30,46 @@ func (c usageCommand) Run(a *app) error {
 		return err
 	}
 	return a.with(needClickHouse, func(p *parts) error {
-		answer := []schemas.Usage{}
-		err := aggregator.NewReader(p.store).Usage(a.ctx, query, func(u schemas.Usage) error {
-			answer = append(answer, u)
-			return nil
-		})
+		reader := aggregator.NewReader(p.store)
+		answer, err := usageOf(a.ctx, reader, query)
 		if err != nil {
 			return err
 		}
-		return a.show(c.table(query.Period, answer), c.Output)
+		if err := a.show(c.table(query.Period, answer), c.Output); err != nil || len(c.Customer) > 0 {
+			return err
+		}
+		return c.sayNobodys(a, reader, query)
 	})
+}
+
+func usageOf(ctx context.Context, reader *aggregator.Reader, q schemas.UsageQuery) ([]schemas.Usage, error) {
+	answer := []schemas.Usage{}
+	err := reader.Usage(ctx, q, func(u schemas.Usage) error {
+		answer = append(answer, u)
+		return nil
+	})
+	return answer, err
+}
+
+// sayNobodys says what is not in the answer, because no customer was found for it: a sum that silently lacks
+// something would be taken for all there is.
+func (c usageCommand) sayNobodys(a *app, reader *aggregator.Reader, q schemas.UsageQuery) error {
+	q.Customers, q.By = []string{""}, nil
+	answer, err := usageOf(a.ctx, reader, q)
+	if err != nil {
+		return err
+	}
+	var parts []string
+	for _, u := range answer {
+		if u.Quantity.Sign() != 0 {
+			parts = append(parts, u.Meter+" "+u.Quantity.String())
+		}
+	}
+	if len(parts) > 0 {
+		fmt.Fprintf(a.err, "not counted here, as it has no customer: %s; --customer '' shows it\n",
+			strings.Join(parts, ", "))
+	}
+	return nil
 }
 
 func (c usageCommand) query() (q schemas.UsageQuery, err error) {

@@ -98,3 +98,46 @@ func TestIntegrationToolsAnswerPeople(t *testing.T) {
 	out, _ = h.do(0, "customer", "subscriptions", "acme", "-o", "csv")
 	has(t, "ended", out, "2036-01-01T00:00:00Z")
 }
+
+// TestIntegrationEventsOfNobody: what has no customer is not passed over in silence, can be asked for, and finds
+// its customers when it is imported again as it should have been.
+func TestIntegrationEventsOfNobody(t *testing.T) {
+	h := newHouse(t)
+	stop := h.start()
+	defer stop()
+	path := filepath.Join(t.TempDir(), "access.log")
+	if err := os.WriteFile(path, []byte(logLines(30)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	february := []string{"usage", "--meter", "calls", "--from", "2026-02-01", "--to", "2026-03-01", "-o", "csv"}
+	calls := func(what, want string, flags ...string) (errs string) {
+		t.Helper()
+		out, errs := h.do(0, append(february, flags...)...)
+		if !strings.HasSuffix(out, want) {
+			t.Errorf("%s: got %q, want %q", what, out, want)
+		}
+		return errs
+	}
+
+	_, errs := h.do(0, "import", "--wait", "--source", "log", path)
+	has(t, "imported for nobody", errs, "30 new events have no customer", "--customer ip")
+	errs = calls("all customers", "quantity,unit\n")
+	has(t, "no customer at all", errs, "no usage of meter calls", "it has no customer: calls 30")
+	calls("nobody", ",30,call\n", "--customer", "")
+	calls("nobody and another", ",30,call\n", "--customer", ",acme")
+	out, _ := h.do(0, "events", "--customer", "", "--from", "2026-02-01", "--to", "2026-03-01", "-o", "csv")
+	if rows := strings.Count(out, "\n") - 1; rows != 30 {
+		t.Errorf("%d events of nobody, want 30", rows)
+	}
+
+	_, errs = h.do(0, "import", "--wait", "--source", "log", "--customer", "ip", path)
+	if strings.Contains(errs, "no customer") {
+		t.Errorf("imported for addresses: %s", errs)
+	}
+	if errs = calls("found", ",30,call\n"); strings.Contains(errs, "no customer") {
+		t.Errorf("nothing is left without customer: %s", errs)
+	}
+	calls("nobody any more", "quantity,unit\n", "--customer", "")
+	_, errs = h.do(1, "formats", "test", "--format", "", os.Args[0])
+	has(t, "a file of no format", errs, "formats list", "--format")
+}

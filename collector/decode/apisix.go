@@ -64,7 +64,8 @@ func (d *Decoder) apisix(e *schemas.AccessEvent) bool {
 			if s.peek() == '{' {
 				d.kongRequest(e) // the same members by the same names
 			} else {
-				d.flatRequest(e)
+				text, _ := d.loose()
+				d.flatRequest(e, text)
 			}
 		case "response":
 			known = true
@@ -77,8 +78,7 @@ func (d *Decoder) apisix(e *schemas.AccessEvent) bool {
 				return false
 			}
 		case "latency":
-			text, _ := d.loose()
-			e.Latency = microseconds(text, fromMillis)
+			d.latency(e, fromMillis)
 		case "consumer":
 			d.apisixConsumer()
 		case "server", "upstream", "apisix_latency", "upstream_latency":

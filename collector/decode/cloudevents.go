@@ -29,8 +29,7 @@ func decodeCloudEvents(d *Decoder, from int) {
 		d.begin()
 		e := d.out.next()
 		if d.cloudBinary(e, from) && d.finish(e) {
-			d.out.Places = append(d.out.Places, Place{0, 0})
-			d.index++
+			d.accept(0)
 			return
 		}
 		d.out.Events = d.out.Events[:0]
@@ -349,13 +348,16 @@ func (d *Decoder) cloudField(e *schemas.AccessEvent, f field, text string, kind 
 	case fieldLatency:
 		n, ok := scaled(text, fromMillis)
 		e.Latency = n
+		d.says(saysLatency, ok)
 		return ok
 	case fieldBytesIn, fieldBytesOut:
 		n, ok := whole(text)
 		if f == fieldBytesIn {
 			e.BytesIn = n
+			d.says(saysBytesIn, ok)
 		} else {
 			e.BytesOut = n
+			d.says(saysBytesOut, ok)
 		}
 		return ok
 	default:

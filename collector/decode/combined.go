@@ -31,6 +31,9 @@ func (d *Decoder) combined(line []byte, e *schemas.AccessEvent) bool {
 	if open < 0 {
 		return d.notCombined("it has no [day/month/year:time zone]")
 	}
+	if t[0] == '"' && strings.IndexByte(t[1:open], '"') < 0 {
+		t, open = strings.TrimSuffix(t[1:], `"`), open-1 // exports put the whole line in quotes
+	}
 	end := strings.IndexByte(t[open:], ']')
 	if end < 0 {
 		return d.notCombined("its time has no closing bracket")
@@ -102,10 +105,9 @@ func (d *Decoder) combinedWho(e *schemas.AccessEvent, t string) {
 	if i := strings.LastIndex(t, ": "); i >= 0 {
 		t = t[i+2:] // a syslog header: <190>Nov 23 10:00:00 host nginx: …
 	}
-	client, rest, _ := strings.Cut(t, " ")
-	rest = strings.TrimLeft(rest, " ")
+	client, rest := firstField(t)
 	if second, third, more := strings.Cut(rest, " "); more && second != "-" &&
-		strings.IndexByte(third, ' ') > 0 && virtualHost(client, second) {
+		strings.IndexByte(third, ' ') > 0 && virtualHost(client, second, third) {
 		d.setHost(e, client)
 		client, rest = second, third
 	}
@@ -122,9 +124,32 @@ func (d *Decoder) combinedWho(e *schemas.AccessEvent, t string) {
 	}
 }
 
-// virtualHost tells whether first is the virtual host and second the client.
-func virtualHost(first, second string) bool {
-	if _, ok := parseAddress(second); ok && !strings.HasSuffix(first, ",") {
+// firstField is what stands first, and what follows it. Where it is in quotes it is a header in the place of
+// the client ("client, proxy, proxy"): the address of the last proxy, which may follow, is then left out.
+func firstField(t string) (first, rest string) {
+	if !strings.HasPrefix(t, `"`) {
+		first, rest, _ = strings.Cut(t, " ")
+		return first, strings.TrimLeft(rest, " ")
+	}
+	end := quotedEnd(t[1:]) + 1
+	first, rest = t[1:end], strings.TrimLeft(t[min(end+1, len(t)):], " ")
+	proxy, others, _ := strings.Cut(rest, " ")
+	if _, ok := parseAddress(proxy); !ok {
+		return first, rest
+	}
+	if first == "" || first == "-" {
+		first = proxy
+	}
+	return first, others
+}
+
+// virtualHost tells whether first is the virtual host and second the client, as third is what follows: the
+// user of inetd, which nobody logs, stands there as "-".
+func virtualHost(first, second, third string) bool {
+	if strings.HasSuffix(first, ",") {
+		return false
+	}
+	if _, ok := parseAddress(second); ok || strings.HasPrefix(third, "- ") {
 		return true
 	}
 	colon := strings.LastIndexByte(first, ':')

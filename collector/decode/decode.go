@@ -85,11 +85,13 @@ type Result struct {
 	Events []schemas.AccessEvent // in order
 	Places []Place               // of Events, side by side
 	Errors []EventError          // in order
+	said   []said                // of Events, side by side
 	arena  []byte
 }
 
 func (r *Result) reset() {
 	r.Format, r.Events, r.Places, r.Errors = "", r.Events[:0], r.Places[:0], r.Errors[:0]
+	r.said = r.said[:0]
 }
 
 // next is room for one more event.
@@ -121,6 +123,9 @@ type Decoder struct {
 	shown  shown  // what the current event shows as its credential
 	client string // what the current event says of its client, where that is no address
 	ranked ranked
+	said   said
+
+	badTime string // a time of the current event that cannot be read, where another member may say it
 
 	again   bool // the last record was found to be native
 	members bool // its first event has a field of the schema
@@ -188,6 +193,7 @@ var byteOrderMark = []byte("\xef\xbb\xbf")
 // whole rejects the record as one event.
 func (d *Decoder) whole(f fault) {
 	d.out.Events, d.out.Places, d.out.Errors = d.out.Events[:0], d.out.Places[:0], d.out.Errors[:0]
+	d.out.said = d.out.said[:0]
 	d.index = 0
 	d.fault = f
 	d.rejectAt(0, d.record.Value)
@@ -212,6 +218,14 @@ func (d *Decoder) reject(reason, detail, hint string) bool {
 // begin forgets the event before.
 func (d *Decoder) begin() {
 	d.fault, d.timed, d.shown, d.client, d.ranked = fault{}, false, shown{}, "", ranked{}
+	d.badTime, d.said = "", 0
+}
+
+// accept notes where the current event is, and what it says.
+func (d *Decoder) accept(offset int) {
+	d.out.Places = append(d.out.Places, Place{d.index, offset})
+	d.out.said = append(d.out.said, d.said)
+	d.index++
 }
 
 // tooMany stops a record of more than MaxEvents events: it is rejected whole.
@@ -232,6 +246,10 @@ func (d *Decoder) documents(i int, decode element) {
 	s := &d.scan
 	s.reset(d.record.Value, i)
 	for s.peek() != 0 || s.i < len(s.b) {
+		if s.lenient && s.peek() == ',' { // as ReadFile passes over them
+			s.i++
+			continue
+		}
 		if d.tooMany() {
 			return
 		}
@@ -255,6 +273,7 @@ func (d *Decoder) documents(i int, decode element) {
 			// Never half of a document: when it is mended and sent again, all of it comes again.
 			d.index = index
 			d.out.Events, d.out.Places = d.out.Events[:events], d.out.Places[:events]
+			d.out.said = d.out.said[:events]
 			d.out.Errors = d.out.Errors[:errors]
 			d.broken(from, array)
 		}
@@ -269,8 +288,7 @@ func (d *Decoder) value(decode element) bool {
 	from := s.i
 	d.begin()
 	if e := d.out.next(); decode(d, e) && d.finish(e) && !s.failed() {
-		d.out.Places = append(d.out.Places, Place{d.index, from})
-		d.index++
+		d.accept(from)
 		return true
 	}
 	d.out.Events = d.out.Events[:len(d.out.Events)-1]
@@ -341,8 +359,7 @@ func (d *Decoder) lines(i int, decode func(d *Decoder, line []byte, e *schemas.A
 func (d *Decoder) line(line []byte, from int, decode func(*Decoder, []byte, *schemas.AccessEvent) bool) {
 	d.begin()
 	if e := d.out.next(); decode(d, line, e) && d.finish(e) {
-		d.out.Places = append(d.out.Places, Place{d.index, from})
-		d.index++
+		d.accept(from)
 		return
 	}
 	d.out.Events = d.out.Events[:len(d.out.Events)-1]
@@ -354,7 +371,7 @@ func (d *Decoder) finish(e *schemas.AccessEvent) bool {
 	d.present(e)
 	d.nameClient(e)
 	switch {
-	case d.fault.reason != "":
+	case d.fault.reason != "" || d.badTime != "" && !d.timed && !d.setTime(e, 0, false, d.badTime):
 		return false
 	case len(e.ID) > MaxName || len(e.Source) > MaxName || len(e.Customer) > MaxName ||
 		len(e.Subject) > MaxName:

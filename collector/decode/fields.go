@@ -19,7 +19,26 @@ type shown struct {
 }
 
 // ranked says how good the field is that a value came from, for formats where several fields say the same.
-type ranked struct{ time, bytesOut, host, path int8 }
+type ranked struct{ time, bytesOut, host, path, address int8 }
+
+// said is what an event says although it may be 0: a duration below a millisecond is logged as 0, and is not
+// missing.
+type said uint8
+
+const (
+	saysBytesIn said = 1 << iota
+	saysBytesOut
+	saysLatency
+)
+
+func (s said) has(what said) bool { return s&what != 0 }
+
+// says notes that the event says what, where it does.
+func (d *Decoder) says(what said, ok bool) {
+	if ok {
+		d.said |= what
+	}
+}
 
 // better notes rank where it is above the one before.
 func better(have *int8, rank int8) bool {
@@ -213,9 +232,12 @@ func (d *Decoder) fold(text string, first, last byte) string {
 // clientAttribute names the attribute that keeps a client which is no IP address: a host name of an old log.
 const clientAttribute = "client"
 
-// setAddress sets the client's address, with or without port; a text that is none becomes the attribute
-// client.
+// setAddress sets the client's address, with or without port; of a list of proxies it is the first. A text
+// that is none becomes the attribute client.
 func (d *Decoder) setAddress(e *schemas.AccessEvent, text string) {
+	if i := strings.IndexByte(text, ','); i >= 0 {
+		text = strings.TrimSpace(text[:i])
+	}
 	if text == "" || text == "-" {
 		return
 	}
@@ -286,11 +308,16 @@ func (d *Decoder) addQuantity(e *schemas.AccessEvent, name, number string) bool 
 	return true
 }
 
-// addAttribute adds a text under a name. Among the first fixed attributes an equal name wins over this one.
+// addAttribute adds a text under a name. Where one of the first fixed attributes has it, which are the
+// context of a CloudEvent, it is added as data_ and the name: a meter may want both types of the event.
 func (d *Decoder) addAttribute(e *schemas.AccessEvent, name, value string, fixed int) bool {
 	for i := range e.Attributes {
 		if e.Attributes[i].Name == name {
-			return i < fixed || d.duplicate("attribute "+name)
+			if i < fixed {
+				d.keep(e, "data_"+name, value)
+				return true
+			}
+			return d.duplicate("attribute " + name)
 		}
 	}
 	if !d.roomFor(name, len(e.Attributes), "attributes") {
@@ -319,15 +346,17 @@ func (d *Decoder) duplicate(what string) bool {
 }
 
 // loose reads a value as gateways write them: a text, number or boolean as its text, null as "". Objects and
-// arrays are passed over; kind is the first byte of the value.
+// arrays are passed over; kind is the first byte of the value, 'n' where nothing or a bare "-" stands for it.
 func (d *Decoder) loose() (text string, kind byte) {
 	s := &d.scan
 	kind = s.peek()
 	switch {
 	case kind == '"':
 		text, _ = s.text()
-	case kind == '-' || digit(kind):
-		text, _ = s.number()
+	case kind == '-' || digit(kind) || kind == ',' || kind == '}':
+		if text, _ = s.number(); text == "" {
+			kind = 'n'
+		}
 	case kind == 't' && s.literal("true"):
 		text = "true"
 	case kind == 'f' && s.literal("false"):
@@ -365,21 +394,31 @@ func (d *Decoder) enter() bool {
 	return false
 }
 
-// looseCount is a size in bytes from a number or text; 0 where it is none.
-func (d *Decoder) looseCount() int64 {
+// looseSize is a size in bytes from a number or text; 0 where it is none.
+func (d *Decoder) looseSize() (size int64, ok bool) {
 	text, _ := d.loose()
-	return countOf(text)
-}
-
-func countOf(text string) int64 {
 	if n, ok := digitsOnly(text); ok {
-		return n
+		return n, true
 	}
 	if text == "" || !numeric(text) {
-		return 0
+		return 0, false
 	}
-	n, _ := floorScaled(text, 0)
-	return n
+	return floorScaled(text, 0)
+}
+
+// bytesIn takes the size of the request.
+func (d *Decoder) bytesIn(e *schemas.AccessEvent) {
+	n, ok := d.looseSize()
+	e.BytesIn = n
+	d.says(saysBytesIn, ok)
+}
+
+// latency takes a duration, rounded; gateways write -1 or - where they do not know it.
+func (d *Decoder) latency(e *schemas.AccessEvent, places int) {
+	text, _ := d.loose()
+	n, ok := scaled(text, places)
+	e.Latency = n
+	d.says(saysLatency, ok)
 }
 
 // statusOf is an HTTP status; 0 where text is none.
@@ -395,9 +434,3 @@ const (
 	fromSeconds = 6
 	fromMillis  = 3
 )
-
-// microseconds is a duration, rounded; 0 where it is unknown (gateways write -1 or -).
-func microseconds(text string, places int) int64 {
-	n, _ := scaled(text, places)
-	return n
-}

@@ -33,6 +33,7 @@ func ReadFile(r io.Reader, format string) iter.Seq2[Piece, error] {
 			f.skip(3)
 		}
 		known, _ := Lookup(format)
+		f.commas = known.lenient
 		first, err := f.first()
 		switch {
 		case err == io.EOF:
@@ -60,6 +61,7 @@ type fileReader struct {
 	line   int64
 	buffer []byte
 	yield  func(Piece, error) bool
+	commas bool // may stand between objects that are in no array: a log_format often ends with one
 }
 
 // skip passes over n bytes that were peeked.
@@ -155,7 +157,7 @@ func (f *fileReader) texts() error {
 			depth++
 			f.skip(1)
 			continue
-		case c == ',' && depth > 0:
+		case c == ',' && (depth > 0 || f.commas):
 			f.skip(1)
 			continue
 		case c == ']' && depth > 0:

@@ -107,7 +107,8 @@ var formats = [...]Format{
 		Summary: "NGINX log_format as JSON, fields named as its variables",
 		decode:  jsonOf((*Decoder).nginxJSON),
 		escapeHint: "set log_format NAME escape=json '…' in nginx.conf, so that quotes and " +
-			"control characters in requests are escaped as JSON wants it",
+			"control characters in requests are escaped as JSON wants it, and put every variable in " +
+			"double quotes",
 	},
 	{
 		Name: Combined, HasTime: true, Lines: true, Advice: combinedAdvice, lenient: true,

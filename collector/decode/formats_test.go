@@ -261,7 +261,7 @@ func TestTimes(t *testing.T) {
 func TestNumbers(t *testing.T) {
 	latency := func(text string, places int, want int64) {
 		t.Helper()
-		if got := microseconds(text, places); got != want {
+		if got, _ := scaled(text, places); got != want {
 			t.Errorf("%s: got %d, want %d", text, got, want)
 		}
 	}
@@ -293,6 +293,35 @@ func TestOriginTextIsNamed(t *testing.T) {
 		report := Inspect("", Record{Value: []byte(text)})
 		if report.Format != APISIX || len(report.Errors) != 1 || !strings.Contains(report.Errors[0].Hint, "meta_format") {
 			t.Errorf("%q: got %+v", text, report)
+		}
+	}
+}
+
+// TestNothingIsNotMissing: what a gateway logs as 0 is there, and no setting would add it.
+func TestNothingIsNotMissing(t *testing.T) {
+	for text, want := range map[string][]Need{
+		`{"msec":1767225600.1,"remote_addr":"192.0.2.1","remote_user":"a","request_id":"1","request_time":"0.000",` +
+			`"request_length":"0","bytes_sent":0}`: nil,
+		`{"msec":1767225600.1,"remote_addr":"192.0.2.1","remote_user":"a","request_id":"1","request_time":"-",` +
+			`"request_length":"","bytes_sent":-}`: {NeedSizes, NeedLatency},
+		`{"started_at":1767225600000,"client_ip":"192.0.2.1","consumer":{"id":"a"},"request":{"id":"1","size":0},` +
+			`"response":{"size":0},"latencies":{"request":0}}`: nil,
+		`{"started_at":1767225600000,"client_ip":"192.0.2.1","consumer":{"id":"a"},"request":{"id":"1","size":0},` +
+			`"response":{},"latencies":{"request":-1}}`: {NeedSizes, NeedLatency},
+		`{"start_time":1767225600000,"route_id":"1","client_ip":"192.0.2.1","consumer":{"username":"a"},` +
+			`"request_id":"1","request":{"size":0},"response":{"size":0},"latency":0}`: nil,
+		`{"id":"1","time":1767225600000,"credential":{"name":"a"},"address":"192.0.2.1","latency_ms":0,` +
+			`"bytes_in":0,"bytes_out":0}`: nil,
+		`{"specversion":"1.0","id":"1","source":"s","type":"t","time":"2026-01-01T00:00:00Z","subject":"a",` +
+			`"data":{"address":"192.0.2.1","latency_ms":0,"bytes_in":0,"bytes_out":"0"}}`: nil,
+	} {
+		report := Inspect("", Record{Value: []byte(text)})
+		var got []Need
+		for _, m := range report.Missing {
+			got = append(got, m.Need)
+		}
+		if len(report.Events) != 1 || !slices.Equal(got, want) {
+			t.Errorf("%s: missing %v, want %v: %+v", text, got, want, report.Errors)
 		}
 	}
 }

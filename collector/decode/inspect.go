@@ -45,7 +45,7 @@ func Inspect(format string, r Record) Report {
 	for _, advice := range found.Advice {
 		m := Missing{Need: advice.Need, Consequence: advice.Need.Consequence(), Setting: advice.Setting}
 		for i := range out.Events {
-			if lacks(&out.Events[i], advice.Need) {
+			if lacks(&out.Events[i], out.said[i], advice.Need) {
 				m.Events++
 			}
 		}
@@ -94,7 +94,7 @@ func (r *Report) miss(m Missing) {
 }
 
 // lacks tells whether e lacks what need names.
-func lacks(e *schemas.AccessEvent, need Need) bool {
+func lacks(e *schemas.AccessEvent, says said, need Need) bool {
 	switch need {
 	case NeedID:
 		return e.ID == ""
@@ -103,9 +103,9 @@ func lacks(e *schemas.AccessEvent, need Need) bool {
 	case NeedCredential:
 		return e.CredentialKind == schemas.CredentialNone && e.Customer == ""
 	case NeedSizes:
-		return e.BytesIn == 0 || e.BytesOut == 0 && e.Status != 204 && e.Status != 304 && e.Method != "HEAD"
+		return !says.has(saysBytesIn) || !says.has(saysBytesOut)
 	case NeedLatency:
-		return e.Latency == 0
+		return !says.has(saysLatency)
 	case NeedAddress:
 		return !e.Address.IsValid()
 	}

@@ -116,7 +116,7 @@ func (d *Decoder) kongRequest(e *schemas.AccessEvent) {
 		case "url", "request_uri":
 			d.kongURL(e)
 		case "size":
-			e.BytesIn = d.looseCount()
+			d.bytesIn(e)
 		case "headers":
 			d.requestHeaders(e)
 		default:
@@ -183,7 +183,7 @@ func (d *Decoder) kongResponse(e *schemas.AccessEvent) {
 			text, _ := d.loose()
 			e.Status = statusOf(text)
 		case "size":
-			e.BytesOut = d.looseCount()
+			d.flatBytesOut(e, 3)
 		default:
 			s.skip()
 		}
@@ -204,8 +204,7 @@ func (d *Decoder) kongLatencies(e *schemas.AccessEvent) {
 			s.skip()
 			continue
 		}
-		text, _ := d.loose()
-		e.Latency = microseconds(text, fromMillis)
+		d.latency(e, fromMillis)
 	}
 }
 

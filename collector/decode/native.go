@@ -294,7 +294,7 @@ func (d *Decoder) nativeLatency(e *schemas.AccessEvent) bool {
 	if !ok || n > maxLatencyMS*1000 {
 		return d.wrong(fieldLatency, "a number of milliseconds, 0 or more; fractions are fine")
 	}
-	e.Latency = n
+	e.Latency, d.said = n, d.said|saysLatency
 	return true
 }
 
@@ -415,5 +415,7 @@ func (d *Decoder) count(f field, to *int64) bool {
 		return d.wrong(f, "a whole number of bytes, 0 or more")
 	}
 	*to = n
+	d.says(saysBytesIn, f == fieldBytesIn)
+	d.says(saysBytesOut, f == fieldBytesOut)
 	return true
 }

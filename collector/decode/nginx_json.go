@@ -53,18 +53,17 @@ func (d *Decoder) flat(e *schemas.AccessEvent, name string) (ok, known bool) {
 	}
 	switch name {
 	case "request":
-		d.flatRequest(e)
+		text, _ := d.loose()
+		d.flatRequest(e, text)
 	case "status", "response_status", "status_code", "response_code":
 		text, _ := d.loose()
 		e.Status = statusOf(text)
 	case "request_length", "bytes_received":
-		e.BytesIn = d.looseCount()
+		d.bytesIn(e)
 	case "request_time":
-		text, _ := d.loose()
-		e.Latency = microseconds(text, fromSeconds)
+		d.latency(e, fromSeconds)
 	case "request_time_ms", "duration_ms", "latency_ms":
-		text, _ := d.loose()
-		e.Latency = microseconds(text, fromMillis)
+		d.latency(e, fromMillis)
 	case "bytes_sent":
 		d.flatBytesOut(e, 2) // whole response, as other gateways count it
 	case "body_bytes_sent", "size", "bytes":
@@ -90,29 +89,39 @@ func timeRank(name string) int8 {
 	return 0
 }
 
+// flatTime takes a time; one that cannot be read counts only where no other member says the time.
 func (d *Decoder) flatTime(e *schemas.AccessEvent, rank int8) bool {
 	text, _ := d.loose()
 	if d.scan.failed() {
 		return false
 	}
-	if text == "" || text == "-" || !better(&d.ranked.time, rank) {
+	if text == "" || text == "-" {
 		return true
 	}
 	ms, ok := anyTime(text)
-	return d.setTime(e, ms, ok, text)
+	if !ok {
+		d.badTime = text
+		return true
+	}
+	return !better(&d.ranked.time, rank) || d.setTime(e, ms, true, text)
 }
 
 func (d *Decoder) flatBytesOut(e *schemas.AccessEvent, rank int8) {
-	if n := d.looseCount(); better(&d.ranked.bytesOut, rank) {
+	if n, ok := d.looseSize(); better(&d.ranked.bytesOut, rank) {
 		e.BytesOut = n
+		d.says(saysBytesOut, ok)
 	}
 }
 
-// flatRequest takes "GET /path HTTP/1.1"; single variables for its parts say the same better.
-func (d *Decoder) flatRequest(e *schemas.AccessEvent) {
-	text, _ := d.loose()
+// flatRequest takes "GET /path HTTP/1.1", or what of it is under the name of a part; single variables for its
+// parts say the same better.
+func (d *Decoder) flatRequest(e *schemas.AccessEvent, text string) {
 	method := e.Method
-	if better(&d.ranked.path, 1) {
+	switch {
+	case text == "" || text == "-" || !better(&d.ranked.path, 1):
+	case text[0] == '/':
+		d.setTarget(e, text)
+	default:
 		d.requestLine(e, text)
 	}
 	if method != "" {
@@ -133,22 +142,30 @@ func (d *Decoder) flatText(e *schemas.AccessEvent, name string) (ok, known bool)
 	switch name {
 	case "request_id", "req_id":
 		e.ID = value()
-	case "remote_addr", "client_ip", "clientip", "remote_ip", "ip", "client":
-		d.setAddress(e, value())
+	case "remote_addr":
+		d.flatAddress(e, value(), 4)
+	case "client_ip", "clientip", "remote_ip":
+		d.flatAddress(e, value(), 3)
+	case "ip":
+		d.flatAddress(e, value(), 2)
+	case "client":
+		d.flatAddress(e, value(), 1)
 	case "remote_user", "consumer_name", "consumer", "user", "username":
 		d.showName(value())
 	case "request_method", "method":
-		d.setMethod(e, value())
+		if value(); !d.setMethod(e, text) {
+			d.flatRequest(e, text)
+		}
 	case "request_uri":
 		d.flatPath(e, value(), 3)
 	case "uri", "url", "path":
 		d.flatPath(e, value(), 2)
 	case "host":
-		d.flatHost(e, value(), 3)
+		d.flatHost(e, value(), 4)
 	case "http_host":
-		d.flatHost(e, value(), 2)
+		d.flatHost(e, value(), 3)
 	case "server_name", "vhost":
-		d.flatHost(e, value(), 1)
+		d.flatHost(e, value(), 2)
 	case "http_user_agent", "user_agent", "agent":
 		e.UserAgent = clip(value(), MaxText)
 	case "route_name", "route":
@@ -169,9 +186,22 @@ func (d *Decoder) flatText(e *schemas.AccessEvent, name string) (ok, known bool)
 	return !d.scan.failed(), true
 }
 
+// flatHost prefers a name: many log the server's own address as "host".
 func (d *Decoder) flatHost(e *schemas.AccessEvent, host string, rank int8) {
-	if host != "" && better(&d.ranked.host, rank) {
+	if host == "" || host == "_" { // NGINX's name for any server
+		return
+	}
+	if _, address := parseAddress(host); address {
+		rank = 1
+	}
+	if better(&d.ranked.host, rank) {
 		d.setHost(e, host)
+	}
+}
+
+func (d *Decoder) flatAddress(e *schemas.AccessEvent, address string, rank int8) {
+	if address != "" && better(&d.ranked.address, rank) {
+		d.setAddress(e, address)
 	}
 }
 
@@ -191,6 +221,9 @@ func (d *Decoder) flatRest(e *schemas.AccessEvent, name string) bool {
 			return !d.scan.failed()
 		}
 		return d.scan.skip()
+	}
+	if known, ok := d.flatUsual(e, name); known {
+		return ok
 	}
 	for _, prefix := range [...]string{"arg_", "cookie_", "sent_", "upstream_", "ssl_", "tcpinfo_",
 		"connection", "server_", "remote_", "request_", "proxy_", "realip_"} {

@@ -21,7 +21,8 @@ type scanner struct {
 	depth int
 	// lenient reads what gateways write although JSON forbids it, because a client that sends such bytes in a
 	// header or path would otherwise not be billed: invalid UTF-8 becomes the text \xHH, the escape \xHH
-	// (NGINX without escape=json) is kept as that text, a lone surrogate becomes U+FFFD.
+	// (NGINX without escape=json) is kept as that text, a lone surrogate becomes U+FFFD. Variables that a
+	// log_format has without quotes are read as they come: "status":000, "time":- and "time":0.1, 0.2.
 	lenient bool
 	arena   []byte
 	message string
@@ -87,7 +88,7 @@ func (s *scanner) key(n int) (name string, more bool) {
 	if !s.next(n, '}') {
 		return "", false
 	}
-	if s.peek() != '"' {
+	if s.peek() != '"' && !s.listGoesOn() {
 		return "", s.fail(s.i, "expected a member name in double quotes")
 	}
 	if name, more = s.text(); !more {
@@ -129,6 +130,17 @@ func (s *scanner) next(n int, end byte) bool {
 		return s.fail(s.i, "the text ends too early")
 	}
 	return true
+}
+
+// listGoesOn passes over what is left of a list of numbers without quotes, up to the name of the next member.
+func (s *scanner) listGoesOn() bool {
+	for c := s.peek(); s.lenient && (c == '-' || digit(c)); c = s.peek() {
+		if _, ok := s.number(); !ok || s.peek() != ',' {
+			return false
+		}
+		s.i++
+	}
+	return s.peek() == '"'
 }
 
 // null consumes the literal null where it stands.
@@ -211,11 +223,17 @@ func (s *scanner) number() (string, bool) {
 		i++
 	case i < len(b) && digit(b[i]):
 		i = digits(b, i)
+	case s.lenient && i < len(b) && (b[i] == ',' || b[i] == '}'): // nothing, or the "-" that stands for it
+		s.i = i
+		return "", true
 	default:
 		return "", s.fail(from, "expected a value: text, number, true, false, null, object or array")
 	}
 	if i < len(b) && digit(b[i]) {
-		return "", s.fail(from, "a number must not begin with 0")
+		if !s.lenient {
+			return "", s.fail(from, "a number must not begin with 0")
+		}
+		i = digits(b, i)
 	}
 	if i < len(b) && b[i] == '.' {
 		end := digits(b, i+1)
