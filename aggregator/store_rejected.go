@@ -11,8 +11,8 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// Keys counts the different events of a source, voided ones included, and those among them that have no customer:
-// what an import grows them by is new, the rest of what it published are duplicates.
+// Keys counts the different events of a source, voided ones included, and those among them that have no
+// customer: what an import grows them by is new, the rest of what it published are duplicates.
 func (r *Reader) Keys(ctx context.Context, source string) (all, nobodys int64, err error) {
 	const sql = `
 SELECT toInt64(count()), toInt64(countIf(customer = '')) FROM events FINAL WHERE source = {source:String}`

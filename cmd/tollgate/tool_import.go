@@ -97,7 +97,8 @@ func (c *importCommand) Run(a *app) error {
 
 // account tells new events from duplicates: what the source's set of keys grew by, and what is left of the
 // published. Of the new ones it counts those that nobody pays for.
-func (c *importCommand) account(ctx context.Context, r *roles, before, nobodys int64, result *imported) error {
+func (c *importCommand) account(ctx context.Context, r *roles, before, nobodys int64,
+	result *imported) error {
 	after, left, err := r.reader.Keys(ctx, c.Source)
 	if err != nil {
 		return err
@@ -165,9 +166,9 @@ func (c *importCommand) customerHint() string {
 	if c.Customer == "ip" {
 		return "they say no client"
 	}
-	return "`tollgate formats test FILE` says whether they show a credential at all, `tollgate key add` whose " +
-		"it is; to make each client address a customer, import again with --customer ip, which counts " +
-		"nothing twice"
+	return "`tollgate formats test FILE` says whether they show a credential at all, `tollgate key add` " +
+		"whose it is; to make each client address a customer, import again with --customer ip, which " +
+		"counts nothing twice"
 }
 
 // produce reads the files one after the other and writes their events; parts of a file go to all partitions
@@ -358,8 +359,8 @@ func foundFormat(text *bufio.Reader) (string, error) {
 		return "", errors.New("it is UTF-16 text; convert it first: iconv -f UTF-16 -t UTF-8 FILE | " +
 			"tollgate import …")
 	}
-	return "", fmt.Errorf("none of the %d lines or objects looked at is in a known format; `tollgate formats "+
-		"list` names them, --format says which one it is", tried)
+	return "", fmt.Errorf("none of the %d lines or objects looked at is in a known format; `tollgate "+
+		"formats list` names them, --format says which one it is", tried)
 }
 
 func (c *importCommand) headers(format string) []stream.Header {
