@@ -22,18 +22,23 @@ type Publisher interface {
 	Produce(ctx context.Context, records []stream.Record) ([]stream.Position, error)
 }
 
-// Tally counts the quota of the live events of one chunk. Add is called while events are decoded, then Queue
-// once, chunks of one source partition in order, and Count before their offsets are committed.
-type Tally interface {
-	// Add notes an event that was read at offset. e is only valid during the call.
-	Add(offset int64, e *schemas.UsageEvent)
-	// Queue says where the events were read. What follows the range queued before is counted together with
-	// it.
-	Queue(source schemas.SourceRange)
-	// Count applies everything that is queued of the source partition, exactly once for each offset however
+// Quota counts the limits of live events. A quota.Counter does.
+type Quota interface {
+	// NewTally makes a Tally for a chunk.
+	NewTally() Tally
+	// Count applies everything that is queued, of all source partitions, exactly once for each offset however
 	// often it is read again (law 8). An error means that it could not; the events go on all the same and are
 	// reconciled later.
 	Count(ctx context.Context) error
+}
+
+// Tally notes the quota of the live events of one chunk. Add is called while events are decoded, then Queue
+// once, chunks of one source partition in order; what is queued is counted before its offsets are committed.
+type Tally interface {
+	// Add notes an event that was read at offset. e is only valid during the call.
+	Add(offset int64, e *schemas.UsageEvent)
+	// Queue says where the events were read.
+	Queue(source schemas.SourceRange)
 }
 
 // Options of a collector. Zero values take the defaults.
@@ -57,22 +62,28 @@ type Options struct {
 	Hasher *catalog.Hasher
 	// Publisher of usage-events and rejected-events. Required.
 	Publisher Publisher
-	// NewTally makes a Tally for each chunk. Default nil: no quota is counted.
-	NewTally func() Tally
+	// Quota counts limits. Default nil: none is counted.
+	Quota Quota
 	// FlushEvery is how long an event waits for others before it is published.
 	//
-	// Default 250ms. Not less: every flush costs a record for each shard that has an event, and a run of a
-	// script for the quota of each source partition. Not more: it is part of the 5 s between a call and its
-	// place in the usage, and of how far a soft limit overshoots.
+	// Default 250ms. Not less: every flush costs a record for each shard that has an event. Not more: it is
+	// part of the 5 s between a call and its place in the usage.
 	FlushEvery time.Duration
+	// CountEvery is how often the quota of what was read is counted and its offsets are committed, under
+	// traffic that does not pause; after a pause the first flush is counted at once.
+	//
+	// Default 1s. Not less: it costs Redis an addition for each limit of each customer that had an event
+	// meanwhile, and the broker a commit for each source partition. Not more: with FlushEvery it is how far a
+	// soft limit overshoots, and so much is read again after a crash.
+	CountEvery time.Duration
 	// FlushBytes is how much is published at once, encoded.
 	//
-	// Default 4 MiB: 16 shards with half a record each. Not more: so much is read again after a crash.
+	// Default 4 MiB: 16 shards with half a record each. Not more: it is memory, three times.
 	FlushBytes int
 	// MaxBytes bounds what waits for the flush under way, encoded; beyond it nothing is read (Kafka keeps
 	// it). Default 16 MiB: four flushes.
 	MaxBytes int
-	// CountTimeout bounds the counting of one flush's quota. Default 2s: a Redis that is away must not hold
+	// CountTimeout bounds the counting of quota. Default 2s: a Redis that is away must not hold
 	// up the events; their counters are reconciled later.
 	CountTimeout time.Duration
 	// DrainTimeout is how long a partition that is taken away waits for its events to be published, so that
@@ -97,6 +108,7 @@ func (o Options) prepare() (Options, error) {
 	o.Shards = or(o.Shards, schemas.DefaultShards)
 	o.RejectedPartitions = or(o.RejectedPartitions, 4)
 	o.FlushEvery = or(o.FlushEvery, 250*time.Millisecond)
+	o.CountEvery = or(o.CountEvery, time.Second)
 	o.FlushBytes = or(o.FlushBytes, 4<<20)
 	o.MaxBytes = or(o.MaxBytes, 16<<20)
 	o.CountTimeout = or(o.CountTimeout, 2*time.Second)
@@ -116,7 +128,7 @@ func (o Options) prepare() (Options, error) {
 		value int64
 	}{{"Shards", int64(o.Shards)}, {"RejectedPartitions", int64(o.RejectedPartitions)},
 		{"FlushEvery", int64(o.FlushEvery)}, {"FlushBytes", int64(o.FlushBytes)},
-		{"MaxBytes", int64(o.MaxBytes)},
+		{"MaxBytes", int64(o.MaxBytes)}, {"CountEvery", int64(o.CountEvery)},
 		{"CountTimeout", int64(o.CountTimeout)}, {"DrainTimeout", int64(o.DrainTimeout)}} {
 		if n.value < 0 {
 			errs = append(errs, fmt.Errorf("collector options: %s is negative", n.name))
@@ -148,13 +160,16 @@ type Collector struct {
 	o       Options
 	topics  map[string]*Topic
 	metrics *metrics
-	chunks  chan *chunk // from readers to the flusher
-	free    chan *chunk // emptied ones
+	chunks  chan *chunk   // from readers to the flusher
+	free    chan *chunk   // emptied ones
+	hurry   chan struct{} // from a reader that waits for its commit
 
-	// What the flush under way alone touches: commits that failed, and what could not be counted, which waits
-	// in the last tally of its partition.
+	// What the flush under way alone touches: how far what is published is not yet committed, how many chunks
+	// of it their readers wait for, whether quota could not be counted, and when it was last.
 	behind    map[*reader]int64
-	uncounted map[*reader]Tally
+	owed      map[*reader]int
+	uncounted bool
+	counted   time.Time
 }
 
 // New checks the options.
@@ -164,7 +179,7 @@ func New(o Options) (*Collector, error) {
 		return nil, err
 	}
 	c := &Collector{o: o, topics: map[string]*Topic{}, chunks: make(chan *chunk), free: make(chan *chunk, 32),
-		behind: map[*reader]int64{}, uncounted: map[*reader]Tally{}}
+		hurry: make(chan struct{}, 1), behind: map[*reader]int64{}, owed: map[*reader]int{}}
 	for i := range o.Topics {
 		c.topics[o.Topics[i].Name] = &o.Topics[i]
 	}
@@ -201,9 +216,17 @@ func (c *Collector) Run(ctx context.Context, client *stream.Client, g stream.Gro
 // stops taking chunks.
 func (c *Collector) flushAll(ctx context.Context) {
 	var open *flush
-	var ready bool // the open flush is old enough
+	var ready, hurried bool // the open flush is old enough; a reader waits for its commit
 	busy := false
 	sent := make(chan struct{}, 1)
+	start := func(f *flush) {
+		busy = true
+		go func(hurried bool) {
+			c.send(ctx, f, hurried)
+			sent <- struct{}{}
+		}(hurried || f == nil)
+		hurried = false
+	}
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	again := time.NewTicker(commitEvery)
@@ -225,15 +248,12 @@ func (c *Collector) flushAll(ctx context.Context) {
 			ready = true
 		case <-sent:
 			busy = false
+		case <-c.hurry:
+			hurried = true
 		case <-again.C:
 			// Nothing more may come, and a close waits for the offset, a customer for the counter.
-			if !busy && len(c.behind)+len(c.uncounted) > 0 {
-				busy = true
-				go func() {
-					c.count(ctx, &flush{})
-					c.commit(ctx, &flush{})
-					sent <- struct{}{}
-				}()
+			if !busy && (len(c.behind) > 0 || c.uncounted) {
+				start(nil)
 			}
 		case <-ctx.Done():
 			if busy {
@@ -241,36 +261,55 @@ func (c *Collector) flushAll(ctx context.Context) {
 			}
 			return
 		}
-		if open != nil && !busy && (ready || open.bytes >= c.o.FlushBytes) {
-			busy = true
-			go func(f *flush) {
-				c.send(ctx, f)
-				sent <- struct{}{}
-			}(open)
+		switch {
+		case busy:
+		case open != nil && (ready || hurried || open.bytes >= c.o.FlushBytes):
+			start(open)
 			open = nil
 			c.metrics.waiting.Set(0)
+		case open == nil && hurried:
+			start(nil)
 		}
 	}
 }
 
-// send publishes a flush and counts its quota, in any order: both are harmless to repeat. Only then the
-// offsets are committed.
-func (c *Collector) send(ctx context.Context, f *flush) {
+// send publishes a flush, if there is one. Once in CountEvery, or where somebody waits for it, quota is
+// counted meanwhile: publishing and counting are harmless to repeat, in any order. Only after both the offsets
+// are committed.
+func (c *Collector) send(ctx context.Context, f *flush, hurried bool) {
 	start := time.Now()
+	due := hurried || start.Sub(c.counted) >= c.o.CountEvery
 	counted := make(chan struct{})
 	go func() {
 		defer close(counted)
-		c.count(ctx, f)
+		if due {
+			c.counted = start
+			c.count(ctx)
+		}
 	}()
-	published := c.publish(ctx, f)
+	published := f == nil || c.publish(ctx, f)
 	<-counted
-	if published {
-		c.commit(ctx, f)
+	if f != nil {
+		c.done(f, published)
+	}
+	if due {
+		c.commit(ctx)
+	}
+	if f != nil && published {
 		c.metrics.flushSeconds.Observe(time.Since(start).Seconds())
 		c.metrics.flushBytes.Observe(float64(f.bytes))
 	}
+}
+
+// done notes that a flush is published, or never will be: its chunks are empty then.
+func (c *Collector) done(f *flush, published bool) {
 	for _, k := range f.chunks {
-		k.from.pending.Done()
+		if published {
+			c.behind[k.from] = k.source.To
+			c.owed[k.from]++
+		} else {
+			k.from.pending.Done()
+		}
 		c.recycle(k)
 	}
 }
@@ -300,39 +339,28 @@ func (c *Collector) publish(ctx context.Context, f *flush) bool {
 	}
 }
 
-// count counts the quota of each source partition's chunks, in order, and what could not be counted before.
-func (c *Collector) count(ctx context.Context, f *flush) {
-	if c.o.NewTally == nil {
+// count counts the quota of everything that was read.
+func (c *Collector) count(ctx context.Context) {
+	if c.o.Quota == nil {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.o.CountTimeout)
 	defer cancel()
-	for _, k := range f.chunks {
-		c.uncounted[k.from] = k.tally
-	}
-	for r, tally := range c.uncounted {
-		err := tally.Count(ctx)
-		if err == nil || r.closed.Load() { // its next owner counts from where it begins
-			delete(c.uncounted, r)
-		}
-		if err != nil {
-			c.metrics.uncounted.Inc()
-			c.o.Log.Warn("count quota: counters are behind until it succeeds, or they are reconciled",
-				"topic", r.p.Topic, "partition", r.p.ID, "error", err)
-		}
+	err := c.o.Quota.Count(ctx)
+	if c.uncounted = err != nil; c.uncounted {
+		c.metrics.uncounted.Inc()
+		c.o.Log.Warn("count quota: counters are behind until it succeeds, or they are reconciled", "error", err)
 	}
 }
 
-// commitEvery is how long commits that failed wait, where no flush makes them good. Default 1s: a broker that
-// is away need not be asked more often.
+// commitEvery is how long what is published waits for its count and commit, and a commit that failed for the
+// next attempt, where no flush brings it about. Default 1s: a broker that is away need not be asked more
+// often.
 const commitEvery = time.Second
 
-// commit stores how far each partition is done, of this flush and where it failed before. A refusal is no
-// loss: who owns the partition now reads again.
-func (c *Collector) commit(ctx context.Context, f *flush) {
-	for _, k := range f.chunks {
-		c.behind[k.from] = k.source.To
-	}
+// commit stores how far each partition is done, by what is published and counted and where it failed before.
+// A refusal is no loss: who owns the partition now reads again.
+func (c *Collector) commit(ctx context.Context) {
 	for r, next := range c.behind {
 		if r.closed.Load() {
 			delete(c.behind, r)
@@ -345,6 +373,10 @@ func (c *Collector) commit(ctx context.Context, f *flush) {
 			continue
 		}
 		delete(c.behind, r)
+	}
+	for r, n := range c.owed {
+		r.pending.Add(-n)
+		delete(c.owed, r)
 	}
 }
 

@@ -45,7 +45,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help: "Flushes that Kafka did not acknowledge at once; they are repeated."}),
 		uncounted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "tollgate_collector_uncounted_total",
-			Help: "Attempts to count the quota of a partition that failed; it is tried again."}),
+			Help: "Attempts to count quota that failed; it is tried again."}),
 		requests: counter("http_requests_total", "Ingest requests, by status code.", "code"),
 		ingesting: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tollgate_collector_http_waiting_bytes",

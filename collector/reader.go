@@ -35,6 +35,10 @@ func (c *Collector) read(ctx context.Context, p *stream.Partition) error {
 		err = r.run(ctx)
 	}
 	drained := make(chan struct{})
+	select {
+	case c.hurry <- struct{}{}:
+	default: // somebody else has asked for it just now
+	}
 	go func() {
 		r.pending.Wait()
 		close(drained)
@@ -112,8 +116,8 @@ func (r *reader) decode(batch *stream.Batch) *chunk {
 	k := r.c.chunk()
 	k.from, k.source = r, schemas.SourceRange{Topic: r.p.Topic, Generation: r.p.Generation,
 		Partition: int32(r.p.ID), From: batch.Base, To: batch.Next}
-	if r.c.o.NewTally != nil {
-		k.tally = r.c.o.NewTally()
+	if r.c.o.Quota != nil {
+		k.tally = r.c.o.Quota.NewTally()
 	}
 	r.work.begin(r.c.o.Agreement(), k, r.c.o.Shards)
 	for i := range batch.Records {

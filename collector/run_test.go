@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +27,7 @@ type house struct {
 	client                  *stream.Client
 	producer                *stream.Producer
 	access, usage, rejected string
+	countEvery              time.Duration // of its collectors
 }
 
 func newHouse(t *testing.T) *house {
@@ -36,7 +38,8 @@ func newHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { client.Close() })
-	h := &house{client: client, access: prefix + "access", usage: prefix + "usage", rejected: prefix + "rejected"}
+	h := &house{client: client, access: prefix + "access", usage: prefix + "usage", rejected: prefix + "rejected",
+		countEvery: 20 * time.Millisecond}
 	config := map[string]string{"max.message.bytes": "2097152"}
 	if err := client.EnsureTopics(t.Context(), []stream.TopicSpec{
 		{Name: h.access, Partitions: 3, Replicas: 1, Config: config},
@@ -52,17 +55,18 @@ func newHouse(t *testing.T) *house {
 }
 
 // start runs a collector until stop, which waits for its end.
-func (h *house) start(t *testing.T, p Publisher, tally func() Tally) (stop func()) {
+func (h *house) start(t *testing.T, p Publisher, q Quota) (stop func()) {
 	t.Helper()
-	return h.startWith(t, p, tally, nil)
+	return h.startWith(t, p, q, nil)
 }
 
-func (h *house) startWith(t *testing.T, p Publisher, tally func() Tally, s seam.Seam) (stop func()) {
+func (h *house) startWith(t *testing.T, p Publisher, q Quota, s seam.Seam) (stop func()) {
 	t.Helper()
 	snapshot := agreement(t)
 	c, err := New(Options{Topics: []Topic{{Name: h.access}}, UsageTopic: h.usage, RejectedTopic: h.rejected, Shards: 4,
 		RejectedPartitions: 2, Agreement: func() *catalog.Snapshot { return snapshot }, Hasher: hashing, Publisher: p,
-		NewTally: tally, FlushEvery: 5 * time.Millisecond, DrainTimeout: time.Millisecond, Log: quiet, Seam: s})
+		Quota: q, FlushEvery: 5 * time.Millisecond, CountEvery: h.countEvery, DrainTimeout: time.Millisecond, Log: quiet,
+		Seam: s})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +180,7 @@ func TestIntegrationRun(t *testing.T) {
 	counters := newCounters(t)
 	deadline := time.Now().Add(60 * time.Second)
 	for n, done := 0, false; !done && time.Now().Before(deadline); n++ {
-		stop := h.start(t, publisher, counters.tally(t)) // a new Counter each time: its memory is lost
+		stop := h.start(t, publisher, counters.quota(t)) // a new Counter each time: its memory is lost
 		// Stopped at a random moment, not awaited; later ones run longer, so that a slow machine comes to the end.
 		time.Sleep(time.Duration((5+random.IntN(60))*(1+n/4)) * time.Millisecond)
 		stop()
@@ -213,15 +217,20 @@ func newCounters(t *testing.T) *counters {
 	return &counters{store, agreement(t)}
 }
 
-// tally makes tallies of a Counter of its own.
-func (c *counters) tally(t *testing.T) func() Tally {
+// counting is a quota.Counter as the collector knows it.
+type counting struct{ *quota.Counter }
+
+func (c counting) NewTally() Tally { return c.Counter.NewTally() }
+
+// quota is a Counter of its own.
+func (c *counters) quota(t *testing.T) Quota {
 	t.Helper()
 	counter, err := quota.NewCounter(quota.CounterOptions{Store: c.store, Log: quiet,
 		Agreement: func() *catalog.Snapshot { return c.snapshot }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func() Tally { return counter.NewTally() }
+	return counting{counter}
 }
 
 // used is what the gate says that a customer has used.
@@ -370,13 +379,7 @@ func TestIntegrationCommitAgain(t *testing.T) {
 	})
 	defer stop()
 	<-failed
-	deadline := time.Now().Add(time.Minute)
-	for !h.caughtUp(t) {
-		if time.Now().After(deadline) {
-			t.Fatal("the offset is not committed")
-		}
-		time.Sleep(10 * time.Millisecond) // commits signal nobody
-	}
+	h.await(t)
 }
 
 // TestIntegrationRunWaits: when Kafka does not take usage events, reading stops at the bound, and goes on afterwards.
@@ -390,25 +393,56 @@ func TestIntegrationRunWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	away := &kafka{block: make(chan struct{})}
-	var tallied sync.Map
-	stop := h.start(t, switching{away, h.producer}, func() Tally { return &noting{seen: &tallied} })
+	tallied := &noting{}
+	stop := h.start(t, switching{away, h.producer}, tallied)
 	time.Sleep(100 * time.Millisecond)
-	if h.caughtUp(t) {
-		t.Error("offsets are committed though nothing was acknowledged")
+	committed, err := h.client.Committed(t.Context(), h.access, h.access)
+	if err != nil || slices.Max(committed) > 0 {
+		t.Errorf("offsets %v are committed though nothing was acknowledged: %v", committed, err)
 	}
 	close(away.block)
-	deadline := time.Now().Add(20 * time.Second)
-	for !h.caughtUp(t) && time.Now().Before(deadline) {
-		time.Sleep(5 * time.Millisecond)
-	}
+	h.await(t)
 	stop()
 	if got := h.check(t, nil); len(got) != len(records) {
 		t.Errorf("published %d events, want %d", len(got), len(records))
 	}
-	offsets := int64(0)
-	tallied.Range(func(k, _ any) bool { r := k.(schemas.SourceRange); offsets += r.To - r.From; return true })
-	if offsets != int64(len(records)) {
-		t.Errorf("ranges of %d offsets were counted, want %d", offsets, len(records))
+	if n := tallied.offsets(); n != int64(len(records)) {
+		t.Errorf("ranges of %d offsets were counted, want %d", n, len(records))
+	}
+}
+
+// await waits until everything that was sent is committed.
+func (h *house) await(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !h.caughtUp(t) {
+		if time.Now().After(deadline) {
+			t.Fatal("not everything is committed")
+		}
+		time.Sleep(5 * time.Millisecond) // commits signal nobody
+	}
+}
+
+// TestIntegrationRunCountsFirst: what is published is not committed before its quota is counted, which is much later where the
+// last count was just now.
+func TestIntegrationRunCountsFirst(t *testing.T) {
+	h := newHouse(t)
+	h.countEvery = time.Hour
+	tallied := &noting{}
+	stop := h.start(t, h.producer, tallied)
+	defer stop()
+	for i := range int64(3) {
+		var records []stream.Record
+		for p := range 3 {
+			records = append(records, stream.Record{Topic: h.access, Partition: p, Value: fmt.Appendf(nil, `{"id":"%d-%d",%s}`, i, p, aKey)})
+		}
+		if _, err := h.producer.Produce(t.Context(), records); err != nil {
+			t.Fatal(err)
+		}
+		h.await(t)
+		if n := tallied.offsets(); n != 3*(i+1) {
+			t.Errorf("%d offsets are committed, %d were counted", 3*(i+1), n)
+		}
 	}
 }
 
@@ -419,7 +453,7 @@ func TestIntegrationRunCountsLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	counted := make(chan struct{})
-	stop := h.start(t, h.producer, func() Tally { return &reluctant{counted: counted} })
+	stop := h.start(t, h.producer, &reluctant{counted: counted})
 	defer stop()
 	select {
 	case <-counted:
@@ -428,11 +462,13 @@ func TestIntegrationRunCountsLater(t *testing.T) {
 	}
 }
 
-// reluctant is a Tally that counts at the third attempt.
+// reluctant is a Quota that counts at the third attempt.
 type reluctant struct {
 	counted  chan struct{}
 	attempts int
 }
+
+func (r *reluctant) NewTally() Tally { return r }
 
 func (r *reluctant) Add(int64, *schemas.UsageEvent) {}
 
@@ -442,7 +478,9 @@ func (r *reluctant) Count(context.Context) error {
 	if r.attempts++; r.attempts < 3 {
 		return errors.New("Redis is away")
 	}
-	close(r.counted)
+	if r.attempts == 3 {
+		close(r.counted)
+	}
 	return nil
 }
 
@@ -459,11 +497,22 @@ func (s switching) Produce(ctx context.Context, r []stream.Record) ([]stream.Pos
 	return s.second.Produce(ctx, r)
 }
 
-// noting is a Tally that remembers which ranges were counted.
-type noting struct{ seen *sync.Map }
+// noting is a Quota that remembers which ranges were counted.
+type noting struct{ queued, seen sync.Map }
+
+func (n *noting) NewTally() Tally { return n }
 
 func (n *noting) Add(int64, *schemas.UsageEvent) {}
 
-func (n *noting) Queue(r schemas.SourceRange) { n.seen.Store(r, true) }
+// offsets is how many were counted.
+func (n *noting) offsets() (sum int64) {
+	n.seen.Range(func(k, _ any) bool { r := k.(schemas.SourceRange); sum += r.To - r.From; return true })
+	return sum
+}
 
-func (n *noting) Count(context.Context) error { return nil }
+func (n *noting) Queue(r schemas.SourceRange) { n.queued.Store(r, true) }
+
+func (n *noting) Count(context.Context) error {
+	n.queued.Range(func(k, _ any) bool { n.seen.Store(k, true); return true })
+	return nil
+}

@@ -45,9 +45,7 @@ func TestIntegrationCountOnce(t *testing.T) {
 				want[e.Customer+" day"]++
 			}
 		}
-		for p := range log {
-			consume(t, random, func() *Counter { return counter(t, flaky, snapshot, clock(noon)) }, p, log[p], proxy)
-		}
+		consume(t, random, func() *Counter { return counter(t, flaky, snapshot, clock(noon)) }, log[:], proxy)
 		c := counter(t, s, snapshot, clock(noon))
 		for _, customer := range []string{"c1", "c2"} {
 			if got := used(t, c, "day", customer, "", noon); got != fmt.Sprint(want[customer+" day"]) {
@@ -61,42 +59,69 @@ func TestIntegrationCountOnce(t *testing.T) {
 	})
 }
 
-// consume reads a partition's log as collectors do that crash, come back, and are taken for dead.
-func consume(t *testing.T, random *rand.Rand, start func() *Counter, partition int, log []schemas.UsageEvent, p *proxy) {
-	committed := int64(0)
-	owner, next := start(), int64(0)
-	zombie, zombieNext := start(), int64(0)
-	step := func(c *Counter, from int64) (to int64, ok bool) {
-		to = min(from+1+random.Int64N(40), int64(len(log)))
-		tally := c.NewTally()
-		for o := from; o < to; o++ {
-			tally.Add(o, &log[o])
+// owned is a collector's Counter and how far it has read each partition.
+type owned struct {
+	*Counter
+	next []int64
+}
+
+// consume reads the logs of partitions as collectors do that crash, come back, and are taken for dead. Each step queues
+// chunks of some partitions, more than one of the same perhaps, and counts them together.
+func consume(t *testing.T, random *rand.Rand, start func() *Counter, log [][]schemas.UsageEvent, p *proxy) {
+	committed := make([]int64, len(log))
+	back := func(by int64) *owned {
+		o := &owned{start(), make([]int64, len(log))}
+		for i := range o.next {
+			o.next[i] = max(0, committed[i]-random.Int64N(by))
 		}
-		source := schemas.SourceRange{Topic: "access-events", Generation: 3, Partition: int32(partition), From: from, To: to}
-		p.lose.Store(random.IntN(4) == 0)
-		tally.Queue(source)
-		err := tally.Count(t.Context())
-		p.lose.Store(false)
-		if err != nil { // an answer got lost: the collector waits and then counts it, or crashes here
-			if random.IntN(2) == 0 {
-				return from, false
-			}
-			for err != nil {
-				err = tally.Count(t.Context())
-			}
-		}
-		return to, true
+		return o
 	}
-	for committed < int64(len(log)) {
-		var ok bool
-		if next, ok = step(owner, next); !ok || random.IntN(6) == 0 { // crash after counting, before the commit
-			owner, next = start(), committed
+	step := func(o *owned) (ok bool) {
+		for range 1 + random.IntN(5) {
+			i := random.IntN(len(log))
+			from := o.next[i]
+			o.next[i] = min(from+1+random.Int64N(40), int64(len(log[i])))
+			tally := o.NewTally()
+			for at := from; at < o.next[i]; at++ {
+				tally.Add(at, &log[i][at])
+			}
+			tally.Queue(schemas.SourceRange{Topic: "access-events", Generation: 3, Partition: int32(i), From: from, To: o.next[i]})
+		}
+		p.lose.Store(random.IntN(4) == 0)
+		err := o.Count(t.Context())
+		p.lose.Store(false)
+		for err != nil { // an answer got lost: the collector waits and then counts it, or crashes here
+			if random.IntN(3) == 0 {
+				return false
+			}
+			err = o.Count(t.Context())
+		}
+		return true
+	}
+	done := func() bool {
+		for i := range log {
+			if committed[i] < int64(len(log[i])) {
+				return false
+			}
+		}
+		return true
+	}
+	owner, zombie := back(1), back(1)
+	for !done() {
+		if !step(owner) || random.IntN(6) == 0 { // crash after counting, before the commit
+			owner = back(1)
 			continue
 		}
-		committed = next
+		copy(committed, owner.next)
 		if random.IntN(5) == 0 { // an owner that was taken for dead goes on where it was
-			if zombieNext, ok = step(zombie, zombieNext); !ok || zombieNext >= committed {
-				zombie, zombieNext = start(), max(0, committed-random.Int64N(60))
+			if !step(zombie) || random.IntN(4) == 0 {
+				zombie = back(60)
+			}
+			for i, next := range zombie.next {
+				if next >= committed[i] { // it has overtaken: it is dead from now on
+					zombie = back(60)
+					break
+				}
 			}
 		}
 	}
@@ -224,7 +249,8 @@ func TestIntegrationNoticeAfterCrash(t *testing.T) {
 			tally.Add(int64(i), &events[i])
 		}
 		source := schemas.SourceRange{Topic: "access-events", Generation: 1, From: 0, To: 10}
-		blocks, err := crashed.blocks(&counting{}, "access-events/0", deferred{tally, source}, map[int]bool{bucketOf("c1"): false})
+		blocks, err := crashed.blocks([]*ranged{newRanged(&place{field: "access-events/0"},
+			&deferred{source: source, tallies: []*Tally{tally}})})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -491,8 +517,10 @@ func BenchmarkTally(b *testing.B) {
 			tally.Add(int64(i), &events[i])
 		}
 		n += len(events)
-		c.books = append(c.books, tally.book) // as Count does
-		c.spare(tally.deltas)
+		p := &place{}
+		c.books = append(c.books, tally.book) // as Queue does
+		p.wait(tally, schemas.SourceRange{})
+		c.counted([]*ranged{{place: p, deferred: p.waiting[0]}})
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/event")
 }

@@ -32,7 +32,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		waiting: prometheus.NewGauge(prometheus.GaugeOpts{Name: "tollgate_quota_waiting_additions",
 			Help: "Additions to counters that wait for Redis."}),
-		deferred: counter("deferred_total", "Chunks that were not counted at once, as Redis was away."),
+		deferred: counter("deferred_total", "Counts that were put off, as Redis was away."),
 		dropped: counter("dropped_additions_total", "Additions given up as the backlog was "+
 			"full; reconcile them."),
 		expired: counter("expired_additions_total", "Additions to windows that ended too long ago "+

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"testing"
 	"time"
 
@@ -98,7 +99,7 @@ func open(t testing.TB, addr, prefix string) *Store {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	s, err := OpenStore(ctx, RedisOptions{Addresses: []string{addr}, Prefix: prefix})
+	s, err := OpenStore(ctx, RedisOptions{Addresses: []string{addr}, Prefix: prefix, MaxRun: 1 + rand.IntN(10)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,7 +135,7 @@ func count(t testing.TB, c *Counter, from int64, events ...schemas.UsageEvent) e
 	}
 	tally.Queue(schemas.SourceRange{Topic: "access-events", Generation: 1, Partition: 0, From: from,
 		To: from + int64(len(events))})
-	return tally.Count(t.Context())
+	return c.Count(t.Context())
 }
 
 // used is what a counter holds.

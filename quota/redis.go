@@ -32,6 +32,10 @@ type RedisOptions struct {
 	// Timeout bounds one command at the gate's door: connect, read, write. Default 500ms: a longer one is an
 	// outage for who waits at the gate.
 	Timeout time.Duration
+	// MaxRun bounds one run of the script that counts, in counters.
+	//
+	// Default 2000: about 10 ms. Not more: the gate's reads wait so long. Not less: each run is a round trip.
+	MaxRun int
 	// Seam is where tests stand around what is counted; see package seam. Default nil: nobody stands there.
 	Seam seam.Seam
 }
@@ -48,6 +52,7 @@ type Store struct {
 	client  redis.UniversalClient
 	cluster bool
 	prefix  string
+	maxRun  int
 	seam    seam.Seam
 }
 
@@ -74,9 +79,12 @@ func OpenStore(ctx context.Context, o RedisOptions) (*Store, error) {
 	}
 	quietClient()
 	s := &Store{client: redis.NewUniversalClient(u), cluster: len(o.Addresses) > 1, prefix: o.Prefix,
-		seam: o.Seam}
+		maxRun: o.MaxRun, seam: o.Seam}
 	if s.prefix == "" {
 		s.prefix = "tollgate"
+	}
+	if s.maxRun == 0 {
+		s.maxRun = 2000
 	}
 	if err := s.client.Ping(ctx).Err(); err != nil {
 		s.Close()
@@ -187,44 +195,29 @@ func (s *Store) key(bucket int, name string) string {
 	return s.prefix + ":{b" + strconv.Itoa(bucket) + "}:" + name
 }
 
-// block is what one script run applies to one bucket: all of it, or nothing.
-type block struct {
-	bucket         int
-	field          string // of the fence hash: topic/partition
-	previous, last fence
-	adds           []add
-}
-
-// add is what one counter gets.
-type add struct {
-	counter *counted
-	units   units
-	expire  time.Duration
-}
-
-// applied is what became of a block.
-type applied struct {
-	ok      bool
-	fence   fence   // where not ok: what it is
-	reached []reach // where ok: limits that are reached and not told yet
-}
-
-// reach is a limit that an addition of a block has reached, both by their place.
-type reach struct{ add, limit int }
-
-// countScript applies blocks. Nothing is written for a block whose fence is not `previous`. Redis does not
-// roll back, so nothing in it may fail: a sum that would leave 64 bits stays where it is. One command for
-// each counter, mostly: it is given its end when it is new, which is when the sum is what was added.
+// countScript applies blocks. Nothing is written for a block one of whose fences is not `previous`. Redis
+// does not roll back, so nothing in it may fail: a sum that would leave 64 bits stays where it is. One
+// command for each counter, mostly: it is given its end when it is new, which is when the sum is what was
+// added.
 var countScript = redis.NewScript(`
 local a, k, out = 2, 1, {}
 for b = 1, tonumber(ARGV[1]) do
-  local fence = KEYS[k]
-  local field, previous, last, n = ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
-  k, a = k + 1, a + 4
-  local now = redis.call('HGET', fence, field) or ''
-  local apply, reached = now == previous, ''
-  for c = 1, n do
-    local key, whole, part, ttl, limits = KEYS[k], ARGV[a], ARGV[a + 1], ARGV[a + 2], tonumber(ARGV[a + 3])
+  local fence, fences, adds = KEYS[k], tonumber(ARGV[a]), tonumber(ARGV[a + 1])
+  k, a = k + 1, a + 2
+  local fields, move = {}, {}
+  for f = 1, fences do
+    fields[f], move[2 * f - 1], move[2 * f] = ARGV[a], ARGV[a], ARGV[a + 2]
+    a = a + 3
+  end
+  local now = redis.call('HMGET', fence, unpack(fields))
+  local apply, reached = true, ''
+  for f = 1, fences do
+    now[f] = now[f] or ''
+    apply = apply and now[f] == ARGV[a - 3 * (fences - f) - 2]
+  end
+  for c = 1, adds do
+    local key, whole, part = KEYS[k], ARGV[a], ARGV[a + 1]
+    local ttl, limits = ARGV[a + 2], tonumber(ARGV[a + 3])
     k, a = k + 1, a + 4
     if apply then
       local w = redis.pcall('HINCRBY', key, 'w', whole)
@@ -251,16 +244,13 @@ for b = 1, tonumber(ARGV[1]) do
     a = a + 3 * limits
   end
   if apply then
-    redis.call('HSET', fence, field, last)
+    redis.call('HSET', fence, unpack(move))
     out[b] = 'ok' .. reached
   else
-    out[b] = now
+    out[b] = table.concat(now, ' ')
   end
 end
 return out`)
-
-// maxScriptAdds bounds one script run, in counters: about 10 ms, so that the gate's reads wait no longer.
-const maxScriptAdds = 2000
 
 // apply runs the blocks. On a cluster each is a script run of its own, since its keys share a slot; elsewhere
 // many share one, which costs a tenth. An error leaves it open which of them were applied: the fences tell.
@@ -268,7 +258,7 @@ func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
 	var out []applied
 	for len(blocks) > 0 {
 		n, adds := 1, len(blocks[0].adds)
-		for !s.cluster && n < len(blocks) && adds+len(blocks[n].adds) <= maxScriptAdds {
+		for !s.cluster && n < len(blocks) && adds+len(blocks[n].adds) <= s.maxRun {
 			adds += len(blocks[n].adds)
 			n++
 		}
@@ -284,8 +274,8 @@ func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
 		if len(answers) != n {
 			return out, fmt.Errorf("count in Redis: %d answers for %d blocks", len(answers), n)
 		}
-		for _, text := range answers {
-			one, err := parseApplied(text)
+		for i, text := range answers {
+			one, err := parseApplied(text, len(blocks[i].fences))
 			if err != nil {
 				return out, err
 			}
@@ -294,42 +284,6 @@ func (s *Store) apply(ctx context.Context, blocks []block) ([]applied, error) {
 		blocks = blocks[n:]
 	}
 	return out, nil
-}
-
-// parseApplied reads "ok", followed by pairs of numbers, or a fence.
-func parseApplied(text string) (applied, error) {
-	pairs, ok := strings.CutPrefix(text, "ok")
-	if !ok {
-		return applied{fence: fence(text)}, nil
-	}
-	out := applied{ok: true}
-	numbers := strings.Fields(pairs)
-	for i := 0; i+1 < len(numbers); i += 2 {
-		addition, err := strconv.Atoi(numbers[i])
-		limit, err2 := strconv.Atoi(numbers[i+1])
-		if err != nil || err2 != nil {
-			return out, fmt.Errorf("count in Redis: an answer of another form: %q", text)
-		}
-		out.reached = append(out.reached, reach{addition, limit})
-	}
-	return out, nil
-}
-
-func (s *Store) arguments(blocks []block) (keys []string, args []any) {
-	args = append(args, len(blocks))
-	for _, b := range blocks {
-		keys = append(keys, s.key(b.bucket, "fence"))
-		args = append(args, b.field, string(b.previous), string(b.last), len(b.adds))
-		for _, d := range b.adds {
-			keys = append(keys, d.counter.key)
-			args = append(args, d.units.whole, d.units.part, max(d.expire.Milliseconds(), 1),
-				len(d.counter.limits))
-			for _, r := range d.counter.limits {
-				args = append(args, r.mark, r.units.whole, r.units.part)
-			}
-		}
-	}
-	return keys, args
 }
 
 // notice is what is told when a limit is reached, now and when its window has ended.

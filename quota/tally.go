@@ -18,19 +18,37 @@ const buckets = 256
 
 func bucketOf(customer string) int { return int(xxh3.HashString(customer) % buckets) }
 
-// Tally notes what the live events of one chunk of a source partition count, and counts it. Make it with
-// Counter.NewTally; one goroutine uses it, and queues it once.
+// Tally notes what the live events of one chunk of a source partition count. Make it with Counter.NewTally;
+// one goroutine uses it, and queues it once.
+//
+// It holds what each counter gets in all, which is what Redis is told nearly always, and which event gave how
+// much, for a range of which others have counted a part.
 type Tally struct {
 	counter *Counter
+	number  uint64    // of this use of its memory, never 0
 	book    *accounts // nil once it is queued
-	touched [buckets]bool
-	deltas  []delta
-	field   string    // topic/partition, once it is queued
-	place   *counting // the same
+	sums    []sum
+	log     []entry
+	amounts []units // of entries that are not one unit
+}
+
+// sum is what a chunk adds to one counter.
+type sum struct {
+	counter *counted
+	units   units
+	last    int // its newest entry of the log
+}
+
+// entry is what the events of one source record add to one counter. It holds no pointer: a chunk has tens of
+// thousands of them.
+type entry struct {
+	offset int64
+	sum    uint32 // which of the tally's
+	amount uint32 // which of the tally's amounts, from 1; 0 = one unit
 }
 
 // accounts remembers customers and their counters from chunk to chunk: of one snapshot, for one Tally at a
-// time. What its deltas point to never changes, so the next Tally may have it while they wait for Redis.
+// time.
 type accounts struct {
 	snapshot *catalog.Snapshot
 	of       map[string]*account
@@ -40,20 +58,18 @@ type accounts struct {
 // one partition sees of live traffic within some minutes; beyond it, it is begun anew.
 const maxAccounts = 20_000
 
-// counted is one counter that a tally adds to. It does not change.
+// counted is one counter that tallies add to. All of a Counter share it; but for the last two fields it does
+// not change.
 type counted struct {
 	bucket               int
 	key                  string // in Redis
 	window               Window
 	limits               []*rule // that this counter is held against
 	customer, credential string
-}
 
-// delta is what the events of one source record add to one counter.
-type delta struct {
-	counter *counted
-	offset  int64
-	units   units
+	// Where its addition stands in the blocks of a round; whoever counts owns both.
+	round uint64
+	place int // in the additions of its block; -1 = its window is over
 }
 
 // account is one customer, at the minute of its last event.
@@ -68,9 +84,16 @@ type account struct {
 type series struct {
 	limits []*rule
 	window Window
-	// the counter in this window, where it is not per credential; nil = not looked up yet
-	shared *counted
-	places map[string]*counted // credential → counter in this window
+	// the counter in this window, where it is not per credential; its counter is nil = not looked up yet
+	shared slot
+	places map[string]*slot // credential → counter in this window
+}
+
+// slot is a counter and where its sum stands in the tally of this number.
+type slot struct {
+	counter *counted
+	tally   uint64
+	sum     int
 }
 
 // Add notes a live event that was read at offset. Unattributed events, amendments and voids count nothing:
@@ -92,33 +115,62 @@ func (t *Tally) Add(offset int64, e *schemas.UsageEvent) {
 			if err != nil {
 				panic("BUG: a compiled limit has no window: " + err.Error())
 			}
-			s.window, s.shared = window, nil
+			s.window, s.shared = window, slot{}
 			clear(s.places)
 		}
-		k := t.counterOf(s, e)
-		t.touched[k.bucket] = true
-		if n := len(t.deltas); n > 0 && t.deltas[n-1].counter == k && t.deltas[n-1].offset == offset {
-			t.deltas[n-1].units = t.deltas[n-1].units.add(amount)
-		} else {
-			t.deltas = append(t.deltas, delta{k, offset, amount})
-		}
+		t.note(t.slotOf(s, e), offset, amount)
 	}
 }
 
-// counterOf is the counter of a series that an event belongs to.
-func (t *Tally) counterOf(s *series, e *schemas.UsageEvent) *counted {
-	if !s.limits[0].byCredential {
-		if s.shared == nil {
-			s.shared = t.newCounted(s, e.Customer, "")
+// note adds to a counter.
+func (t *Tally) note(p *slot, offset int64, amount units) {
+	if p.tally != t.number {
+		p.tally, p.sum = t.number, len(t.sums)
+		t.sums = append(t.sums, sum{counter: p.counter, last: -1})
+	}
+	s := &t.sums[p.sum]
+	s.units = s.units.add(amount)
+	if s.last >= 0 && t.log[s.last].offset == offset {
+		one := &t.log[s.last]
+		if one.amount > 0 {
+			t.amounts[one.amount-1] = t.amounts[one.amount-1].add(amount)
+			return
 		}
-		return s.shared
+		t.amounts = append(t.amounts, units{whole: 1}.add(amount))
+		one.amount = uint32(len(t.amounts))
+		return
 	}
-	k, ok := s.places[e.Credential]
+	added := entry{offset: offset, sum: uint32(p.sum)}
+	if amount != (units{whole: 1}) {
+		t.amounts = append(t.amounts, amount)
+		added.amount = uint32(len(t.amounts))
+	}
+	s.last = len(t.log)
+	t.log = append(t.log, added)
+}
+
+// amount is what an entry of the log adds.
+func (t *Tally) amount(e *entry) units {
+	if e.amount == 0 {
+		return units{whole: 1}
+	}
+	return t.amounts[e.amount-1]
+}
+
+// slotOf is the counter of a series that an event belongs to.
+func (t *Tally) slotOf(s *series, e *schemas.UsageEvent) *slot {
+	if !s.limits[0].byCredential {
+		if s.shared.counter == nil {
+			s.shared.counter = t.newCounted(s, e.Customer, "")
+		}
+		return &s.shared
+	}
+	p, ok := s.places[e.Credential]
 	if !ok {
-		k = t.newCounted(s, e.Customer, e.Credential)
-		s.places[k.credential] = k
+		p = &slot{counter: t.newCounted(s, e.Customer, e.Credential)}
+		s.places[p.counter.credential] = p
 	}
-	return k
+	return p
 }
 
 // account is the event's customer with the limits that hold in the event's minute.
@@ -150,15 +202,15 @@ func (a *account) add(r *rule) {
 			return
 		}
 	}
-	a.series = append(a.series, series{limits: []*rule{r}, places: map[string]*counted{}})
+	a.series = append(a.series, series{limits: []*rule{r}, places: map[string]*slot{}})
 }
 
-// newCounted makes the counter of a customer (and credential) in the window of s.
+// newCounted is the counter of a customer (and credential) in the window of s.
 func (t *Tally) newCounted(s *series, customer, credential string) *counted {
-	k := &counted{bucket: bucketOf(customer), window: s.window, limits: s.limits,
-		customer: strings.Clone(customer), credential: strings.Clone(credential)}
-	k.key = t.counter.o.Store.key(k.bucket, counterKey(s.limits[0].series, s.window, customer, credential))
-	return k
+	bucket := bucketOf(customer)
+	key := t.counter.o.Store.key(bucket, counterKey(s.limits[0].series, s.window, customer, credential))
+	return t.counter.shared(&counted{bucket: bucket, key: key, window: s.window, limits: s.limits,
+		customer: strings.Clone(customer), credential: strings.Clone(credential)})
 }
 
 // counterKey names a counter within its bucket; lengths keep customers and credentials with colons apart.
@@ -170,12 +222,4 @@ func counterKey(series string, w Window, customer, credential string) string {
 	b = append(append(b, ':'), customer...)
 	b = append(append(b, ':'), credential...)
 	return string(b)
-}
-
-// merge appends what later holds: the two are then one tally of both ranges.
-func (t *Tally) merge(later *Tally) {
-	t.deltas = append(t.deltas, later.deltas...)
-	for b, touched := range later.touched {
-		t.touched[b] = t.touched[b] || touched
-	}
 }

@@ -25,13 +25,14 @@ import (
 type batching struct {
 	fetch int           // bytes of an answer
 	flush time.Duration // how long a flush of the collector is gathered
+	count time.Duration // how often the collector counts quota and commits
 }
 
 // The borders of owners that follow each other.
 var (
-	narrow = batching{1 << 10, 30 * time.Millisecond}
-	wide   = batching{1 << 20, 3 * time.Millisecond}
-	middle = batching{2 << 10, 10 * time.Millisecond}
+	narrow = batching{1 << 10, 30 * time.Millisecond, time.Millisecond}
+	wide   = batching{1 << 20, 3 * time.Millisecond, 10 * time.Millisecond}
+	middle = batching{2 << 10, 10 * time.Millisecond, 25 * time.Millisecond}
 )
 
 // owner is one role as a process of its own: it shares nothing with others but the servers.
@@ -135,7 +136,7 @@ func (o *owner) agreed() *catalog.Snapshot {
 func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error, error) {
 	var err error
 	o.redis, err = quota.OpenStore(ctx, quota.RedisOptions{Addresses: []string{o.w.crashParts.redis}, Prefix: o.w.keys,
-		Timeout: patience, Seam: o.seam})
+		Timeout: patience, MaxRun: 1, Seam: o.seam}) // a run for each customer
 	if err != nil {
 		return nil, err
 	}
@@ -153,7 +154,7 @@ func (o *owner) makeCollector(ctx context.Context) (func(context.Context) error,
 		Topics:     []collector.Topic{{Name: o.w.topic(stream.TopicAccessEvents), Customer: collector.CustomerByEvent}},
 		UsageTopic: o.w.topic(stream.TopicUsageEvents), RejectedTopic: o.w.topic(stream.TopicRejectedEvents),
 		Shards: crashShards, RejectedPartitions: 1, Agreement: o.agreed, Hasher: o.w.hasher, Publisher: halvingPublisher{producer, o},
-		NewTally: func() collector.Tally { return counter.NewTally() }, FlushEvery: o.batching.flush,
+		Quota: counting{counter}, FlushEvery: o.batching.flush, CountEvery: o.batching.count,
 		CountTimeout: patience, DrainTimeout: 2 * time.Second, Log: quietly, Seam: o.seam})
 	if err != nil {
 		return nil, err

@@ -2,7 +2,7 @@ package main
 
 import "github.com/alecthomas/kong"
 
-// customerIDs are the values of --customer. One that is empty names the customer ”, who stands for nobody; a
+// customerIDs are the values of --customer. One that is empty names the customer '', who stands for nobody; a
 // list of kong would leave it out, and then all would be meant.
 type customerIDs []string
 

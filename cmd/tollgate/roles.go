@@ -278,6 +278,12 @@ func (r *roles) startAggregator(ctx context.Context, _ *app) error {
 	return nil
 }
 
+// counting is the Counter as the collector knows it.
+type counting struct{ *quota.Counter }
+
+// NewTally makes a tally of it.
+func (c counting) NewTally() collector.Tally { return c.Counter.NewTally() }
+
 func (r *roles) startCollector(ctx context.Context, a *app) error {
 	counter, err := quota.NewCounter(quota.CounterOptions{Store: r.p.redis, Agreement: r.follower.Current,
 		Now: r.p.clock, Log: r.log, Metrics: r.p.registry})
@@ -286,10 +292,7 @@ func (r *roles) startCollector(ctx context.Context, a *app) error {
 	}
 	c, err := collector.New(collector.Options{Topics: r.sources, Shards: r.p.config.Shards,
 		Agreement: r.follower.Current, Hasher: r.hasher, Publisher: r.producer,
-		NewTally: func() collector.Tally {
-			return counter.NewTally()
-		},
-		Resume: r.resume, Log: r.log, Metrics: r.p.registry})
+		Quota: counting{counter}, Resume: r.resume, Log: r.log, Metrics: r.p.registry})
 	if err != nil {
 		return err
 	}

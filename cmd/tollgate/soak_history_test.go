@@ -205,7 +205,8 @@ func (h *soakHistory) hire(r role) error {
 	h.number++
 	o := &soakOwner{h: h, number: h.number, faults: h.faults, calls: map[seam.Step]uint64{},
 		wake: make(chan struct{})}
-	b := batching{1 << (10 + h.rnd.IntN(8)), time.Duration(2+h.rnd.IntN(40)) * time.Millisecond}
+	b := batching{1 << (10 + h.rnd.IntN(8)), time.Duration(2+h.rnd.IntN(40)) * time.Millisecond,
+		time.Duration(1+h.rnd.IntN(120)) * time.Millisecond}
 	o.owner = &owner{w: h.crashWorld, role: r, batching: b, seam: o.do, agreement: o.known.Load,
 		member: h.grouped}
 	o.known.Store(h.follower.Current())

@@ -151,9 +151,7 @@ func runPlain() error {
 		return err
 	}
 	collect, err := collector.New(collector.Options{Shards: shards, Agreement: follower.Current,
-		Hasher: hasher, Publisher: producer, NewTally: func() collector.Tally {
-			return &plainTally{redis: c.redis, of: map[string]int64{}}
-		}})
+		Hasher: hasher, Publisher: producer, Quota: &plainQuota{redis: c.redis, of: map[string]int64{}}})
 	if err != nil {
 		return err
 	}
@@ -169,11 +167,21 @@ func runPlain() error {
 	return err
 }
 
-// plainTally adds to counters: again after a crash.
-type plainTally struct {
+// plainQuota adds to counters: again after a crash.
+type plainQuota struct {
 	redis *redis.Client
+	mu    sync.Mutex
 	of    map[string]int64
 }
+
+// plainTally is what one chunk adds.
+type plainTally struct {
+	to *plainQuota
+	of map[string]int64
+}
+
+// NewTally begins a chunk.
+func (q *plainQuota) NewTally() collector.Tally { return &plainTally{to: q, of: map[string]int64{}} }
 
 // Add notes an event for the minute and the day of its customer.
 func (t *plainTally) Add(_ int64, e *schemas.UsageEvent) {
@@ -183,16 +191,24 @@ func (t *plainTally) Add(_ int64, e *schemas.UsageEvent) {
 }
 
 // Queue needs no range: nothing is counted twice as long as nothing crashes.
-func (t *plainTally) Queue(schemas.SourceRange) {}
+func (t *plainTally) Queue(schemas.SourceRange) {
+	t.to.mu.Lock()
+	defer t.to.mu.Unlock()
+	for customer, n := range t.of {
+		t.to.of[customer] += n
+	}
+}
 
 // Count adds what was noted, in one round trip.
-func (t *plainTally) Count(ctx context.Context) error {
-	pipe, now := t.redis.Pipeline(), time.Now()
-	for customer, n := range t.of {
+func (q *plainQuota) Count(ctx context.Context) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	pipe, now := q.redis.Pipeline(), time.Now()
+	for customer, n := range q.of {
 		pipe.IncrBy(ctx, "plain:m:"+customer+now.Format("200601021504"), n)
 		pipe.IncrBy(ctx, "plain:d:"+customer+now.Format("20060102"), n)
 	}
-	clear(t.of)
+	clear(q.of)
 	_, err := pipe.Exec(ctx)
 	return err
 }

@@ -4,15 +4,22 @@ package main
 const writesEvents = "" +
 	"	if err := k.again(ctx, func() error { return k.writeEvents(ctx, f) }); err != nil {\n"
 
+// publishes is the line of the collector that a rule is about.
+const publishes = "	published := f == nil || c.publish(ctx, f)\n"
+
 // rules are the safety rules of the path, each with the smallest change that removes it.
 var rules = []rule{
 	{"the fence's previous",
-		[]edit{{"quota/redis.go", "local apply, reached = now == previous, ''",
-			"local apply, reached = true, ''"}},
+		[]edit{{"quota/redis.go", "apply = apply and now[f] == ARGV[a - 3 * (fences - f) - 2]",
+			"apply = true"}},
 		"./quota", "CountOnce"},
 	{"collector: commit after publish",
-		[]edit{{"collector/collector.go", "	published := c.publish(ctx, f)\n",
-			"	c.commit(ctx, f)\n	published := c.publish(ctx, f)\n"}},
+		[]edit{{"collector/collector.go", publishes,
+			"	if f != nil {\n		for _, k := range f.chunks {\n" +
+				"			c.behind[k.from] = k.source.To\n		}\n		c.commit(ctx)\n	}\n" + publishes}},
+		"./collector", "Run"},
+	{"collector: commit after counting",
+		[]edit{{"collector/collector.go", "	if due {\n		c.commit(ctx)\n	}\n", "	c.commit(ctx)\n"}},
 		"./collector", "Run"},
 	{"aggregator: commit after write",
 		[]edit{{"aggregator/progress.go", "return min(p.stored, p.marked)", "return p.appended"},
