@@ -274,8 +274,8 @@ func (c *Collector) flushAll(ctx context.Context) {
 }
 
 // send publishes a flush, if there is one. Once in CountEvery, or where somebody waits for it, quota is
-// counted meanwhile: publishing and counting are harmless to repeat, in any order. Only after both the offsets
-// are committed.
+// counted meanwhile: publishing and counting are harmless to repeat, in any order. Only after both the
+// offsets are committed.
 func (c *Collector) send(ctx context.Context, f *flush, hurried bool) {
 	start := time.Now()
 	due := hurried || start.Sub(c.counted) >= c.o.CountEvery
@@ -349,7 +349,8 @@ func (c *Collector) count(ctx context.Context) {
 	err := c.o.Quota.Count(ctx)
 	if c.uncounted = err != nil; c.uncounted {
 		c.metrics.uncounted.Inc()
-		c.o.Log.Warn("count quota: counters are behind until it succeeds, or they are reconciled", "error", err)
+		c.o.Log.Warn("count quota: counters are behind until it succeeds, or they are reconciled", "error",
+			err)
 	}
 }
 

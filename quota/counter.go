@@ -132,8 +132,8 @@ func (c *Counter) NewTally() *Tally {
 	return t
 }
 
-// maxSpare bounds the memory that is kept for the next tallies, in entries of 16 bytes. 500,000: what a second
-// of 100,000 events with two limits and more fills.
+// maxSpare bounds the memory that is kept for the next tallies, in entries of 16 bytes. 500,000: what a
+// second of 100,000 events with two limits and more fills.
 const maxSpare = 500_000
 
 // maxKnown bounds the counters that tallies share, at about 200 bytes; beyond it they are found anew. 65,536:

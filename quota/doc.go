@@ -21,8 +21,8 @@
 //
 // A fence moves in the same script as the counters, so what is counted is counted once, whatever crashes or
 // is read again. One script run moves the fences of several source partitions in a bucket, all or none, so
-// that what a customer's events of all of them add up to is one command. While Redis is away, what could not be counted waits in memory, within bounds, and is
-// counted when Redis is back. What a crash takes from there, and what Redis itself loses, is put right by
-// Reconcile. Counters count first deliveries of revision 0, repeats included; Reconcile takes repeats, voids
-// and amendments into account.
+// that what a customer's events of all of them add up to is one command. While Redis is away, what could not
+// be counted waits in memory, within bounds, and is counted when Redis is back. What a crash takes from
+// there, and what Redis itself loses, is put right by Reconcile. Counters count first deliveries of revision
+// 0, repeats included; Reconcile takes repeats, voids and amendments into account.
 package quota

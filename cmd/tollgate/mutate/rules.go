@@ -15,11 +15,14 @@ var rules = []rule{
 		"./quota", "CountOnce"},
 	{"collector: commit after publish",
 		[]edit{{"collector/collector.go", publishes,
-			"	if f != nil {\n		for _, k := range f.chunks {\n" +
-				"			c.behind[k.from] = k.source.To\n		}\n		c.commit(ctx)\n	}\n" + publishes}},
+			"	if f != nil {\n" +
+				"		for _, k := range f.chunks {\n" +
+				"			c.behind[k.from] = k.source.To\n		}\n" +
+				"		c.commit(ctx)\n	}\n" + publishes}},
 		"./collector", "Run"},
 	{"collector: commit after counting",
-		[]edit{{"collector/collector.go", "	if due {\n		c.commit(ctx)\n	}\n", "	c.commit(ctx)\n"}},
+		[]edit{{"collector/collector.go",
+			"	if due {\n		c.commit(ctx)\n	}\n", "	c.commit(ctx)\n"}},
 		"./collector", "Run"},
 	{"aggregator: commit after write",
 		[]edit{{"aggregator/progress.go", "return min(p.stored, p.marked)", "return p.appended"},
