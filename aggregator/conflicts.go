@@ -111,26 +111,54 @@ type lookout struct {
 	tell    func(counts map[string]*SourceCount)
 }
 
-// see notes an event of a record that Kafka got at written.
-func (w *lookout) see(f *conflictFlush, e *wire.UsageEvent, shard int, history bool, written time.Time) {
-	now := remembered{at: e.Time, content: e.Content, revision: uint16(e.Revision)}
-	before, known, kind := w.recent.see(e.Source, e.Id, now)
-	if kind != noConflict {
-		w.note(f, met{kind, strings.Clone(e.Source), strings.Clone(e.Id), e.Time, before.at, written},
-			history)
+// sighting is an event that is to be compared with others of its id; its text aliases the record.
+type sighting struct {
+	source, id string
+	remembered
+}
+
+func sightingOf(e *wire.UsageEvent) sighting {
+	return sighting{e.Source, e.Id, remembered{at: e.Time, content: e.Content, revision: uint16(e.Revision)}}
+}
+
+// origin is what the events of a record have in common.
+type origin struct {
+	shard   int
+	history bool
+	written time.Time // when Kafka got it
+}
+
+// see notes the events of a record, in their order.
+func (w *lookout) see(f *conflictFlush, list []sighting, from origin) {
+	oldest := from.written.Add(-lateAfter).UnixMilli()
+	var count *SourceCount
+	source := ""
+	for i := range list {
+		if i%lookAhead == 0 {
+			w.recent.prepare(list[i:min(i+lookAhead, len(list))])
+		}
+		s := &list[i]
+		before, known, kind := w.recent.see(s.remembered)
+		if kind != noConflict {
+			w.note(f, met{kind, strings.Clone(s.source), strings.Clone(s.id), s.at, before.at, from.written},
+				from.history)
+		}
+		if from.history {
+			continue // imports and back-fills are searched on request; they alarm nobody
+		}
+		if count == nil || s.source != source {
+			count, source = f.count(s.source), s.source
+		}
+		count.Events++
+		switch {
+		case known || s.at >= oldest:
+		case len(f.late) >= maxLookups:
+			f.skipped++
+		default:
+			f.late = append(f.late, late{strings.Clone(s.source), strings.Clone(s.id), from.shard, from.written,
+				s.remembered})
+		}
 	}
-	if history {
-		return // imports and back-fills are searched on request; they alarm nobody
-	}
-	f.count(e.Source).Events++
-	if known || e.Time >= written.Add(-lateAfter).UnixMilli() {
-		return
-	}
-	if len(f.late) >= maxLookups {
-		f.skipped++
-		return
-	}
-	f.late = append(f.late, late{strings.Clone(e.Source), strings.Clone(e.Id), shard, written, now})
 }
 
 func (w *lookout) note(f *conflictFlush, m met, history bool) {

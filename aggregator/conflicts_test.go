@@ -11,11 +11,18 @@ import (
 	"tollgate/schemas/wire"
 )
 
+// meet prepares and sees one event.
+func (m *recent) meet(source, id string, e remembered) (before remembered, known bool, kind conflictKind) {
+	one := []sighting{{source, id, e}}
+	m.prepare(one)
+	return m.see(one[0].remembered)
+}
+
 func TestRecentFindsBothKindsOfConflict(t *testing.T) {
 	m := newRecent(64)
 	f := func(source, id string, at int64, revision uint16, content uint64, want conflictKind) {
 		t.Helper()
-		if _, _, got := m.see(source, id, remembered{at: at, revision: revision, content: content}); got != want {
+		if _, _, got := m.meet(source, id, remembered{at: at, revision: revision, content: content}); got != want {
 			t.Errorf("%s %s at %d, revision %d, content %d: %q, want %q", source, id, at, revision, content, got, want)
 		}
 	}
@@ -37,11 +44,11 @@ func TestRecentIsBounded(t *testing.T) {
 	m := newRecent(1024)
 	size := len(m.sets)
 	for i := range 100_000 {
-		m.see("gw", fmt.Sprint(i), remembered{at: 1})
+		m.meet("gw", fmt.Sprint(i), remembered{at: 1})
 	}
 	known := 0
 	for i := 99_900; i < 100_000; i++ {
-		if _, ok, _ := m.see("gw", fmt.Sprint(i), remembered{at: 1}); ok {
+		if _, ok, _ := m.meet("gw", fmt.Sprint(i), remembered{at: 1}); ok {
 			known++
 		}
 	}
@@ -81,7 +88,8 @@ func TestLateEventsAreLookedUp(t *testing.T) {
 	w := &lookout{recent: newRecent(1 << 12), store: table, metrics: m}
 	var f conflictFlush
 	see := func(id string, at int64, history bool) {
-		w.see(&f, &wire.UsageEvent{Source: "gw", Id: id, Time: at, Content: 1}, 3, history, written)
+		w.see(&f, []sighting{sightingOf(&wire.UsageEvent{Source: "gw", Id: id, Time: at, Content: 1})},
+			origin{3, history, written})
 	}
 	for _, id := range []string{"time", "content", "same", "new"} {
 		see(id, old, false)

@@ -114,17 +114,21 @@ func (h *modelHistory) of(o *soakOwner) (out []*call) {
 	return out
 }
 
-func (g gated) insertEvents(ctx context.Context, c *eventColumns) error {
-	if c.rows() == 0 {
+func (g gated) insertEvents(ctx context.Context, r *eventRows) error {
+	if r.rows() == 0 {
 		return nil
 	}
-	key := fmt.Sprint(c.rows(), " from ", c.id.Row(0), " ", c.time.ColInt64[0])
-	return g.wait("insert events", key, func() error { return g.h.tables.insertEvents(ctx, c) },
+	first := r.blocks[0]
+	key := fmt.Sprint(r.rows(), " from ", first.id.row(0), " ", first.time.ColInt64[0])
+	return g.wait("insert events", key, func() error { return g.h.tables.insertEvents(ctx, r) },
 		func(keep func(int) bool) func() error {
-			some := newEventColumns()
-			for i := range c.rows() {
-				if keep(monthOf(int64(c.minute.ColUInt32[i]))) {
-					if err := some.append(c.wireEvent(i), int(c.shard[i])); err != nil {
+			some := &eventRows{}
+			for _, c := range r.blocks {
+				for i := range c.rows() {
+					if !keep(monthOf(int64(c.minute.ColUInt32[i]))) {
+						continue
+					}
+					if err := some.room(newEventColumns).append(c.wireEvent(i), int(c.shard[i])); err != nil {
 						panic(err)
 					}
 				}

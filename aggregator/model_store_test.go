@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"math/big"
@@ -82,12 +83,24 @@ func newModel(clock func() time.Time) *model {
 		settles: map[int][]settlement{}}
 }
 
+// row is text i, which is found from the first one on.
+func (c *textColumn) row(i int) string {
+	b := c.sent
+	for ; ; i-- {
+		n, size := binary.Uvarint(b)
+		if b = b[size:]; i == 0 {
+			return string(b[:n])
+		}
+		b = b[n:]
+	}
+}
+
 // wireEvent is row i of columns that were made for ClickHouse.
 func (c *eventColumns) wireEvent(i int) *wire.UsageEvent {
-	word := func(w *wordColumn) string { return w.words[w.Keys32[i]] }
-	e := &wire.UsageEvent{Source: word(c.source), Id: c.id.Row(i), Time: c.time.ColInt64[i],
+	word := func(w *wordColumn) string { return string(w.word(w.keys[i])) }
+	e := &wire.UsageEvent{Source: word(c.source), Id: c.id.row(i), Time: c.time.ColInt64[i],
 		Revision: uint32(c.rank[i].High >> 48), Change: c.rank[i].High & (1<<48 - 1), Content: c.rank[i].Low,
-		Customer: word(c.customer), Subject: c.subject.Row(i), Credential: word(c.credential),
+		Customer: word(c.customer), Subject: c.subject.row(i), Credential: word(c.credential),
 		Product: word(c.product), Status: uint32(c.status[i]), BytesOut: c.bytesOut[i], Reason: word(c.reason)}
 	first := func(ends proto.ColUInt64) uint64 {
 		if i == 0 {
@@ -96,12 +109,12 @@ func (c *eventColumns) wireEvent(i int) *wire.UsageEvent {
 		return ends[i-1]
 	}
 	for k := first(c.quantityEnds); k < c.quantityEnds[i]; k++ {
-		e.Quantities = append(e.Quantities, &wire.Named{Name: c.quantityNames.Row(int(k)),
+		e.Quantities = append(e.Quantities, &wire.Named{Name: c.quantityNames.row(int(k)),
 			Value: decimalText(c.quantityValues.ColDecimal128[k])})
 	}
 	for k := first(c.attributeEnds); k < c.attributeEnds[i]; k++ {
-		e.Attributes = append(e.Attributes, &wire.Named{Name: c.attributeNames.Row(int(k)),
-			Value: c.attributeValues.Row(int(k))})
+		e.Attributes = append(e.Attributes, &wire.Named{Name: c.attributeNames.row(int(k)),
+			Value: c.attributeValues.row(int(k))})
 	}
 	return e
 }
@@ -118,7 +131,14 @@ func decimalText(d proto.Decimal128) string {
 	return sign + text[:len(text)-12] + "." + text[len(text)-12:]
 }
 
-func (m *model) insertEvents(_ context.Context, c *eventColumns) error {
+func (m *model) insertEvents(_ context.Context, r *eventRows) error {
+	for _, c := range r.blocks {
+		m.insertBlock(c)
+	}
+	return nil
+}
+
+func (m *model) insertBlock(c *eventColumns) {
 	for i := range c.rows() {
 		w := c.wireEvent(i)
 		b := Bucket{schemas.Minute, int64(c.minute.ColUInt32[i]), int(c.shard[i])}
@@ -131,7 +151,6 @@ func (m *model) insertEvents(_ context.Context, c *eventColumns) error {
 			m.events[b][key] = e
 		}
 	}
-	return nil
 }
 
 func (m *model) insertMarks(_ context.Context, c *markColumns) error {
@@ -147,7 +166,7 @@ func (m *model) insertMarks(_ context.Context, c *markColumns) error {
 
 func (m *model) insertReceipts(_ context.Context, c *receiptColumns) error {
 	for i, partition := range c.partition {
-		topic := c.topic.words[c.topic.Keys32[i]]
+		topic := string(c.topic.word(c.topic.keys[i]))
 		if m.receipts[topic] == nil {
 			m.receipts[topic] = map[int]schemas.Position{}
 		}

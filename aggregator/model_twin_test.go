@@ -62,8 +62,8 @@ func (w *twin) equal(what string, model, engine any) {
 	}
 }
 
-func (w *twin) insertEvents(ctx context.Context, c *eventColumns) error {
-	return w.both(w.model.insertEvents(ctx, c), func(ctx context.Context) error { return w.engine.insertEvents(ctx, c) })
+func (w *twin) insertEvents(ctx context.Context, r *eventRows) error {
+	return w.both(w.model.insertEvents(ctx, r), func(ctx context.Context) error { return w.engine.insertEvents(ctx, r) })
 }
 
 func (w *twin) insertMarks(ctx context.Context, c *markColumns) error {

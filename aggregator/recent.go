@@ -20,10 +20,11 @@ type recent struct {
 	sets    [][recentWays]remembered // length is a power of two
 	turn    uint
 	scratch []byte
+	touched uint64 // so that prepare has a result, which nobody reads
 }
 
 type remembered struct {
-	hash     uint64 // 0 = free
+	hash     uint64 // 0 = free, or not prepared
 	at       int64  // time of the event, milliseconds
 	content  uint64
 	revision uint16
@@ -58,10 +59,30 @@ func differ(a, b remembered) conflictKind {
 	return noConflict
 }
 
-// see remembers an event, and tells whether its id was known, with which event, and in what the two differ.
-func (m *recent) see(source, id string, e remembered) (before remembered, known bool, kind conflictKind) {
-	m.scratch = append(append(append(m.scratch[:0], source...), 0), id...)
-	e.hash = max(xxh3.Hash(m.scratch), 1)
+// lookAhead is how many events are prepared together. Default 64, whose sets are 8 KB. Not fewer: a processor
+// waits for some ten places of memory at once. Not more: the first would be out of its nearest cache again.
+const lookAhead = 64
+
+// prepare gives each event the hash of its source and id, and touches the sets that see will look at. They
+// lie anywhere in 32 MB, which no cache holds: touched one after the other, with nothing that depends on it,
+// they are waited for together and not one by one. That made see three times as fast.
+func (m *recent) prepare(list []sighting) {
+	for i := range list {
+		s := &list[i]
+		m.scratch = append(append(append(m.scratch[:0], s.source...), 0), s.id...)
+		s.hash = max(xxh3.Hash(m.scratch), 1)
+	}
+	mask, touched := uint64(len(m.sets)-1), uint64(0)
+	for i := range list {
+		set := &m.sets[list[i].hash&mask]
+		touched += set[0].hash + set[recentWays/2].hash // a set is two lines of memory
+	}
+	m.touched = touched
+}
+
+// see remembers an event that is prepared, and tells whether its id was known, with which event, and in what
+// the two differ.
+func (m *recent) see(e remembered) (before remembered, known bool, kind conflictKind) {
 	set := &m.sets[e.hash&uint64(len(m.sets)-1)]
 	for i := range set {
 		if set[i].hash == e.hash {

@@ -66,8 +66,8 @@ type tally struct {
 
 // flush is what is written together: by all lanes of this process.
 type flush struct {
-	live     map[int]*eventColumns // one insert per month
-	history  []*eventColumns       // at most maxJobMonths months each
+	live     map[int]*eventRows // one insert per month
+	history  []*eventRows       // at most maxJobMonths months each
 	marks    markColumns
 	stains   []stain
 	receipts *receiptColumns
@@ -81,7 +81,7 @@ type flush struct {
 }
 
 func newFlush() *flush {
-	return &flush{live: map[int]*eventColumns{}, receipts: newReceiptColumns(),
+	return &flush{live: map[int]*eventRows{}, receipts: newReceiptColumns(),
 		rejected: newRejectedColumns(),
 		reach:    map[*lane]int64{}}
 }
@@ -89,24 +89,23 @@ func newFlush() *flush {
 func (f *flush) empty() bool { return len(f.reach) == 0 }
 func (f *flush) full() bool  { return f.rows >= maxFlushRows || f.bytes >= maxFlushBytes }
 
-// columns are where an event of a month goes.
-func (f *flush) columns(month int, history bool, spare func() *eventColumns) *eventColumns {
+// home is where an event of a month goes.
+func (f *flush) home(month int, history bool) *eventRows {
 	if !history {
 		if f.live[month] == nil {
-			f.live[month] = spare()
+			f.live[month] = &eventRows{}
 		}
 		return f.live[month]
 	}
-	for _, c := range f.history {
-		if c.months[month] || len(c.months) < maxJobMonths {
-			c.months[month] = true
-			return c
+	for _, r := range f.history {
+		if r.months[month] || len(r.months) < maxJobMonths {
+			r.months[month] = true
+			return r
 		}
 	}
-	c := spare()
-	c.months[month] = true
-	f.history = append(f.history, c)
-	return c
+	r := &eventRows{months: map[int]bool{month: true}}
+	f.history = append(f.history, r)
+	return r
 }
 
 // sink gathers the records of all lanes and writes them: events, then marks and receipts, then the commit.
@@ -133,6 +132,7 @@ type sink struct {
 
 	event wire.UsageEvent
 	count map[int64]tally // of the record that is being read
+	met   []sighting      // of that record, for watch
 }
 
 func newSink(s sinkTables, m *metrics, log *slog.Logger, ledger func(func(*ledger))) *sink {
@@ -141,132 +141,6 @@ func newSink(s sinkTables, m *metrics, log *slog.Logger, ledger func(func(*ledge
 		count:  map[int64]tally{}}
 	k.room = sync.NewCond(&k.mu)
 	return k
-}
-
-// record is one record as fetched; its value may be reused after take.
-type record struct {
-	offset int64
-	value  []byte
-	at     time.Time // when Kafka got it
-}
-
-// take copies the records of a fetch into the open flush and waits first where that is full. next is the
-// offset after the fetch, which may be beyond its last record.
-func (k *sink) take(ctx context.Context, l *lane, records []record, next int64) error {
-	stop := context.AfterFunc(ctx, func() { // with the lock, else it could come between the look and the wait
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.room.Broadcast()
-	})
-	defer stop()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for k.open.full() {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		k.room.Wait()
-	}
-	for _, r := range records {
-		at := l.place
-		at.offset = r.offset
-		var err error
-		if l.usage {
-			err = k.takeUsage(at, r.value, r.at)
-		} else {
-			err = k.takeRejected(at, r.value)
-		}
-		if err != nil {
-			return fmt.Errorf("record %s/%d at offset %d: %w", at.topic, at.partition, at.offset, err)
-		}
-		k.open.bytes += len(r.value)
-		l.progress.append(r.offset + 1)
-		k.reach(l, r.offset+1)
-	}
-	if next > l.progress.appended { // control batches and aborted records at the end
-		l.progress.append(next)
-		k.reach(l, next)
-	}
-	if k.open.full() {
-		k.kick()
-	}
-	return nil
-}
-
-func (k *sink) reach(l *lane, next int64) {
-	if k.open.empty() {
-		k.open.began = time.Now()
-	}
-	k.open.reach[l] = next
-}
-
-// kick makes the flush loop take the open flush now.
-func (k *sink) kick() {
-	select {
-	case k.full <- struct{}{}:
-	default:
-	}
-}
-
-func (k *sink) takeUsage(at place, value []byte, written time.Time) error {
-	b, err := readHead(value)
-	if err != nil {
-		return err
-	}
-	if int(b.shard) != at.partition {
-		return fmt.Errorf("%w: it says shard %d", errMalformed, b.shard)
-	}
-	f := k.open
-	before := f.rows
-	clear(k.count)
-	err = readEvents(value, &k.event, func(e *wire.UsageEvent) error {
-		minute := e.Time / 60_000 * 60
-		n := k.count[minute]
-		k.count[minute] = tally{n.rows + 1, n.slots | 1<<slotOf(e.Time)}
-		f.rows++
-		if entry, ok := corrected(e, written); ok && k.audit != nil {
-			f.audited = append(f.audited, entry)
-		}
-		if k.watch != nil {
-			k.watch.see(&f.conflict, e, at.partition, b.history, written)
-		}
-		return f.columns(monthOf(minute), b.history, k.spareColumns).append(e, at.partition)
-	})
-	if err != nil {
-		return err
-	}
-	position := schemas.Position{Generation: at.generation, Offset: at.offset}
-	for minute, n := range k.count {
-		f.marks.append(minute, at.partition, at.generation, at.offset, n.rows)
-		f.stains = append(f.stains, stain{minute, at.partition, position, n})
-	}
-	f.receipts.append(at, b.receipt, f.rows-before, b.history)
-	mode := schemas.Live
-	if b.history {
-		mode = schemas.History
-	}
-	k.metrics.events.WithLabelValues(mode.String()).Add(float64(f.rows - before))
-	return nil
-}
-
-func (k *sink) takeRejected(at place, value []byte) error {
-	var b wire.RejectedBatch
-	if err := b.UnmarshalVT(value); err != nil {
-		return fmt.Errorf("%w: %w", errMalformed, err)
-	}
-	if b.Receipt == nil {
-		return fmt.Errorf("%w: it has no receipt", errMalformed)
-	}
-	history, coordinates := false, make([]string, len(b.Events))
-	for i, e := range b.Events {
-		k.open.rejected.append(e)
-		history = history || e.History
-		coordinates[i] = schemas.Coordinates{Topic: e.Topic, Generation: e.Generation, Partition: e.Partition,
-			Offset: e.Offset, Index: e.Index}.String()
-	}
-	k.open.rows += len(b.Events)
-	k.open.receipts.append(at, b.Receipt, len(b.Events), history, coordinates...)
-	return nil
 }
 
 // spareColumns are empty columns with the memory of earlier ones.
@@ -386,11 +260,11 @@ func (k *sink) writeEvents(ctx context.Context, f *flush) error {
 	insert := func(do func(context.Context) error) {
 		group.Go(func() error { return k.seam.Do(ctx, seam.InsertEvents, do) })
 	}
-	for _, c := range f.live {
-		insert(func(ctx context.Context) error { return k.store.insertEvents(ctx, c) })
+	for _, r := range f.live {
+		insert(func(ctx context.Context) error { return k.store.insertEvents(ctx, r) })
 	}
-	for _, c := range f.history {
-		insert(func(ctx context.Context) error { return k.store.insertEvents(ctx, c) })
+	for _, r := range f.history {
+		insert(func(ctx context.Context) error { return k.store.insertEvents(ctx, r) })
 	}
 	insert(func(ctx context.Context) error { return k.store.insertRejected(ctx, f.rejected) })
 	if len(f.conflict.met) > 0 {
@@ -472,17 +346,23 @@ func (k *sink) commit(ctx context.Context, f *flush) {
 	}
 }
 
-// recycle keeps the memory of columns that were sent.
+// maxSpare bounds the blocks that are kept empty. Default 4, about 64 MB: a full flush fills as many while
+// another is written. Not more: a process that has caught up would hold them for nothing.
+const maxSpare = 4
+
+// recycle keeps the memory of blocks that were sent and acknowledged.
 func (k *sink) recycle(f *flush) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, c := range f.live {
-		f.history = append(f.history, c)
+	for _, r := range f.live {
+		f.history = append(f.history, r)
 	}
-	for _, c := range f.history {
-		if len(k.spare) < maxLiveInserts {
-			c.reset()
-			k.spare = append(k.spare, c)
+	for _, r := range f.history {
+		for _, c := range r.blocks {
+			if len(k.spare) < maxSpare {
+				c.reset()
+				k.spare = append(k.spare, c)
+			}
 		}
 	}
 }

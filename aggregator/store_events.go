@@ -11,109 +11,67 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// Column types that ch-go has under another name than the tables.
-type (
-	secondColumn  struct{ proto.ColUInt32 }
-	milliColumn   struct{ proto.ColInt64 }
-	decimalColumn struct{ proto.ColDecimal128 }
-)
+// blockRows is how many events a block has. Default 65,536, which are about 16 MB. Not fewer: each block
+// brings the words of its columns, and ClickHouse joins the blocks of an insert. Not more: memory is kept for
+// whole blocks.
+const blockRows = 1 << 16
 
-// Type is the type of the table's column.
-func (secondColumn) Type() proto.ColumnType { return "DateTime('UTC')" }
-
-// Type is the type of the table's column.
-func (milliColumn) Type() proto.ColumnType { return "DateTime64(3, 'UTC')" }
-
-// Type is the type of the table's column.
-func (decimalColumn) Type() proto.ColumnType { return "Decimal(38, 12)" }
-
-// mapColumn is a Map(String, …); ch-go's own cannot tell the comma of a Decimal from that of the Map.
-type mapColumn struct {
-	ends   *proto.ColUInt64
-	names  *proto.ColStr
-	values proto.ColInput
+// eventRows are the rows of one insert, in blocks.
+type eventRows struct {
+	blocks []*eventColumns
+	months map[int]bool // of history
 }
 
-// Type is the type of the table's column.
-func (c mapColumn) Type() proto.ColumnType { return "Map(String, " + c.values.Type() + ")" }
-
-// Rows is the number of maps.
-func (c mapColumn) Rows() int { return c.ends.Rows() }
-
-// EncodeColumn appends the maps to b: where each ends, then all names, then all values.
-func (c mapColumn) EncodeColumn(b *proto.Buffer) {
-	c.ends.EncodeColumn(b)
-	c.names.EncodeColumn(b)
-	c.values.EncodeColumn(b)
-}
-
-// WriteColumn writes the same without copying.
-func (c mapColumn) WriteColumn(w *proto.Writer) {
-	c.ends.WriteColumn(w)
-	c.names.WriteColumn(w)
-	c.values.WriteColumn(w)
-}
-
-// wordColumn is a LowCardinality(String): a repeated word costs a look-up and no copy.
-type wordColumn struct {
-	proto.ColLowCardinalityRaw
-	index proto.ColStr
-	known map[string]uint32
-	words []string
-	last  uint32 // most words come many times in a row
-}
-
-func newWordColumn() *wordColumn {
-	c := &wordColumn{known: map[string]uint32{}}
-	c.Index, c.Key = &c.index, proto.KeyUInt32
-	return c
-}
-
-// Append copies word where it is new, so that word may alias a buffer that is reused.
-func (c *wordColumn) Append(word string) {
-	if len(c.words) == 0 || c.words[c.last] != word {
-		at, ok := c.known[word]
-		if !ok {
-			word = strings.Clone(word)
-			at = uint32(len(c.words))
-			c.words = append(c.words, word)
-			c.known[word] = at
-			c.index.Append(word)
-		}
-		c.last = at
+// room is the block that the next row goes to.
+func (r *eventRows) room(spare func() *eventColumns) *eventColumns {
+	n := len(r.blocks)
+	if n == 0 || r.blocks[n-1].rows() >= blockRows {
+		r.blocks = append(r.blocks, spare())
+		n++
 	}
-	c.Keys32 = append(c.Keys32, c.last)
+	return r.blocks[n-1]
 }
 
-// Reset empties the column and keeps its memory.
-func (c *wordColumn) Reset() {
-	c.index.Reset()
-	c.Keys32 = c.Keys32[:0]
-	clear(c.known)
-	clear(c.words)
-	c.words, c.last = c.words[:0], 0
+// rows is how many events there are.
+func (r *eventRows) rows() (n int) {
+	for _, c := range r.blocks {
+		n += c.rows()
+	}
+	return n
 }
 
-// eventColumns are rows of the table events on their way there. One goroutine fills them, then one sends
-// them.
+// inputs names the columns of each block as the table does.
+func (r *eventRows) inputs() []proto.Input {
+	out := make([]proto.Input, len(r.blocks))
+	for i, c := range r.blocks {
+		out[i] = c.input()
+	}
+	return out
+}
+
+// eventColumns are a block of rows of the table events on its way there. One goroutine fills it, then one
+// sends it.
 type eventColumns struct {
-	minute                                                                             secondColumn
-	shard, status                                                                      proto.ColUInt16
-	slot                                                                               proto.ColUInt8
-	id, subject, path                                                                  proto.ColStr
-	time                                                                               milliColumn
-	rank                                                                               proto.ColUInt128
-	latency, bytesIn, bytesOut                                                         proto.ColInt64
-	address                                                                            proto.ColIPv6
-	source, customer, credential, product, route, version, method, host, agent, reason *wordColumn
-	quantityNames, attributeNames, attributeValues                                     proto.ColStr
-	quantityValues                                                                     decimalColumn
-	quantityEnds, attributeEnds                                                        proto.ColUInt64
-	months                                                                             map[int]bool
+	minute                     secondColumn
+	shard, status              proto.ColUInt16
+	slot                       proto.ColUInt8
+	id, subject, path          textColumn
+	time                       milliColumn
+	rank                       proto.ColUInt128
+	latency, bytesIn, bytesOut proto.ColInt64
+	address                    proto.ColIPv6
+	source, customer           *wordColumn
+	credential, product, route *wordColumn
+	version, method, host      *wordColumn
+	agent, reason              *wordColumn
+
+	quantityEnds, attributeEnds                    proto.ColUInt64
+	quantityNames, attributeNames, attributeValues textColumn
+	quantityValues                                 decimalColumn
 }
 
 func newEventColumns() *eventColumns {
-	c := &eventColumns{months: map[int]bool{}}
+	c := &eventColumns{}
 	for _, w := range c.words() {
 		*w = newWordColumn()
 	}
@@ -122,8 +80,7 @@ func newEventColumns() *eventColumns {
 
 func (c *eventColumns) words() []**wordColumn {
 	return []**wordColumn{&c.source, &c.customer, &c.credential, &c.product, &c.route, &c.version, &c.method,
-		&c.host,
-		&c.agent, &c.reason}
+		&c.host, &c.agent, &c.reason}
 }
 
 // rows is how many events are in the columns.
@@ -131,17 +88,9 @@ func (c *eventColumns) rows() int { return len(c.minute.ColUInt32) }
 
 // reset empties the columns and keeps their memory.
 func (c *eventColumns) reset() {
-	for _, w := range c.words() {
-		(*w).Reset()
+	for _, column := range c.input() {
+		column.Data.(proto.Resettable).Reset()
 	}
-	for _, r := range []interface{ Reset() }{&c.minute, &c.shard, &c.slot, &c.status, &c.id, &c.subject,
-		&c.path, &c.time, &c.rank,
-		&c.latency, &c.bytesIn, &c.bytesOut, &c.address, &c.quantityNames, &c.attributeNames,
-		&c.attributeValues,
-		&c.quantityValues, &c.quantityEnds, &c.attributeEnds} {
-		r.Reset()
-	}
-	clear(c.months)
 }
 
 // append adds an event, copying what it keeps: e may alias a buffer that is reused. After an error the
@@ -163,8 +112,8 @@ func (c *eventColumns) append(e *wire.UsageEvent, shard int) error {
 		c.attributeNames.Append(a.Name)
 		c.attributeValues.Append(a.Value)
 	}
-	c.quantityEnds.Append(uint64(len(c.quantityNames.Pos)))
-	c.attributeEnds.Append(uint64(len(c.attributeNames.Pos)))
+	c.quantityEnds.Append(uint64(c.quantityNames.Rows()))
+	c.attributeEnds.Append(uint64(c.attributeNames.Rows()))
 	minute := e.Time / 60_000 * 60
 	c.minute.Append(uint32(minute))
 	c.shard.Append(uint16(shard))
@@ -229,9 +178,12 @@ func decimal128(text string) (proto.Decimal128, error) {
 		return proto.Decimal128{}, fmt.Errorf("%q is no canonical quantity", text)
 	}
 	high, ok := digits(whole)
-	low, ok2 := digits(fraction + strings.Repeat("0", schemas.QuantityPlaces-len(fraction)))
+	low, ok2 := digits(fraction)
 	if !ok || !ok2 {
 		return proto.Decimal128{}, fmt.Errorf("%q is no canonical quantity", text)
+	}
+	for range schemas.QuantityPlaces - len(fraction) {
+		low *= 10
 	}
 	hi, lo := bits.Mul64(high, 1_000_000_000_000)
 	lo, carry := bits.Add64(lo, low, 0)

@@ -111,9 +111,8 @@ func (c *rejectedColumns) append(e *wire.RejectedEvent) {
 }
 
 // insertEvents stores events; after an error they may be there or not, and are sent again.
-func (s *store) insertEvents(ctx context.Context, c *eventColumns) error {
-	in := c.input()
-	return s.insert(ctx, "events", in)
+func (s *store) insertEvents(ctx context.Context, r *eventRows) error {
+	return s.insert(ctx, "events", r.inputs()...)
 }
 
 // byMonths splits rows so that no part falls into more than maxJobMonths months: all of them together,
@@ -175,14 +174,18 @@ func (s *store) insertRejected(ctx context.Context, c *rejectedColumns) error {
 		{Name: "attempt", Data: &c.attempt}, {Name: "bound", Data: &c.bound}})
 }
 
-// insert sends columns and counts the insert.
-func (s *store) insert(ctx context.Context, table string, in proto.Input) error {
-	if in[0].Data.Rows() == 0 {
+// insert sends blocks of columns and counts the insert.
+func (s *store) insert(ctx context.Context, table string, blocks ...proto.Input) error {
+	rows := 0
+	for _, in := range blocks {
+		rows += in[0].Data.Rows()
+	}
+	if rows == 0 {
 		return nil
 	}
 	s.metrics.inserts.WithLabelValues(table).Inc()
-	if err := s.db.Insert(ctx, in.Into(table), in); err != nil {
-		return fmt.Errorf("insert %d rows into %s: %w", in[0].Data.Rows(), table, err)
+	if err := s.db.Insert(ctx, blocks[0].Into(table), blocks...); err != nil {
+		return fmt.Errorf("insert %d rows into %s: %w", rows, table, err)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ type sinkTables interface {
 
 // deliveries are written by the sink, in this order.
 type deliveries interface {
-	insertEvents(ctx context.Context, c *eventColumns) error
+	insertEvents(ctx context.Context, r *eventRows) error
 	insertMarks(ctx context.Context, c *markColumns) error
 	insertReceipts(ctx context.Context, c *receiptColumns) error
 }

@@ -286,8 +286,8 @@ func (p *plainWriter) flush(ctx context.Context) error {
 	if rows == 0 {
 		return nil
 	}
-	in := columns.Input()
-	if err := p.db.Insert(ctx, in.Into("plain_events"), in); err != nil {
+	blocks := columns.Inputs()
+	if err := p.db.Insert(ctx, blocks[0].Into("plain_events"), blocks...); err != nil {
 		return err
 	}
 	var problems []error
