@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"tollgate/schemas"
 	"tollgate/schemas/wire"
 )
@@ -22,60 +20,26 @@ type usageBatch struct {
 var errMalformed = errors.New("record is no usage batch; " +
 	"look with `tollgate doctor` who else writes to the topic")
 
-// Field numbers of schemas/usage_event.proto, message UsageBatch.
-const (
-	batchShard   = 1
-	batchHistory = 2
-	batchReceipt = 3
-	batchEvents  = 4
-)
-
-// field is one field of a message: a number, or the bytes of a text or message.
-type field struct {
-	number protowire.Number
-	word   uint64
-	body   []byte // nil for a number
-}
-
-// fields calls each for the varints and the bytes of a message, in the order written.
-func fields(message []byte, each func(field) error) error {
-	for len(message) > 0 {
-		number, kind, n := protowire.ConsumeTag(message)
-		if n < 0 {
-			return fmt.Errorf("%w: %w", errMalformed, protowire.ParseError(n))
-		}
-		message = message[n:]
-		f := field{number: number}
-		switch kind {
-		case protowire.BytesType:
-			f.body, n = protowire.ConsumeBytes(message)
-		case protowire.VarintType:
-			f.word, n = protowire.ConsumeVarint(message)
-		default:
-			n = protowire.ConsumeFieldValue(number, kind, message)
-		}
-		if n < 0 {
-			return fmt.Errorf("%w: %w", errMalformed, protowire.ParseError(n))
-		}
-		message = message[n:]
-		if err := each(f); err != nil {
-			return err
-		}
+// fields is wire.Fields of a record of ours.
+func fields(message []byte, each func(wire.Field) error) error {
+	err := wire.Fields(message, each)
+	if errors.Is(err, wire.ErrMalformed) && !errors.Is(err, errMalformed) {
+		err = fmt.Errorf("%w: %w", errMalformed, err)
 	}
-	return nil
+	return err
 }
 
 // readHead reads what a record of usage-events says beside its events.
 func readHead(value []byte) (b usageBatch, err error) {
-	err = fields(value, func(f field) error {
+	err = fields(value, func(f wire.Field) error {
 		switch {
-		case f.number == batchShard:
-			b.shard = uint32(f.word)
-		case f.number == batchHistory:
-			b.history = f.word != 0
-		case f.number == batchReceipt && f.body != nil:
+		case f.Number == wire.BatchShard:
+			b.shard = uint32(f.Word)
+		case f.Number == wire.BatchHistory:
+			b.history = f.Word != 0
+		case f.Number == wire.BatchReceipt && f.Body != nil:
 			b.receipt = new(wire.Receipt)
-			if err := b.receipt.UnmarshalVT(f.body); err != nil {
+			if err := b.receipt.UnmarshalVT(f.Body); err != nil {
 				return fmt.Errorf("%w: receipt: %w", errMalformed, err)
 			}
 		}
@@ -90,11 +54,11 @@ func readHead(value []byte) (b usageBatch, err error) {
 // readEvents hands every event of a record to each, in one struct that is used again: its text aliases value.
 // A struct per event was a third of the cost of an event.
 func readEvents(value []byte, event *wire.UsageEvent, each func(*wire.UsageEvent) error) error {
-	return fields(value, func(f field) error {
-		if f.number != batchEvents || f.body == nil {
+	return fields(value, func(f wire.Field) error {
+		if f.Number != wire.BatchEvents || f.Body == nil {
 			return nil
 		}
-		if err := event.Read(f.body); err != nil {
+		if err := event.Read(f.Body); err != nil {
 			return fmt.Errorf("%w: event: %w", errMalformed, err)
 		}
 		if err := checkEvent(event); err != nil {

@@ -155,8 +155,8 @@ func (w *lookout) see(f *conflictFlush, list []sighting, from origin) {
 		case len(f.late) >= maxLookups:
 			f.skipped++
 		default:
-			f.late = append(f.late, late{strings.Clone(s.source), strings.Clone(s.id), from.shard, from.written,
-				s.remembered})
+			f.late = append(f.late, late{strings.Clone(s.source), strings.Clone(s.id), from.shard,
+				from.written, s.remembered})
 		}
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -243,6 +245,40 @@ func TestMemory(t *testing.T) {
 			e.scan.slow.now.set.add(uint64(i) * 0x9E3779B97F4A7C15)
 		}
 	})
+}
+
+// TestObservedTogetherOrAlone: events observed 64 at a time become what they become one by one, with the same alerts.
+func TestObservedTogetherOrAlone(t *testing.T) {
+	events := story(1)
+	events = append(events, events[len(events)/2:]...) // repeats and late ones
+	late := &wire.UsageEvent{Source: "gw", Id: "late", Time: events[0].Time - 3_600_000}
+	void := &wire.UsageEvent{Source: "gw", Id: "void", Time: events[0].Time, Revision: schemas.RevisionVoid}
+	events = append(events, late, void)
+	alone, together := NewEngine(DefaultSettings(), Limits{}), NewEngine(DefaultSettings(), Limits{})
+	var want, got [outcomes]int
+	var wantAlerts, gotAlerts []schemas.Alert
+	for chunk := range slices.Chunk(events, maxObserved) {
+		values := make([]wire.UsageEvent, len(chunk))
+		for i, e := range chunk {
+			want[alone.Observe(0, e, e.Time)]++
+			b, err := e.MarshalVT()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := values[i].Read(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		together.observeAll(0, values, math.MaxInt64, &got)
+		wantAlerts, gotAlerts = append(wantAlerts, alone.Advance()...), append(gotAlerts, together.Advance()...)
+	}
+	wantAlerts, gotAlerts = append(wantAlerts, alone.Drain()...), append(gotAlerts, together.Drain()...)
+	if got != want || want[Repeated] == 0 || want[Voided] != 1 || want[Late] == 0 {
+		t.Errorf("together %v, alone %v", got, want)
+	}
+	if len(wantAlerts) == 0 || !reflect.DeepEqual(gotAlerts, wantAlerts) {
+		t.Errorf("together %d alerts, alone %d, or others", len(gotAlerts), len(wantAlerts))
+	}
 }
 
 func BenchmarkObserve(b *testing.B) {

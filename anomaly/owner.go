@@ -12,11 +12,11 @@ import (
 	"tollgate/schemas/wire"
 )
 
-// work is what one fetch of one partition brought. Its events alias the fetch's buffer: they are judged
-// before answer is closed, and the partition fetches again after it.
+// work is what one fetch of one partition brought. Its records are those of the fetch: they are judged before
+// it is answered, and the partition fetches again after it.
 type work struct {
 	partition *stream.Partition
-	events    []timed
+	records   []stream.Record
 	begin     bool  // the partition asks where to begin; nothing was fetched
 	end       bool  // the partition is read no more; nothing was fetched
 	next      int64 // offset after the records
@@ -26,17 +26,12 @@ type work struct {
 	answer    chan answer
 }
 
-// answer to a partition: where to begin, -1 = where it stands; and whether it is so far ahead of the others
-// that it should ask again later.
+// answer to a partition: where to begin, -1 = where it stands; whether it is so far ahead of the others that
+// it should ask again later; and why its records could not be read.
 type answer struct {
 	begin int64
 	ahead bool
-}
-
-// timed are the events of one record and the record's time in milliseconds.
-type timed struct {
-	events []*wire.UsageEvent
-	time   int64
+	err   error
 }
 
 // settle asks to close all minutes once the given offsets are judged.
@@ -49,6 +44,7 @@ type settle struct {
 type owner struct {
 	s          *Service
 	engine     *Engine
+	events     [maxObserved]wire.UsageEvent // of the record that is being judged
 	work       chan work
 	ended      chan struct{} // closed when nobody takes work any more
 	partitions map[int32]*stream.Partition
@@ -160,7 +156,6 @@ func (o *owner) read(ctx context.Context, p *stream.Partition) error {
 		p.SeekTo(at)
 	}
 	defer o.hand(work{partition: p, end: true})
-	var batches []*wire.UsageBatch
 	for {
 		began := time.Now()
 		fetched, err := p.Fetch(ctx)
@@ -170,25 +165,20 @@ func (o *owner) read(ctx context.Context, p *stream.Partition) error {
 			}
 			return fmt.Errorf("read %s partition %d: %w", p.Topic, p.ID, err)
 		}
-		w := work{partition: p, next: fetched.Next, caughtUp: fetched.Next >= fetched.HighWatermark,
-			began: began, idle: fetched.Next == fetched.Base}
-		for i := range fetched.Records {
-			if i == len(batches) {
-				batches = append(batches, &wire.UsageBatch{})
+		w := work{partition: p, records: fetched.Records, next: fetched.Next,
+			caughtUp: fetched.Next >= fetched.HighWatermark, began: began, idle: fetched.Next == fetched.Base}
+		for {
+			got := o.hand(w)
+			if got.err != nil {
+				return fmt.Errorf("read %s partition %d %w", p.Topic, p.ID, got.err)
 			}
-			if err := decode(&fetched.Records[i], batches[i]); err != nil {
-				return fmt.Errorf("read %s partition %d offset %d: %w", p.Topic, p.ID,
-					fetched.Records[i].Offset, err)
+			if !got.ahead {
+				break
 			}
-			if !batches[i].History {
-				w.events = append(w.events, timed{batches[i].Events, fetched.Records[i].Time.UnixMilli()})
-			}
-		}
-		for o.hand(w).ahead {
 			if sleep(ctx, aheadPause) != nil {
 				return nil
 			}
-			w.events = nil // judged already; ask only whether the others have come up
+			w.records = nil // judged already; ask only whether the others have come up
 		}
 	}
 }
@@ -205,18 +195,50 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func decode(r *stream.Record, into *wire.UsageBatch) error {
-	into.Reset()
+// live tells whether the events of a record are judged: history is not.
+func live(r *stream.Record) (bool, error) {
 	mode, err := r.Mode()
+	if err != nil || mode == stream.ModeHistory {
+		return false, err
+	}
+	history := false
+	err = wire.Fields(r.Value, func(f wire.Field) error {
+		history = history || f.Number == wire.BatchHistory && f.Word != 0
+		return nil
+	})
+	return !history, err
+}
+
+// judge observes the events of a record. After an error some of them are: they are repeats when they come
+// again.
+func (o *owner) judge(partition int32, r *stream.Record) error {
+	yes, err := live(r)
+	if err != nil || !yes {
+		return err
+	}
+	o.dirty, o.open = true, true
+	o.lastWork = time.Now()
+	var became [outcomes]int
+	n, at := 0, r.Time.UnixMilli()
+	err = wire.Fields(r.Value, func(f wire.Field) error {
+		if f.Number != wire.BatchEvents || f.Body == nil {
+			return nil
+		}
+		if err := o.events[n].Read(f.Body); err != nil {
+			return err
+		}
+		if n++; n == len(o.events) {
+			o.engine.observeAll(partition, o.events[:n], at, &became)
+			n = 0
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	if mode == stream.ModeHistory {
-		into.History = true
-		return nil
-	}
-	if err := into.UnmarshalVTUnsafe(r.Value); err != nil {
-		return fmt.Errorf("decode batch of usage events: %w", err)
+	o.engine.observeAll(partition, o.events[:n], at, &became)
+	for outcome, n := range became {
+		o.s.metrics.events[outcome].Add(float64(n))
 	}
 	return nil
 }
@@ -305,13 +327,12 @@ func (o *owner) take(ctx context.Context, w work) error {
 		w.answer <- answer{}
 		return nil
 	}
-	m := o.s.metrics
-	for _, r := range w.events {
-		for _, e := range r.events {
-			m.events[o.engine.Observe(id, e, r.time)].Inc()
+	for i := range w.records {
+		r := &w.records[i]
+		if err := o.judge(id, r); err != nil {
+			w.answer <- answer{err: fmt.Errorf("offset %d: decode batch of usage events: %w", r.Offset, err)}
+			return nil
 		}
-		o.dirty, o.open = true, true
-		o.lastWork = time.Now()
 	}
 	o.dirty = o.dirty || w.next != o.next[id]
 	o.partitions[id], o.generation[id], o.next[id], o.caughtUp[id] = w.partition, w.partition.Generation,

@@ -46,7 +46,8 @@ func playRates(rates []int) []schemas.Alert {
 	var out []schemas.Alert
 	for i, n := range rates {
 		minute := first + int32(i)
-		g.slots[minute] = &slot{minute: minute, tallies: map[key]*tally{k: {name: "k_nasa", customer: "c_nasa", calls: uint32(n), load: uint32(n)}}}
+		g.slots[minute] = &slot{minute: minute}
+		g.slots[minute].tallies.put(k, &tally{name: "k_nasa", customer: "c_nasa", calls: uint32(n), load: uint32(n)})
 		g.tallies++
 		out = append(out, g.closeUntil(minute)...)
 	}

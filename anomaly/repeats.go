@@ -34,6 +34,14 @@ type hashSet struct {
 	slots []uint64 // length is a power of two
 }
 
+// at is what lies where hash would.
+func (s *hashSet) at(hash uint64) uint64 {
+	if len(s.slots) == 0 {
+		return 0
+	}
+	return s.slots[max(hash, 1)&uint64(len(s.slots)-1)]
+}
+
 func (s *hashSet) has(hash uint64) bool {
 	if s.n == 0 {
 		return false

@@ -13,7 +13,7 @@ import (
 // smallest few, so the order of arrival does not matter.
 type slot struct {
 	minute  int32
-	tallies map[key]*tally
+	tallies tallies
 }
 
 // tally is one entity's minute.

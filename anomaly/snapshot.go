@@ -390,19 +390,18 @@ func (g *Engine) codeSlots(c *coder) {
 		c.i32(minute)
 		s := g.slots[*minute]
 		if s == nil {
-			s = &slot{minute: *minute, tallies: make(map[key]*tally)}
+			s = &slot{minute: *minute}
 			g.slots[*minute] = s
 		}
-		keys := slices.SortedFunc(maps.Keys(s.tallies), key.compare)
-		many(c, &keys, func(k *key) {
-			c.key(k)
-			t := s.tallies[*k]
-			if t == nil {
-				t = &tally{}
-				s.tallies[*k] = t
+		all := s.tallies.sorted()
+		many(c, &all, func(p *tallyPlace) {
+			c.key(&p.key)
+			if !c.encode {
+				p.t = &tally{}
+				s.tallies.put(p.key, p.t)
 				g.tallies++
 			}
-			c.tally(t)
+			c.tally(p.t)
 		})
 	})
 }

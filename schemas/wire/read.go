@@ -9,8 +9,58 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// ErrEvent says that bytes are no UsageEvent.
-var ErrEvent = errors.New("malformed usage event")
+// ErrMalformed says that bytes are not what they should be.
+var ErrMalformed = errors.New("malformed message")
+
+// Numbers of the fields of UsageBatch.
+const (
+	// BatchShard is its shard.
+	BatchShard = 1
+	// BatchHistory says that it is a back-fill.
+	BatchHistory = 2
+	// BatchReceipt is its Receipt.
+	BatchReceipt = 3
+	// BatchEvents is one of its events.
+	BatchEvents = 4
+)
+
+// Field is one field of a message: a number, or the bytes of a text or message.
+type Field struct {
+	// Number is the field's, of the .proto file.
+	Number int
+	// Word is the value of a number.
+	Word uint64
+	// Body is the value of a text or message, nil for a number. It aliases the message.
+	Body []byte
+}
+
+// Fields calls each for the varints and the bytes of a message, in the order written, and returns its error
+// or one that is ErrMalformed.
+func Fields(message []byte, each func(Field) error) error {
+	for len(message) > 0 {
+		tag, rest, ok := varint(message)
+		if !ok || tag>>3 == 0 || tag>>3 > maxNumber {
+			return fmt.Errorf("%w: no field of %d", ErrMalformed, tag>>3)
+		}
+		f := Field{Number: int(tag >> 3)}
+		switch protowire.Type(tag & 7) {
+		case protowire.BytesType:
+			f.Body, rest, ok = lengthed(rest)
+		case protowire.VarintType:
+			f.Word, rest, ok = varint(rest)
+		default:
+			rest, ok = skip(tag, rest)
+		}
+		if !ok {
+			return fmt.Errorf("%w: field %d does not fit", ErrMalformed, f.Number)
+		}
+		message = rest
+		if err := each(f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // maxNumber is the greatest number that a field may have.
 const maxNumber = uint64(protowire.MaxValidNumber)
@@ -32,11 +82,11 @@ func (x *UsageEvent) Read(b []byte) error {
 	for len(b) > 0 {
 		tag, rest, ok := varint(b)
 		if !ok {
-			return fmt.Errorf("%w: it ends in a field's number", ErrEvent)
+			return fmt.Errorf("%w: it ends in a field's number", ErrMalformed)
 		}
 		n := tag >> 3
 		if n > maxNumber || n < uint64(len(wireTypes)) && uint64(wireTypes[n]) != tag&7 {
-			return fmt.Errorf("%w: field %d of wire type %d", ErrEvent, n, tag&7)
+			return fmt.Errorf("%w: field %d of wire type %d", ErrMalformed, n, tag&7)
 		}
 		var err error
 		switch protowire.Type(tag & 7) {
@@ -59,7 +109,7 @@ func (x *UsageEvent) Read(b []byte) error {
 			b, ok = skip(tag, rest)
 		}
 		if !ok {
-			return fmt.Errorf("%w: field %d does not fit", ErrEvent, n)
+			return fmt.Errorf("%w: field %d does not fit", ErrMalformed, n)
 		}
 		if err != nil {
 			return err
@@ -161,7 +211,7 @@ func appendNamed(list []*Named, b []byte) ([]*Named, error) {
 			b, ok = skip(tag, rest)
 		}
 		if !ok {
-			return list, fmt.Errorf("%w: a name or value does not fit", ErrEvent)
+			return list, fmt.Errorf("%w: a name or value does not fit", ErrMalformed)
 		}
 	}
 	return append(list, n), nil

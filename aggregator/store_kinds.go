@@ -100,8 +100,8 @@ type wordColumn struct {
 // span32 is [from, to) of a buffer below 4 GB.
 type span32 struct{ from, to uint32 }
 
-// wordPlace is a word's number + 1, 0 = free, and the upper half of its hash, so that most other words are not
-// compared.
+// wordPlace is a word's number + 1, 0 = free, and the upper half of its hash, so that most other words are
+// not compared.
 type wordPlace struct{ next, hash uint32 }
 
 // wordSeed decides only where a word lies in a table.
