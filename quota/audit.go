@@ -17,14 +17,27 @@ const (
 	auditPause    = time.Second
 )
 
-// ProblemCounter is the kind of a counter that differs from usage.
-const ProblemCounter = "counter_wrong"
+// The kinds of counters that differ from usage.
+const (
+	// ProblemCounter is a counter that nothing in the tables explains.
+	ProblemCounter = "counter_wrong"
+	// ProblemUnreconciled is one that lacks a reconciliation, as far as can be seen: it counts deliveries,
+	// and some that came since the last one repeat or correct others.
+	ProblemUnreconciled = "counter_awaits_reconciliation"
+)
 
 // Audited is what an audit found of the counters of a customer.
 type Audited struct {
-	Counters int // that were compared
-	NotKept  int // that cannot be: usage does not keep what they count by
-	Problems []schemas.AuditProblem
+	Counters    int // that were compared
+	NotKept     int // that cannot be: usage does not keep what they count by
+	Differences []Difference
+}
+
+// Difference is a counter that differs from usage.
+type Difference struct {
+	Of      UsageOf
+	Lacks   schemas.Decimal // by how much; negative: it has too much
+	Problem schemas.AuditProblem
 }
 
 // Audit compares the counters of a customer with usage and changes nothing: each must lie between the usage
@@ -43,7 +56,8 @@ func (c *Counter) Audit(ctx context.Context, u Usage, whose Account) (Audited, e
 		}
 		out.Counters++
 		if by, ok := missing(counted, least, most); ok && !by.IsZero() {
-			out.Problems = append(out.Problems, counterProblem(limit, q, counted, least, most))
+			out.Differences = append(out.Differences,
+				Difference{q, by, counterProblem(limit, q, counted, least, most)})
 		}
 		return nil
 	})

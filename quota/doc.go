@@ -13,6 +13,8 @@
 //	PREFIX:{bN}:c:SERIES:WINDOW:LENGTH:CUSTOMER:CREDENTIAL   hash, one counter:
 //	    w whole units, p millionths of millionths beside them (0 ≤ p < 10^12),
 //	    r how often it was reconciled, n:LIMIT:UNITS set once that limit was reached
+//	PREFIX:{b0}:round     JSON: how far the last reconciliation of all counters came, see Round
+//	PREFIX:{b0}:asked     the name of a request for the next one
 //
 // SERIES names what is counted (meter, condition, window, scope), not the limit: raising a limit or changing
 // the plan goes on from what was used. A counter expires some time after its window; fences stay.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"tollgate/quota"
 	"tollgate/schemas"
 	"tollgate/schemas/auditlog"
 )
@@ -150,6 +151,33 @@ func TestIntegrationAuditAndRepair(t *testing.T) {
 	h.exec("ALTER TABLE invoices UPDATE document = replaceOne(document, '\"quantity\":\"301\"', '\"quantity\":\"300\"') " +
 		"WHERE 1 SETTINGS mutations_sync = 1")
 	h.audit(0)
+}
+
+// TestIntegrationAuditAfterRepeats: what came twice, or was voided, makes no counter wrong, though counters count
+// deliveries; a counter that somebody changed is found all the same.
+func TestIntegrationAuditAfterRepeats(t *testing.T) {
+	h := newAuditedHouse(t)
+	void := fmt.Sprintf(`{"id":"e7","time":%q,"credential":{"name":"app"},"void":true,"reason":"test"}`+"\n",
+		h.at.UTC().Format(time.RFC3339Nano))
+	h.sent = 0
+	h.send(50, "--live")
+	h.do(0, "import", "--format", "native", "--amend", "--by", "tester", "--live", "--wait", h.file("void.json", void))
+	h.are("counted twice", map[string]int{"month": 100, "bytes": 700})
+	if report := h.audit(0); report.PutRight < 5 || report.SentAgain != 51 {
+		t.Errorf("after repeats and a void: %+v", report)
+	}
+	h.are("reconciled", map[string]int{"month": 49, "day": 49, "key": 49, "bytes": 7 * 49})
+
+	h.cheat(49)
+	if report := h.audit(1); len(report.Problems) != 1 || report.Problems[0].Kind != quota.ProblemCounter || report.PutRight != 0 {
+		t.Errorf("a counter changed by hand: %+v", report)
+	}
+	h.sent = 10
+	h.send(5, "--live") // five repeats do not explain what is off by more
+	if report := h.audit(1); len(report.Problems) != 1 || report.Problems[0].Kind != quota.ProblemCounter || report.PutRight < 4 {
+		t.Errorf("a counter changed by hand, beside repeats: %+v", report)
+	}
+	h.audit(0) // the round that the last audit asked for has put it right
 }
 
 // TestIntegrationAuditUnderTraffic: while events keep arriving nothing is found that is not there.

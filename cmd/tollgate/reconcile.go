@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -38,6 +37,9 @@ const groupReconciliation = "tollgate-reconciliation"
 // limit after Redis was emptied.
 const reconcileEvery = 5 * time.Minute
 
+// lookForRequests is how often a round that was asked for is looked for. Default 2s: an audit waits for it.
+const lookForRequests = 2 * time.Second
+
 // reconcileAtOnce is how many customers wait for positions together. Default 512: they share every wait, and
 // a script of a millisecond is all that each asks of Redis.
 const reconcileAtOnce = 512
@@ -57,6 +59,8 @@ type reconciler struct {
 	generation func(ctx context.Context, topic string) (int64, error) // the present life of a topic
 	now        func() time.Time
 	log        *slog.Logger
+
+	answered string // the last request for a round that one of this process answered
 }
 
 // reconcile is the part of the collector role that keeps counters and usage together.
@@ -83,23 +87,38 @@ func (r *roles) reconciler(counter *quota.Counter) *reconciler {
 // run reconciles round by round until ctx ends. A round that fails has put right what it came to; the next
 // goes on.
 func (c *reconciler) run(ctx context.Context, every time.Duration) error {
-	tick := time.NewTicker(every)
+	tick, look := time.NewTicker(every), time.NewTicker(lookForRequests)
 	defer tick.Stop()
+	defer look.Stop()
 	for {
 		if err := c.round(ctx); err != nil && ctx.Err() == nil {
 			c.log.Warn("counters are not reconciled with usage; it is tried again", "after", every, "error",
 				err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		for due := false; !due; {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-tick.C:
+				due = true
+			case <-look.C:
+				asked, err := c.counter.Asked(ctx) // where Redis is away, the next round says so
+				due = err == nil && asked != "" && asked != c.answered
+			}
 		}
 	}
 }
 
-// round reconciles every registered customer that has a limit now.
+// round reconciles every registered customer that has a limit now, and notes how far it came.
 func (c *reconciler) round(ctx context.Context) error {
+	asked, err := c.counter.Asked(ctx)
+	if err != nil {
+		return err
+	}
+	reach, err := c.reach(ctx) // before anything is read: the round is good for that
+	if err != nil {
+		return err
+	}
 	at, agreement := c.now(), c.agreement()
 	u := &usageBounds{reconciler: c, certain: map[string]*usageTable{}, most: map[string]*usageTable{}}
 	var group errgroup.Group // one customer's failure does not keep the others from being reconciled
@@ -120,38 +139,11 @@ func (c *reconciler) round(ctx context.Context) error {
 		})
 		return ctx.Err() == nil
 	})
-	return group.Wait()
-}
-
-// audit compares every counter that a round would reconcile, and changes nothing.
-func (c *reconciler) audit(ctx context.Context) (quota.Audited, error) {
-	at, agreement := c.now(), c.agreement()
-	u := &usageBounds{reconciler: c, certain: map[string]*usageTable{}, most: map[string]*usageTable{}}
-	var mu sync.Mutex
-	var all quota.Audited
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(reconcileAtOnce)
-	quota.Limited(agreement, at, func(customer string) bool {
-		group.Go(func() error {
-			credentials, err := u.credentials(ctx, agreement, customer, at)
-			if err != nil {
-				return err
-			}
-			one, err := c.counter.Audit(ctx, u, quota.Account{Customer: customer, Credentials: credentials,
-				At: at})
-			mu.Lock()
-			defer mu.Unlock()
-			all.Counters += one.Counters
-			all.NotKept += one.NotKept
-			all.Problems = append(all.Problems, one.Problems...)
-			return err
-		})
-		return ctx.Err() == nil
-	})
-	err := group.Wait()
-	slices.SortFunc(all.Problems,
-		func(x, y schemas.AuditProblem) int { return strings.Compare(x.Where, y.Where) })
-	return all, err
+	if err := errors.Join(group.Wait(), ctx.Err()); err != nil {
+		return err
+	}
+	c.answered = asked
+	return c.counter.NoteRound(ctx, quota.Round{Asked: asked, Reach: reach})
 }
 
 // usageTable is the usage of one meter in one window, by customer and credential.
@@ -269,19 +261,9 @@ func (u *usageBounds) pass(ctx context.Context, until []quota.SourcePosition) er
 	if err != nil {
 		return fmt.Errorf("wait for the collectors: %w", err)
 	}
-	marks, err := u.offsets.Watermarks(ctx, stream.TopicUsageEvents)
+	reach, err := u.reconciler.reach(ctx)
 	if err != nil {
 		return err
-	}
-	generation, err := u.generation(ctx, stream.TopicUsageEvents)
-	if err != nil {
-		return err
-	}
-	reach := positions{}
-	for _, w := range marks {
-		if w.High > w.First { // a group commits nothing where there is nothing to read
-			reach[w.Partition] = schemas.Position{Generation: generation, Offset: w.High - 1}
-		}
 	}
 	err = u.await(ctx, func(ctx context.Context) (bool, error) {
 		stored, err := u.offsets.Committed(ctx, groupAggregator, stream.TopicUsageEvents)
@@ -298,6 +280,25 @@ func (u *usageBounds) pass(ctx context.Context, until []quota.SourcePosition) er
 	u.passed, u.reach = committed, reach
 	u.epoch++
 	return nil
+}
+
+// reach is the last record of each shard of usage-events that has any.
+func (c *reconciler) reach(ctx context.Context) (positions, error) {
+	marks, err := c.offsets.Watermarks(ctx, stream.TopicUsageEvents)
+	if err != nil {
+		return nil, err
+	}
+	generation, err := c.generation(ctx, stream.TopicUsageEvents)
+	if err != nil {
+		return nil, err
+	}
+	reach := positions{}
+	for _, w := range marks {
+		if w.High > w.First { // a group commits nothing where there is nothing to read
+			reach[w.Partition] = schemas.Position{Generation: generation, Offset: w.High - 1}
+		}
+	}
+	return reach, nil
 }
 
 // await asks until the answer is yes. Positions are moved by other processes, which signal nothing here.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	native "github.com/ClickHouse/clickhouse-go/v2"
@@ -59,4 +60,47 @@ func (s *reconciliationStore) history(ctx context.Context, p schemas.Period) (bo
 		return false, fmt.Errorf("look for history in %s: %w", p, err)
 	}
 	return n > 0, nil
+}
+
+// selectAgain counts, for customers, the deliveries that may repeat or correct others in the minutes in
+// which they have usage, or had some before it was corrected: as many as there are beyond the keys of the
+// minute, and not more than came after some positions.
+const selectAgain = `
+SELECT customer, toUInt64(sum(more)) FROM (
+    SELECT DISTINCT customer, bucket, shard FROM usage_minute
+    WHERE bucket >= toDateTime({from:Int64}, 'UTC') AND bucket < toDateTime({to:Int64}, 'UTC')
+      AND customer != ''
+) AS u INNER JOIN (
+    SELECT m.minute AS minute, m.shard AS shard, least(m.n - h.n, m.late) AS more FROM (
+        SELECT minute, shard, sum(rows) AS n, sumIf(rows, %s) AS late FROM marks FINAL
+        WHERE minute >= toDateTime({from:Int64}, 'UTC') AND minute < toDateTime({to:Int64}, 'UTC')
+        GROUP BY minute, shard HAVING late > 0
+    ) AS m INNER JOIN (
+        SELECT bucket, shard, argMax(keys, (generation, covers, catalog, revision)) AS n FROM heads
+        WHERE level = 'minute' AND bucket >= toDateTime({from:Int64}, 'UTC')
+          AND bucket < toDateTime({to:Int64}, 'UTC')
+        GROUP BY bucket, shard
+    ) AS h ON m.minute = h.bucket AND m.shard = h.shard WHERE m.n > h.n
+) AS r ON u.bucket = r.minute AND u.shard = r.shard
+GROUP BY customer`
+
+// again tells, by customer, how many deliveries after the positions repeat or correct others of a period, at
+// most.
+func (s *reconciliationStore) again(ctx context.Context, p schemas.Period,
+	after positions) (map[string]uint64, error) {
+	rows, err := s.db.Conn().Query(ctx, fmt.Sprintf(selectAgain, beyond("shard", after)),
+		native.Named("from", p.From.Unix()), native.Named("to", p.To.Unix()))
+	if err != nil {
+		return nil, fmt.Errorf("count repeats in %s: %w", p, err)
+	}
+	out := map[string]uint64{}
+	for rows.Next() {
+		var customer string
+		var n uint64
+		if err := rows.Scan(&customer, &n); err != nil {
+			return nil, errors.Join(fmt.Errorf("count repeats in %s: %w", p, err), rows.Close())
+		}
+		out[customer] = n
+	}
+	return out, errors.Join(rows.Err(), rows.Close())
 }

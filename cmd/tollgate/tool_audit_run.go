@@ -57,6 +57,7 @@ type audited struct {
 
 	Counters    int `json:"counters"`
 	NotKept     int `json:"counters_not_compared"`
+	PutRight    int `json:"counters_reconciled_meanwhile"`
 	Invoices    int `json:"invoices"`
 	CreditNotes int `json:"credit_notes"`
 	Lines       int `json:"invoice_lines"`
@@ -234,8 +235,8 @@ func (r *roles) auditCounters(ctx context.Context, shown *audited) error {
 		return err
 	}
 	found, err := r.reconciler(counter).audit(ctx)
-	shown.Counters, shown.NotKept = found.Counters, found.NotKept
-	shown.Problems = append(shown.Problems, found.Problems...)
+	shown.Counters, shown.NotKept, shown.PutRight = found.counters, found.notKept, found.putRight
+	shown.Problems = append(shown.Problems, found.problems...)
 	return err
 }
 
@@ -263,7 +264,7 @@ func (c auditCommand) repair(a *app, r *roles, shown *audited, faults []aggregat
 	}
 	done.Buckets = buckets
 	for _, p := range shown.Problems {
-		if p.Kind != quota.ProblemCounter {
+		if p.Kind != quota.ProblemCounter && p.Kind != quota.ProblemUnreconciled {
 			continue
 		}
 		if err := note(p.Where, map[string]string{"fault": p.Kind, "expected": p.Expected,
@@ -296,6 +297,9 @@ func (s *audited) print(a *app, output string) error {
 		number("buckets not compared, written to meanwhile", s.Moving)
 	}
 	number("counters", uint64(s.Counters))
+	if s.PutRight > 0 {
+		number("counters reconciled meanwhile: events were repeated or corrected", uint64(s.PutRight))
+	}
 	if s.NotKept > 0 {
 		number("counters not compared, usage does not keep them", uint64(s.NotKept))
 	}
