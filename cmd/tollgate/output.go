@@ -25,6 +25,8 @@ type table struct {
 	items   any // what JSON prints; nil = the rows as objects of texts
 	// what is said on standard error where there are no rows: what was asked, and where to look
 	none string
+	// how many rows were asked for; as many may be not all there are. 0 = all were
+	most atMost
 }
 
 // cellWidth is where cells of a table are cut on a terminal. Default 80: one long path must not push all
@@ -39,7 +41,13 @@ func (a *app) show(t *table, form string) error {
 			return nil
 		}
 	}
-	return t.print(a.out, form)
+	if err := t.print(a.out, form); err != nil {
+		return err
+	}
+	if t.most > 0 && len(t.rows) >= int(t.most) {
+		fmt.Fprintf(a.err, "no more than %d are shown; --limit shows more\n", t.most)
+	}
+	return nil
 }
 
 func (t *table) add(cells ...string) {

@@ -9,13 +9,13 @@ type alertsCommand struct {
 	Customer string `help:"Only of this customer." placeholder:"ID"`
 	From     string `help:"Opened at or after." placeholder:"INSTANT"`
 	To       string `help:"Opened before." placeholder:"INSTANT"`
-	Limit    int    `default:"100" help:"At most so many, the newest first."`
+	Limit    atMost `default:"100" help:"At most so many, the newest first."`
 	form
 }
 
 // Run prints one row an alert; JSON has the evidence too.
 func (c alertsCommand) Run(a *app) (err error) {
-	filter := anomaly.Filter{Open: c.Open, Detector: c.Detector, Customer: c.Customer, Limit: c.Limit}
+	filter := anomaly.Filter{Open: c.Open, Detector: c.Detector, Customer: c.Customer, Limit: int(c.Limit)}
 	if err := setInstants(&filter.From, c.From, &filter.To, c.To); err != nil {
 		return err
 	}
@@ -26,7 +26,8 @@ func (c alertsCommand) Run(a *app) (err error) {
 		}
 		t := table{columns: []string{"opened", "status", "severity", "detector", "entity", "customer",
 			"sentence"},
-			items: alerts, none: "no alert fits; imported history raises none, only live traffic does"}
+			items: alerts, most: c.Limit,
+			none: "no alert fits; imported history raises none, only live traffic does"}
 		for _, one := range alerts {
 			t.add(instant(one.Opened), string(one.Status), string(one.Severity), one.Detector,
 				one.Entity.Kind+" "+one.Entity.Value, one.Customer, one.Sentence)

@@ -12,19 +12,20 @@ import (
 type conflictsCommand struct {
 	From   string `required:"" help:"First day or instant." placeholder:"DATE"`
 	To     string `required:"" help:"End, not included." placeholder:"DATE"`
-	Limit  int    `default:"1000" help:"At most so many."`
+	Limit  atMost `default:"1000" help:"At most so many."`
 	Output string `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
 }
 
 // Run lists conflicts: possible tampering, since some gateways let the client choose the id.
 func (c conflictsCommand) Run(a *app) error {
 	return a.inPeriod(c.From, c.To, func(reader *aggregator.Reader, period schemas.Period) error {
-		conflicts, err := reader.Conflicts(a.ctx, period, c.Limit)
+		conflicts, err := reader.Conflicts(a.ctx, period, int(c.Limit))
 		if err != nil {
 			return err
 		}
 		t := table{columns: []string{"kind", "source", "id", "events", "first", "last"},
 			items: append([]aggregator.Conflict{}, conflicts...),
+			most:  c.Limit,
 			none:  "no id came with another time or content in " + period.String()}
 		for _, one := range conflicts {
 			t.add(one.Kind, one.Source, one.ID, fmt.Sprint(one.Events), one.First.Format(time.RFC3339Nano),
@@ -61,7 +62,7 @@ type eventsCommand struct {
 	Customer customerIDs `help:"Only of these customers; an empty name for what has none." placeholder:"ID"`
 	From     string      `required:"" help:"First day or instant." placeholder:"DATE"`
 	To       string      `required:"" help:"End, not included." placeholder:"DATE"`
-	Limit    int         `default:"100" help:"At most so many, in order of time."`
+	Limit    atMost      `default:"100" help:"At most so many, in order of time."`
 	Output   string      `short:"o" enum:"table,json,csv" default:"table" help:"table, json or csv."`
 }
 
@@ -70,10 +71,11 @@ func (c eventsCommand) Run(a *app) error {
 	return a.inPeriod(c.From, c.To, func(reader *aggregator.Reader, period schemas.Period) error {
 		t := table{columns: []string{"time", "source", "id", "customer", "credential", "product", "route",
 			"method", "path", "status", "bytes_out", "quantities"},
+			most: c.Limit,
 			none: "no event in " + period.String() + " fits; try other days, and without --customer " +
 				"and --meter; `tollgate rejected list` shows what could not be used"}
 		filter := aggregator.EventFilter{Meter: c.Meter, Customers: c.Customer, Period: period,
-			Limit: c.Limit}
+			Limit: int(c.Limit)}
 		err := reader.Events(a.ctx, filter, func(e schemas.UsageEvent) error {
 			quantities := ""
 			for _, q := range e.Quantities {

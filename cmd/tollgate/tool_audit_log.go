@@ -14,13 +14,13 @@ type auditLogCommand struct {
 	Actor  string `help:"Only by this person, key or topic." placeholder:"WHO"`
 	From   string `help:"At or after." placeholder:"INSTANT"`
 	To     string `help:"Before." placeholder:"INSTANT"`
-	Limit  int    `default:"1000" help:"At most so many, the newest first."`
+	Limit  atMost `default:"1000" help:"At most so many, the newest first."`
 	form
 }
 
 // Run prints one row a deed.
 func (c auditLogCommand) Run(a *app) (err error) {
-	filter := auditlog.Filter{Action: c.Action, Actor: c.Actor, Limit: c.Limit}
+	filter := auditlog.Filter{Action: c.Action, Actor: c.Actor, Limit: int(c.Limit)}
 	if err := setInstants(&filter.From, c.From, &filter.To, c.To); err != nil {
 		return err
 	}
@@ -30,7 +30,8 @@ func (c auditLogCommand) Run(a *app) (err error) {
 			return err
 		}
 		t := table{columns: []string{"time", "actor", "action", "subject", "reason", "details"},
-			items: append([]auditlog.Entry{}, entries...), none: "nobody overrode anything that fits"}
+			items: append([]auditlog.Entry{}, entries...), most: c.Limit,
+			none: "nobody overrode anything that fits"}
 		for _, e := range entries {
 			var details []string
 			for _, name := range slices.Sorted(maps.Keys(e.Details)) {

@@ -263,7 +263,7 @@ func (c subscriptionsImport) Run(a *app) error {
 }
 
 type changesList struct {
-	Limit int    `default:"100" help:"At most so many, the oldest first."`
+	Limit atMost `default:"100" help:"At most so many, the oldest first."`
 	After uint64 `help:"Only changes after this number."`
 	form
 }
@@ -271,11 +271,12 @@ type changesList struct {
 // Run lists the audit of changes.
 func (c changesList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
-		list, err := store.Changes(a.ctx, c.After, c.Limit)
+		list, err := store.Changes(a.ctx, c.After, int(c.Limit))
 		if err != nil {
 			return err
 		}
 		t := table{columns: []string{"change", "state", "kind", "rows", "at", "by", "reason"},
+			most: c.Limit,
 			none: fmt.Sprintf("no change of customers, subscriptions or credentials after number %d",
 				c.After)}
 		for _, one := range list {

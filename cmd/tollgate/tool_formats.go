@@ -38,7 +38,7 @@ func yesNo(yes bool) string {
 type formatsTest struct {
 	File   string `arg:"" help:"Sample of what the gateway writes, plain or gzip; - is standard input."`
 	Format string `help:"Format; found automatically where it is left out." placeholder:"FORMAT"`
-	Most   int    `default:"100" help:"Look at no more than so many events."`
+	Most   atMost `default:"100" help:"Look at no more than so many events."`
 	form
 }
 
@@ -66,7 +66,7 @@ func (c formatsTest) Run(a *app) error {
 		Missing: []decode.Missing{}}
 	pieces, more := 0, false
 	for piece, err := range decode.ReadFile(text, format) {
-		if more = pieces == c.Most; more {
+		if more = pieces == int(c.Most); more {
 			break
 		}
 		if err != nil && !errors.Is(err, decode.ErrTooLong) {

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/schollz/progressbar/v3"
@@ -70,6 +71,11 @@ type offsetSpan struct{ first, last int64 }
 func (c *importCommand) Run(a *app) error {
 	if _, known := decode.Lookup(c.Format); c.Format != "" && !known {
 		return fmt.Errorf("--format %q is unknown; `tollgate formats list` names them", c.Format)
+	}
+	if c.Source == "" || len(c.Source) > collector.MaxSource ||
+		strings.ContainsFunc(c.Source, unicode.IsControl) {
+		return fmt.Errorf("--source %.80q: want a name of at most %d bytes, without control characters",
+			c.Source, collector.MaxSource)
 	}
 	started := time.Now()
 	return a.withRoles(rolesOfTool, func(r *roles) error {

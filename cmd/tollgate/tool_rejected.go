@@ -24,11 +24,11 @@ type rejectedCommands struct {
 type rejectedChoice struct {
 	Source string `help:"Only of this source." placeholder:"SOURCE"`
 	Reason string `help:"Only with this reason." placeholder:"REASON"`
-	Limit  int    `default:"1000" help:"At most so many, the newest first."`
+	Limit  atMost `default:"1000" help:"At most so many, the newest first."`
 }
 
 func (c rejectedChoice) filter(states ...aggregator.RejectedState) aggregator.RejectedFilter {
-	return aggregator.RejectedFilter{Source: c.Source, Reason: c.Reason, Limit: c.Limit, States: states}
+	return aggregator.RejectedFilter{Source: c.Source, Reason: c.Reason, Limit: int(c.Limit), States: states}
 }
 
 // notReplayed and wereReplayed are the halves of all rejected events.
@@ -68,7 +68,9 @@ func (c rejectedList) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		return a.show(rejectedTable(rows), c.Output)
+		t := rejectedTable(rows)
+		t.most = c.Limit
+		return a.show(t, c.Output)
 	})
 }
 

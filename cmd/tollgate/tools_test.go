@@ -47,6 +47,15 @@ func TestIntegrationToolsAnswerPeople(t *testing.T) {
 	has(t, "everything rejected", errs, "nothing was imported", "all 2 events", "rejected list --source old")
 	_, errs = h.do(0, "import", "--wait", "--source", "web", "--customer", "ip", file("some.log", logLines(20)+"broken\n"))
 	has(t, "some rejected", errs, "1 of 21 events could not be used")
+	out, errs := h.do(0, "rejected", "list", "--source", "old", "--limit", "1", "-o", "csv")
+	if rows := strings.Count(out, "\n") - 1; rows != 1 {
+		t.Errorf("%d rejected events with --limit 1: %s", rows, out)
+	}
+	has(t, "more are rejected", errs, "no more than 1 are shown", "--limit")
+	_, errs = h.do(2, "rejected", "list", "--limit=0")
+	has(t, "no limit", errs, "--limit", "from 1 on")
+	_, errs = h.do(1, "import", "--source", "", file("all.log", "no line\n"))
+	has(t, "no source", errs, "--source", "want a name")
 	_, errs = h.do(0, "import", "--wait", file("empty.log", ""))
 	has(t, "empty", errs, "no event to import")
 	var zipped bytes.Buffer
@@ -58,7 +67,7 @@ func TestIntegrationToolsAnswerPeople(t *testing.T) {
 	_, errs = h.do(1, "import", "--wait", "--source", "cut", file("cut.gz", cut))
 	has(t, "cut short", errs, "damaged or cut short", "events before it were sent", "counts nothing twice")
 
-	out, _ := h.do(0, "usage", "--meter", "calls", "--from", "2026-02-01", "--to", "2026-03-01", "--by", "day", "-o", "csv")
+	out, _ = h.do(0, "usage", "--meter", "calls", "--from", "2026-02-01", "--to", "2026-03-01", "--by", "day", "-o", "csv")
 	has(t, "usage by day", out, "meter,from,to,quantity,unit\n")
 	february := []string{"--from", "2020-02-01", "--to", "2020-03-01"}
 	out, errs = h.do(0, append([]string{"usage", "--meter", "calls", "--customer", "acme"}, february...)...)
