@@ -110,9 +110,24 @@ func TestEveryDoorRefusesCorrectionsWithoutTheRight(t *testing.T) {
 	structured := stream.Record{Value: []byte(`{"specversion":"1.0","id":"1","source":"gw","type":"x",` +
 		`"time":"2026-03-01T11:00:00Z","data":{"void":true,"revision":2,"reason":"x"}}`)}
 	for _, r := range []stream.Record{binary, structured} {
-		if got := outcome(t, Topic{}, r); got != "event" { // CloudEvents has no corrections: it can only report
+		if got := outcome(t, Topic{}, r); got != "event" { // data of CloudEvents only report
 			t.Errorf("CloudEvents: %s, want an event like any other", got)
 		}
+	}
+	binary.Value = []byte("{}")
+	binary.Headers = append(binary.Headers, header("ce_tollgatevoid", "true"), header("ce_tollgatereason", "x"))
+	structured.Value = []byte(`{"specversion":"1.0","id":"1","source":"gw","type":"x","time":"2026-03-01T11:00:00Z",` +
+		`"tollgaterevision":2,"tollgatereason":"x"}`)
+	for _, r := range []stream.Record{binary, structured} {
+		if got := outcome(t, Topic{}, r); got != ReasonNoAmendRight {
+			t.Errorf("a correction by extension attributes of CloudEvents: %s", got)
+		}
+	}
+	if got := outcome(t, Topic{}, granted(t, hashing, "ann", binary)); got != "void by ann" {
+		t.Errorf("CloudEvents with the right: %s", got)
+	}
+	if got := outcome(t, Topic{}, granted(t, hashing, "ann", structured)); got != "amended by ann" {
+		t.Errorf("CloudEvents with the right: %s", got)
 	}
 	history := stream.Record{Value: []byte(aVoid), Headers: []stream.Header{header(stream.HeaderMode, stream.ModeHistory),
 		header(HeaderFileID, "fa"), header(HeaderFileAt, "0:1")}}

@@ -23,7 +23,8 @@ var cloudEventsAdvice = []Advice{
 // subject names who is billed, as metering systems use it, and becomes the credential name by which the
 // catalog finds the customer; type becomes the attribute type, so that meters can select on it. Members of
 // data named as fields of the native schema fill these; other numbers (also written as texts) become
-// quantities, other texts attributes.
+// quantities, other texts attributes. Extension attributes of ours make an event an amendment or a void:
+// their names are long, since whatever else is there may be anybody's attribute.
 func decodeCloudEvents(d *Decoder, from int) {
 	if d.binaryMode() {
 		d.begin()
@@ -58,6 +59,8 @@ func hasHeader(headers []Header, name string) bool {
 type cloud struct {
 	spec, kind, contentType string
 	data, data64            []byte // raw JSON of the members data and data_base64; nil where absent
+
+	numbered bool // a revision is given
 
 	// What versions 0.2 and 0.3 called contenttype and datacontentencoding; in 1.0 such names are extensions.
 	oldType, oldEncoding string
@@ -112,10 +115,17 @@ func (d *Decoder) cloudStructured(e *schemas.AccessEvent) bool {
 	return ok
 }
 
+// The extension attributes that correct an event: CloudEvents has no word for it.
+const (
+	cloudRevision = "tollgaterevision" // n of its nth amendment, which carries the whole event
+	cloudVoid     = "tollgatevoid"     // true: it never happened
+	cloudReason   = "tollgatereason"   // who decided it, and why
+)
+
 func cloudBit(name string) uint32 {
 	for i, known := range [...]string{"specversion", "id", "source", "type", "subject", "time",
 		"datacontenttype", "dataschema",
-		"data", "data_base64"} {
+		"data", "data_base64", cloudRevision, cloudVoid, cloudReason} {
 		if name == known {
 			return 1 << i
 		}
@@ -143,6 +153,23 @@ func (d *Decoder) cloudContext(e *schemas.AccessEvent, c *cloud, name, text stri
 	case "datacontenttype":
 		c.contentType = text
 	case "dataschema":
+	case cloudRevision:
+		n, ok := whole(text)
+		if !ok || n >= schemas.RevisionVoid {
+			return d.reject(ReasonWrongValue, fmt.Sprintf("%s is %q", name, clip(text, 16)),
+				`give a whole number from 0 to 65534; a void is "`+cloudVoid+`": true`)
+		}
+		e.Revision, c.numbered = max(e.Revision, uint16(n)), true // a void may have come before
+	case cloudVoid:
+		if text != "true" && text != "false" {
+			return d.reject(ReasonWrongValue, fmt.Sprintf("%s is %q", name, clip(text, 16)),
+				"give true or false")
+		}
+		if text == "true" {
+			e.Revision = schemas.RevisionVoid
+		}
+	case cloudReason:
+		e.Reason = clip(text, MaxText)
 	case "cloudEventsVersion":
 		return d.reject(ReasonWrongValue, fmt.Sprintf("CloudEvents of version %s, which names "+
 			"id, time and type otherwise", clip(text, 16)), "send CloudEvents of version 1.0; 0.2 and 0.3 "+
@@ -170,7 +197,7 @@ func (d *Decoder) cloudComplete(e *schemas.AccessEvent, c *cloud) bool {
 	}
 	switch c.spec {
 	case "1.0":
-		return true
+		return d.correctionWhole(e, c.numbered)
 	case "0.2", "0.3": // the same names, but for how data is said to be encoded
 		if c.contentType == "" {
 			c.contentType = c.oldType
@@ -178,7 +205,7 @@ func (d *Decoder) cloudComplete(e *schemas.AccessEvent, c *cloud) bool {
 		if strings.EqualFold(c.oldEncoding, "base64") && c.data64 == nil {
 			c.data, c.data64 = nil, c.data
 		}
-		return true
+		return d.correctionWhole(e, c.numbered)
 	}
 	return d.reject(ReasonWrongValue, fmt.Sprintf("specversion is %q", clip(c.spec, 16)),
 		"send CloudEvents of version 1.0; 0.2 and 0.3 are read as well")

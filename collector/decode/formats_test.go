@@ -196,6 +196,38 @@ func TestCloudEventsBinary(t *testing.T) {
 	}
 }
 
+// TestCloudEventsCorrect: extension attributes amend and void, and must say what the native form must.
+func TestCloudEventsCorrect(t *testing.T) {
+	var d Decoder
+	var r Result
+	f := func(members, want string) {
+		t.Helper()
+		d.Decode(CloudEvents, Record{Value: []byte(`{"specversion":"1.0","id":"7","source":"s","type":"call",` + members + `}`)}, &r)
+		got := ""
+		if len(r.Events) == 1 {
+			got = string(AppendNative(nil, &r.Events[0]))
+		} else if len(r.Errors) == 1 {
+			got = r.Errors[0].Detail
+		}
+		if !strings.Contains(got, want) {
+			t.Errorf("%s: got %s, want %s", members, got, want)
+		}
+	}
+	const at = `"time":"2026-01-01T00:00:00Z",`
+	f(at+`"tollgatevoid":true,"tollgatereason":"sent in error"`, `00.000Z","void":true,"reason":"sent in error","attributes":{"type":"call"}}`)
+	f(at+`"tollgatevoid":"true","tollgatereason":"sent in error"`, `"void":true`)
+	f(at+`"tollgaterevision":3,"tollgatereason":"measured again","data":{"tokens":5}`,
+		`"revision":3,"reason":"measured again","quantities":{"tokens":5}`)
+	f(at+`"tollgatevoid":false,"tollgaterevision":0`, `00.000Z","attributes"`)
+	f(at+`"revision":3,"void":true,"reason":"x"`, `"attributes":{"type":"call","revision":"3","void":"true","reason":"x"}`)
+	f(at+`"tollgatevoid":true`, "needs a reason")
+	f(`"tollgatevoid":true,"tollgatereason":"x"`, "needs the time")
+	f(at+`"tollgatevoid":true,"tollgaterevision":1,"tollgatereason":"x"`, "a void has no revision")
+	f(at+`"tollgaterevision":65535,"tollgatereason":"x"`, `tollgaterevision is "65535"`)
+	f(at+`"tollgatevoid":1,"tollgatereason":"x"`, `tollgatevoid is "1"`)
+	f(at+`"tollgatevoid":true,"tollgatevoid":true`, "twice")
+}
+
 func TestLookup(t *testing.T) {
 	for _, f := range All() {
 		if got, ok := Lookup(f.Name); !ok || got.Name != f.Name || f.Summary == "" || len(f.Advice) == 0 {

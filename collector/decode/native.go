@@ -144,14 +144,18 @@ func (d *Decoder) nativeWhole(e *schemas.AccessEvent, given uint32) bool {
 	if has(fieldCredential) && has(fieldAPIKey) {
 		return d.reject(ReasonWrongValue, "both credential and api_key are given", "give one of them")
 	}
+	return d.correctionWhole(e, has(fieldRevision))
+}
+
+// correctionWhole checks what an amendment or void must say; numbered tells whether it gives a revision.
+func (d *Decoder) correctionWhole(e *schemas.AccessEvent, numbered bool) bool {
 	if e.Revision == 0 {
 		return true
 	}
-	if e.Revision == schemas.RevisionVoid && has(fieldRevision) {
+	switch {
+	case e.Revision == schemas.RevisionVoid && numbered:
 		return d.reject(ReasonWrongValue, "a void has no revision",
 			`leave out "revision": a void outranks all of them`)
-	}
-	switch {
 	case e.ID == "":
 		return d.reject(ReasonMissingField, "an amendment or void needs the id of its event", `give "id"`)
 	case !d.timed:
