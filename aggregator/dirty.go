@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -38,6 +39,12 @@ type Pace struct {
 	// Default 0.6. Not less: at 40,000 events/s on two cores usage is then more than 5 s behind. Not more:
 	// inserts and merges need the rest.
 	Share float64
+	// Beside is the greatest share of one core's time that recomputing old buckets may take while live events
+	// come.
+	//
+	// Default 0.3. Not less: a spool of a month must become usage within minutes. Not more: live usage and
+	// what is stored meanwhile need the rest.
+	Beside float64
 }
 
 func (p Pace) withDefaults() Pace {
@@ -56,6 +63,9 @@ func (p Pace) withDefaults() Pace {
 	if p.Share == 0 {
 		p.Share = 0.6
 	}
+	if p.Beside == 0 {
+		p.Beside = 0.3
+	}
 	return p
 }
 
@@ -64,10 +74,9 @@ func (p Pace) withDefaults() Pace {
 // nobody a core.
 const maxRest = 10 * time.Second
 
-// rest is how long live buckets wait after a round that took so long, so that they take their share of a core
-// only.
-func (p Pace) rest(took time.Duration) time.Duration {
-	return min(time.Duration(float64(took)*(1/p.Share-1)), maxRest)
+// rest is how long buckets wait after a round that took so long, so that they take their share of a core only.
+func rest(took time.Duration, share float64) time.Duration {
+	return min(time.Duration(float64(took)*(1/share-1)), maxRest)
 }
 
 // dirt is why a bucket must be recomputed.
@@ -284,6 +293,21 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 	return live
 }
 
+// part splits what is due, ordered by time, into live and old. While live events come, old buckets go on where
+// they stopped, so that none waits for ever behind others that become dirty again and again; beside tells that.
+func (l *ledger) part(due []Bucket, from int64) (live, old []Bucket, beside bool) {
+	i, _ := slices.BinarySearchFunc(due, l.liveFrom, func(b Bucket, edge int64) int {
+		return cmp.Compare(b.end(), edge+1)
+	})
+	live, old, beside = due[i:], due[:i], len(l.live) > 0
+	if next, _ := slices.BinarySearchFunc(old, from, func(b Bucket, start int64) int {
+		return cmp.Compare(b.Start, start)
+	}); beside && next < len(old) {
+		old = old[next:]
+	}
+	return live, old, beside
+}
+
 // oldMinutes tells whether minutes that ended before edge (seconds) wait to be recomputed, those that lost
 // events apart.
 func (l *ledger) oldMinutes(edge int64) bool {
@@ -337,6 +361,10 @@ func (l *ledger) held(level schemas.Level) map[Bucket]bool {
 const (
 	// maxJobRows: a million events group into about 1 GB of states on the engine.
 	maxJobRows = 1_000_000
+	// besideRows bounds what is read of old buckets while live ones may become due: about 0.3 s of the engine.
+	besideRows = 200_000
+	// alongRows may always be read along of clean minutes between dirty ones: naming each costs more.
+	alongRows = 50_000
 	// maxJobBuckets: their heads are read into memory, some 200 bytes each.
 	maxJobBuckets = 200_000
 	// maxPatches: buckets that are recomputed by slots are named with the revisions of all of these, some 250
@@ -350,6 +378,7 @@ const (
 type job struct {
 	level    schemas.Level
 	buckets  []Bucket
+	rows     []int64 // of each bucket, what is known to be new in it
 	patches  []patch // of each bucket, where only some of its slots are recomputed
 	agreed   Agreed  // the meters, for minutes
 	from, to int64   // seconds, [from, to) spans the buckets
@@ -417,7 +446,7 @@ func (l *ledger) cut(due []Bucket, agreed func(minute int64) Agreed, limit int) 
 		months[month] = true
 		rows += d.rows
 		j := &out[last]
-		j.buckets = append(j.buckets, b)
+		j.buckets, j.rows = append(j.buckets, b), append(j.rows, d.rows)
 		j.to = b.end()
 		if !shards[b.Shard] {
 			shards[b.Shard] = true

@@ -167,6 +167,82 @@ func TestLedgerDue(t *testing.T) {
 	f("not ours any more", l.due(schemas.Minute, now.Add(time.Hour), now, true))
 }
 
+// TestPart: what is live goes apart from what is old, and while live events come the old goes on where it stopped, round
+// after round.
+func TestPart(t *testing.T) {
+	l := newLedger(Pace{})
+	l.own(0, at(1, 100), now)
+	l.age(now.Add(-5*time.Minute).Unix(), now)
+	live, a, b, c := minuteOf(time.Minute), minuteOf(72*time.Hour), minuteOf(48*time.Hour), minuteOf(time.Hour)
+	due := []Bucket{a, b, c, live}
+	f := func(what string, from int64, wantBeside bool, wantOld ...Bucket) {
+		t.Helper()
+		lives, old, beside := l.part(due, from)
+		if !slices.Equal(lives, []Bucket{live}) || !slices.Equal(old, wantOld) || beside != wantBeside {
+			t.Errorf("%s: live %v, old %v, beside %v; want old %v, beside %v", what, lives, old, beside, wantOld, wantBeside)
+		}
+	}
+	f("nothing live comes: all of it", b.Start, false, a, b, c)
+	l.note(live, at(1, 100), tally{rows: 1, slots: 1})
+	f("from the beginning", 0, true, a, b, c)
+	f("after the first", a.end(), true, b, c)
+	f("in the middle of a minute of several shards", b.Start, true, b, c)
+	f("after the last: from the beginning", c.end(), true, a, b, c)
+}
+
+// TestPiece: a statement reads a bounded number of events, whatever little of them is new; a minute is never cut.
+func TestPiece(t *testing.T) {
+	minutes := make([]Bucket, 6)
+	before := map[Bucket]headBefore{}
+	j := &job{level: schemas.Minute, shards: []int{0}}
+	for i := range minutes {
+		minutes[i] = Bucket{schemas.Minute, start2026.Unix() + int64(i)*60, 0}
+		before[minutes[i]] = headBefore{keys: 100}
+		j.buckets, j.rows = append(j.buckets, minutes[i]), append(j.rows, 1)
+	}
+	j.from, j.to = minutes[0].Start, minutes[5].end()
+	f := func(most int64, want ...int) {
+		t.Helper()
+		var got []int
+		at := j.from
+		for rest := j; rest != nil; {
+			piece, others := rest.piece(before, most)
+			if got = append(got, len(piece.buckets)); piece.from != at || len(piece.rows) != len(piece.buckets) {
+				t.Errorf("at most %d: piece of %v from %d, want from %d", most, piece.buckets, piece.from, at)
+			}
+			at, rest = piece.to, others
+		}
+		if !slices.Equal(got, want) || at != j.to {
+			t.Errorf("at most %d: pieces of %v up to %d, want %v up to %d", most, got, at, want, j.to)
+		}
+	}
+	f(1_000, 6)
+	f(606, 6)
+	f(605, 5, 1)
+	f(202, 2, 2, 2)
+	f(50, 1, 1, 1, 1, 1, 1) // less than a minute: a minute at a time
+	j.patches = make([]patch, 6)
+	f(50, 6) // by slots: how many was decided when they were planned
+}
+
+// TestStatementsOfAJob: clean minutes are read along only where that costs little.
+func TestStatementsOfAJob(t *testing.T) {
+	dirty, clean, other := minuteOf(10*time.Minute), minuteOf(9*time.Minute), minuteOf(8*time.Minute)
+	f := func(what string, dirtyKeys, cleanKeys uint64, wantWhole bool) {
+		t.Helper()
+		j := &job{level: schemas.Minute, buckets: []Bucket{dirty, other}, rows: []int64{1, 1}, from: dirty.Start,
+			to: other.end(), shards: []int{0}}
+		_, whole := j.statements(map[Bucket]headBefore{dirty: {keys: dirtyKeys}, other: {keys: dirtyKeys},
+			clean: {keys: cleanKeys}, minuteOf(time.Hour): {keys: 1 << 40}})
+		if whole != wantWhole {
+			t.Errorf("%s: as a range %v, want %v", what, whole, wantWhole)
+		}
+	}
+	f("small ones", 10, alongRows, true)
+	f("a big one between small ones", 10, alongRows+1, false)
+	f("a big one between big ones", alongRows, 2*alongRows, true)
+}
+
 func TestLedgerCover(t *testing.T) {
 	b := minuteOf(time.Hour)
 	f := func(first, last schemas.Position, catalog uint64, head Head, wantDirty bool,

@@ -32,7 +32,10 @@ type recomputer struct {
 	changed *sync.Cond // something was covered, marked or settled
 	forced  int        // how many wait for everything to be recomputed now
 	coarse  time.Time  // when hours and days were last looked at
-	rest    time.Time  // until then live buckets wait, so that they take their share of a core only
+	pace    Pace
+	rest    time.Time               // until then live buckets wait, so that they take their share of a core only
+	restOld time.Time               // the same for old ones, while live events come
+	next    map[schemas.Level]int64 // where old buckets go on, while live events come
 	settled map[int]settlement
 	noted   time.Time // when settled positions were last stored
 }
@@ -40,7 +43,8 @@ type recomputer struct {
 func newRecomputer(s tables, m *metrics, o Options) *recomputer {
 	r := &recomputer{store: s, metrics: m, log: o.Log, catalog: o.Catalog, now: o.Now, clock: time.Now,
 		chance: rand.Uint64, seam: o.Seam, ledger: newLedger(o.Pace),
-		settled: map[int]settlement{}, coarse: time.Now()}
+		settled: map[int]settlement{}, coarse: time.Now(), pace: o.Pace.withDefaults(),
+		next: map[schemas.Level]int64{}}
 	r.changed = sync.NewCond(&r.mu)
 	return r
 }
@@ -139,7 +143,8 @@ func (r *recomputer) run(ctx context.Context) error {
 	}
 }
 
-// round recomputes what is due, finest level first, and stores how far each shard is settled.
+// round recomputes what is due, finest level first, and stores how far each shard is settled. Live buckets go
+// first; while live events come, one piece of what is old goes after them, and the next round looks again.
 func (r *recomputer) round(ctx context.Context) error {
 	if err := r.followCatalog(ctx); err != nil {
 		return err
@@ -148,20 +153,55 @@ func (r *recomputer) round(ctx context.Context) error {
 		if level == schemas.Hour && r.minutesFirst() {
 			break
 		}
-		jobs, bounds, live := r.plan(level)
+		t := r.plan(level)
 		began := time.Now()
-		for i := range jobs {
-			if err := r.recompute(ctx, &jobs[i], bounds); err != nil {
+		for i := range t.live {
+			if _, err := r.recompute(ctx, &t.live[i], t.bounds, maxJobRows); err != nil {
 				return err
 			}
 		}
-		if live && len(jobs) > 0 {
-			r.mu.Lock()
-			r.rest = time.Now().Add(r.ledger.pace.rest(time.Since(began)))
-			r.mu.Unlock()
+		if len(t.live) > 0 {
+			r.rest = time.Now().Add(rest(time.Since(began), r.pace.Share))
+		}
+		if err := r.old(ctx, level, t); err != nil {
+			return err
 		}
 	}
 	return r.noteSettled(ctx)
+}
+
+// old recomputes the old buckets of a turn: all of them, or a piece while live events come.
+func (r *recomputer) old(ctx context.Context, level schemas.Level, t turn) error {
+	for i := range t.old {
+		if !t.beside {
+			if _, err := r.recompute(ctx, &t.old[i], t.bounds, maxJobRows); err != nil {
+				return err
+			}
+			if r.liveCame() {
+				return nil
+			}
+			continue
+		}
+		began := time.Now()
+		left, err := r.recompute(ctx, &t.old[i], t.bounds, besideRows)
+		if err != nil {
+			return err
+		}
+		r.next[level] = t.old[i].to
+		if len(left) > 0 {
+			r.next[level] = left[0].Start
+		}
+		r.restOld = time.Now().Add(rest(time.Since(began), r.pace.Beside))
+		return nil
+	}
+	return nil
+}
+
+// liveCame tells whether live events come, before which what is old makes way.
+func (r *recomputer) liveCame() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.ledger.live) > 0
 }
 
 // coarseWithin bounds how long hours and days wait for old minutes.
@@ -183,27 +223,32 @@ func (r *recomputer) minutesFirst() bool {
 	return false
 }
 
+// turn is what one round recomputes of a level.
+type turn struct {
+	live, old []job
+	beside    bool // live events come: of old a piece at a time
+	bounds    map[int]schemas.Position
+}
+
 // plan asks the ledger what is due. Bounds are taken with it, before any event is read.
-func (r *recomputer) plan(level schemas.Level) (jobs []job, bounds map[int]schemas.Position, live bool) {
+func (r *recomputer) plan(level schemas.Level) turn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.measure()
-	all := r.forced > 0
-	if !all && time.Now().Before(r.rest) {
-		return nil, nil, false
+	all, now := r.forced > 0, time.Now()
+	live, old, beside := r.ledger.part(r.ledger.due(level, now, r.now(), all), r.next[level])
+	t := turn{beside: beside, bounds: map[int]schemas.Position{}}
+	agreed := agreedBy(r.catalog())
+	if all || !now.Before(r.rest) {
+		t.live = r.ledger.jobs(live, agreed, now)
 	}
-	events := r.now()
-	due := r.ledger.due(level, time.Now(), events, all)
-	if len(due) == 0 {
-		return nil, nil, false
+	if all || !beside || !now.Before(r.restOld) {
+		t.old = r.ledger.jobs(old, agreed, now)
 	}
-	bounds = map[int]schemas.Position{}
 	for shard, s := range r.ledger.shards {
-		bounds[shard] = s.bound
+		t.bounds[shard] = s.bound
 	}
-	last := due[len(due)-1]
-	return r.ledger.jobs(due, agreedBy(r.catalog()),
-		time.Now()), bounds, last.end() > events.Add(-r.ledger.pace.LiveWindow).Unix()
+	return t
 }
 
 // measure shows how much is dirty; callers hold the lock.
@@ -217,54 +262,102 @@ func (r *recomputer) measure() {
 	}
 }
 
-// recompute runs one job: heads before, rows under a new revision, heads.
-func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schemas.Position) error {
+// recompute runs one job: heads before, rows under a new revision, heads. A job that reads more than maxJobRows
+// goes in pieces; where less is allowed, one piece of it goes, and the buckets that are left stay dirty.
+func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schemas.Position,
+	most int64) (left []Bucket, err error) {
 	began := time.Now()
 	before, err := r.store.headsBefore(ctx, j)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i, b := range j.buckets[:len(j.patches)] {
 		j.patches[i] = j.patches[i].continuing(before[b].revision)
 	}
-	parts, all := []job{*j}, true
-	switch {
-	case j.patches != nil:
-		all = false
-	case j.level == schemas.Minute:
-		parts, all = cut(j, before)
-	default:
-		parts, all = j.split(), false
-	}
-	for i := range parts {
-		had := before
-		if !all {
-			had = only(before, parts[i].buckets)
+	statements := 0
+	for rest := j; rest != nil; {
+		piece, others := rest.piece(before, most)
+		parts, whole := piece.statements(before)
+		for i := range parts {
+			had := only(before, parts[i].buckets)
+			if whole {
+				had = between(before, piece.from, piece.to)
+			}
+			if err := r.write(ctx, &parts[i], whole, bounds, had); err != nil {
+				return nil, err
+			}
 		}
-		if err := r.write(ctx, &parts[i], all, bounds, had); err != nil {
-			return err
+		statements += len(parts)
+		if rest = others; rest != nil && most < maxJobRows {
+			left = rest.buckets
+			break
 		}
 	}
-	r.log.Debug("recomputed", "level", j.level, "buckets", len(j.buckets), "statements", len(parts),
-		"as_range", all,
-		"took", time.Since(began))
+	r.log.Debug("recomputed", "level", j.level, "buckets", len(j.buckets)-len(left),
+		"statements", statements, "took", time.Since(began))
 	r.metrics.recomputeSeconds.WithLabelValues(j.level.String()).Observe(time.Since(began).Seconds())
-	return nil
+	return left, nil
 }
 
-// cut decides how a job names its minutes: as a range, where at most as many clean buckets as dirty ones lie
-// in it and are recomputed along and none of them is recomputed by slots, else one by one.
-func cut(j *job, before map[Bucket]headBefore) (parts []job, all bool) {
-	clean := len(before)
-	for _, b := range j.buckets {
-		if _, ok := before[b]; ok {
-			clean--
+// piece takes as many buckets of a job as may be read at once, at least one; others is nil where these are all.
+// A bucket is read whole, however little of it is new.
+func (j *job) piece(before map[Bucket]headBefore, most int64) (piece, others *job) {
+	if j.patches != nil {
+		return j, nil
+	}
+	var reads int64
+	for i, b := range j.buckets {
+		reads += j.rows[i]
+		if j.level == schemas.Minute {
+			reads += int64(before[b].keys)
+		}
+		if i > 0 && reads > most {
+			first, rest := *j, *j
+			first.buckets, rest.buckets = j.buckets[:i], j.buckets[i:]
+			first.rows, rest.rows = j.rows[:i], j.rows[i:]
+			first.to, rest.from = j.buckets[i-1].end(), b.Start
+			return &first, &rest
 		}
 	}
-	if clean <= len(j.buckets) && !j.apart {
+	return j, nil
+}
+
+// statements are the statements of a piece. Its minutes are named as a range, where at most as many clean ones as
+// dirty ones lie in it, are recomputed along and read no more, and none of them is recomputed by slots; else
+// buckets are named one by one.
+func (j *job) statements(before map[Bucket]headBefore) (parts []job, whole bool) {
+	switch {
+	case j.patches != nil:
+		return []job{*j}, false
+	case j.level != schemas.Minute || j.apart:
+		return j.split(), false
+	}
+	clean, keys := 0, map[bool]uint64{}
+	dirty := make(map[Bucket]bool, len(j.buckets))
+	for _, b := range j.buckets {
+		dirty[b] = true
+	}
+	for b, h := range between(before, j.from, j.to) {
+		keys[dirty[b]] += h.keys
+		if !dirty[b] {
+			clean++
+		}
+	}
+	if clean <= len(j.buckets) && keys[false] <= max(keys[true], alongRows) {
 		return []job{*j}, true
 	}
 	return j.split(), false
+}
+
+// between are the heads of the buckets of a range.
+func between(before map[Bucket]headBefore, from, to int64) map[Bucket]headBefore {
+	out := map[Bucket]headBefore{}
+	for b, h := range before {
+		if b.Start >= from && b.end() <= to {
+			out[b] = h
+		}
+	}
+	return out
 }
 
 func only(before map[Bucket]headBefore, buckets []Bucket) map[Bucket]headBefore {

@@ -56,7 +56,7 @@ func (r *Reader) Repair(ctx context.Context, faults []Fault,
 		slices.SortFunc(due, compareBuckets)
 		jobs := again.ledger.jobs(due, agreedBy(timeline), time.Now())
 		for i := range jobs {
-			if err := again.recompute(ctx, &jobs[i], bounds); err != nil {
+			if _, err := again.recompute(ctx, &jobs[i], bounds, maxJobRows); err != nil {
 				return fail(err)
 			}
 			repaired += len(jobs[i].buckets)

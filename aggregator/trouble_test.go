@@ -47,11 +47,11 @@ func TestTrouble(t *testing.T) {
 	})
 }
 
-// TestRest: live buckets take their share of a core, and a server that stood still is not rested from.
+// TestRest: buckets take their share of a core, and a server that stood still is not rested from.
 func TestRest(t *testing.T) {
 	f := func(took, want time.Duration) {
 		t.Helper()
-		if got := (Pace{Share: 0.4}).rest(took); got != want {
+		if got := rest(took, 0.4); got != want {
 			t.Errorf("after %s a rest of %s, want %s", took, got, want)
 		}
 	}
