@@ -169,14 +169,15 @@ func (d *Decoder) decode(format string, r Record, out *Result) {
 		d.whole(fault{ReasonTooLarge, fmt.Sprintf("the record has %d bytes, at most %d are read",
 			len(r.Value), MaxRecordBytes), "send smaller batches: lower the batch size of the " +
 			"gateway's log plugin"})
+	case len(bytes.TrimSpace(value)) == 0 && !d.binaryMode():
+		d.whole(fault{ReasonUndecodable, "the record is empty", "send at least one event in each record"})
 	case format == "":
 		d.whole(fault{ReasonUnknownFormat, "no known format recognises this record",
-			"set the format of the topic or ingest key; tollgate formats list shows those there are"})
+			`send one that tollgate formats list shows (our own JSON is {"id": …, "time": …, "status": …}), ` +
+				"and set the format of the topic or ingest key"})
 	case !known:
 		d.whole(fault{ReasonUnknownFormat, fmt.Sprintf("there is no format %q", format),
 			"tollgate formats list shows those there are"})
-	case len(bytes.TrimSpace(value)) == 0 && !d.binaryMode():
-		d.whole(fault{ReasonUndecodable, "the record is empty", "send at least one event in each record"})
 	default:
 		d.scan.lenient = d.format.lenient
 		d.format.decode(d, skipped)

@@ -371,7 +371,7 @@ func (d *Decoder) wrong(f field, want string) bool {
 		return false
 	}
 	return d.reject(ReasonWrongValue, fmt.Sprintf("%s is not %s", fieldNames[f], want),
-		"see the access event schema")
+		"docs/formats.md lists the members, schemas/access_event.schema.json is their schema")
 }
 
 func (d *Decoder) wantText(f field) (string, bool) {
