@@ -293,6 +293,18 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 	return live
 }
 
+// dueLive picks the live minutes to recompute now of which a mark was heard, without a look at all that is dirty.
+func (l *ledger) dueLive(now, events time.Time) (out []Bucket) {
+	l.age(events.Add(-l.pace.LiveWindow).Unix(), now)
+	for b := range l.live {
+		if d, ok := l.dirty[b]; ok && l.ready(b, d, now) && now.Sub(d.since) >= l.patience(b, now) {
+			out = append(out, b)
+		}
+	}
+	slices.SortFunc(out, compareBuckets)
+	return out
+}
+
 // part splits what is due, ordered by time, into live and old. While live events come, old buckets go on where
 // they stopped, so that none waits for ever behind others that become dirty again and again; beside tells that.
 func (l *ledger) part(due []Bucket, from int64) (live, old []Bucket, beside bool) {
@@ -355,114 +367,6 @@ func (l *ledger) held(level schemas.Level) map[Bucket]bool {
 		}
 	}
 	return out
-}
-
-// Limits of one statement that recomputes: how much it reads, how many buckets and months it writes.
-const (
-	// maxJobRows: a million events group into about 1 GB of states on the engine.
-	maxJobRows = 1_000_000
-	// besideRows bounds what is read of old buckets while live ones may become due: about 0.3 s of the engine.
-	besideRows = 200_000
-	// alongRows may always be read along of clean minutes between dirty ones: naming each costs more.
-	alongRows = 50_000
-	// maxJobBuckets: their heads are read into memory, some 200 bytes each.
-	maxJobBuckets = 200_000
-	// maxPatches: buckets that are recomputed by slots are named with the revisions of all of these, some 250
-	// bytes each.
-	maxPatches = 400
-	// maxJobMonths: ClickHouse refuses an insert into more than 100 partitions.
-	maxJobMonths = 50
-)
-
-// job is one statement's worth of buckets of one level, ordered by start, that are metered alike.
-type job struct {
-	level    schemas.Level
-	buckets  []Bucket
-	rows     []int64 // of each bucket, what is known to be new in it
-	patches  []patch // of each bucket, where only some of its slots are recomputed
-	agreed   Agreed  // the meters, for minutes
-	from, to int64   // seconds, [from, to) spans the buckets
-	shards   []int
-	apart    bool // a live minute that is recomputed by slots lies between them: they are named one by one
-}
-
-// jobs cuts due buckets into statements. agreed says which meters hold in a minute.
-func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed, now time.Time) []job {
-	var whole, patched []Bucket
-	patches := map[Bucket]patch{}
-	for _, b := range due {
-		if p := l.patchOf(b, l.dirty[b], now); p.mask != 0 {
-			patched, patches[b] = append(patched, b), p
-			continue
-		}
-		whole = append(whole, b)
-	}
-	out := l.cut(patched, agreed, maxPatches)
-	for i := range out {
-		for _, b := range out[i].buckets {
-			out[i].patches = append(out[i].patches, patches[b])
-		}
-	}
-	rest := l.cut(whole, agreed, maxJobBuckets)
-	for i := range rest {
-		rest[i].apart = l.spansSlots(&rest[i])
-	}
-	return append(out, rest...)
-}
-
-// spansSlots tells whether a minute that was recomputed by slots lies in the range of a job, which would
-// reread it whole beside its neighbours.
-func (l *ledger) spansSlots(j *job) bool {
-	for b, m := range l.live {
-		if m.patched && j.level == schemas.Minute && b.Start >= j.from && b.end() <= j.to &&
-			slices.Contains(j.shards, b.Shard) {
-			return true
-		}
-	}
-	return false
-}
-
-// cut cuts buckets into statements of at most limit buckets.
-func (l *ledger) cut(due []Bucket, agreed func(minute int64) Agreed, limit int) []job {
-	var out []job
-	var rows int64
-	months := map[int]bool{}
-	shards := map[int]bool{}
-	for _, b := range due {
-		var a Agreed
-		if b.Level == schemas.Minute {
-			a = agreed(b.Start)
-		}
-		d := l.dirty[b]
-		month := monthOf(b.Start)
-		last := len(out) - 1
-		if last < 0 || out[last].agreed.Segment != a.Segment || rows+d.rows > maxJobRows ||
-			len(out[last].buckets) >= limit || !months[month] && len(months) >= maxJobMonths {
-			out = append(out, job{level: b.Level, agreed: a, from: b.Start})
-			last, rows = len(out)-1, 0
-			clear(months)
-			clear(shards)
-		}
-		months[month] = true
-		rows += d.rows
-		j := &out[last]
-		j.buckets, j.rows = append(j.buckets, b), append(j.rows, d.rows)
-		j.to = b.end()
-		if !shards[b.Shard] {
-			shards[b.Shard] = true
-			j.shards = append(j.shards, b.Shard)
-		}
-	}
-	for i := range out {
-		slices.Sort(out[i].shards)
-	}
-	return out
-}
-
-// monthOf numbers the months of the partitions of the tables.
-func monthOf(second int64) int {
-	t := time.Unix(second, 0).UTC()
-	return t.Year()*12 + int(t.Month()) - 1
 }
 
 // leave takes buckets whose events vanished out of the round: they are tried again when something new comes

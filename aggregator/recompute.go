@@ -34,6 +34,7 @@ type recomputer struct {
 	coarse  time.Time  // when hours and days were last looked at
 	pace    Pace
 	rest    time.Time               // until then live buckets wait, so that they take their share of a core only
+	looked  time.Time               // when all that is dirty was looked at last
 	restOld time.Time               // the same for old ones, while live events come
 	next    map[schemas.Level]int64 // where old buckets go on, while live events come
 	settled map[int]settlement
@@ -149,11 +150,16 @@ func (r *recomputer) round(ctx context.Context) error {
 	if err := r.followCatalog(ctx); err != nil {
 		return err
 	}
-	for _, level := range []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day} {
+	levels := []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day}
+	all := r.lookAtAll()
+	if !all {
+		levels = levels[:1]
+	}
+	for _, level := range levels {
 		if level == schemas.Hour && r.minutesFirst() {
 			break
 		}
-		t := r.plan(level)
+		t := r.plan(level, all)
 		began := time.Now()
 		for i := range t.live {
 			if _, err := r.recompute(ctx, &t.live[i], t.bounds, maxJobRows); err != nil {
@@ -168,6 +174,24 @@ func (r *recomputer) round(ctx context.Context) error {
 		}
 	}
 	return r.noteSettled(ctx)
+}
+
+// A look at every dirty bucket costs about 0.1 µs each: a back-fill of months has half a million.
+const (
+	manyDirty = 10_000      // from so many on the others wait while live minutes are looked at
+	lookEvery = time.Second // default 1s: old buckets may wait so long, ten looks a second cost half a core
+)
+
+// lookAtAll tells whether this round looks at all that is dirty, or at live minutes only.
+func (r *recomputer) lookAtAll() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.ledger.dirty) >= manyDirty && time.Since(r.looked) < lookEvery {
+		return false
+	}
+	r.looked = time.Now()
+	r.measure()
+	return true
 }
 
 // old recomputes the old buckets of a turn: all of them, or a piece while live events come.
@@ -230,13 +254,19 @@ type turn struct {
 	bounds    map[int]schemas.Position
 }
 
-// plan asks the ledger what is due. Bounds are taken with it, before any event is read.
-func (r *recomputer) plan(level schemas.Level) turn {
+// plan asks the ledger what is due, of everything or of live minutes only. Bounds are taken with it, before any event
+// is read.
+func (r *recomputer) plan(level schemas.Level, everything bool) turn {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.measure()
 	all, now := r.forced > 0, time.Now()
-	live, old, beside := r.ledger.part(r.ledger.due(level, now, r.now(), all), r.next[level])
+	var due []Bucket
+	if everything {
+		due = r.ledger.due(level, now, r.now(), all)
+	} else {
+		due = r.ledger.dueLive(now, r.now())
+	}
+	live, old, beside := r.ledger.part(due, r.next[level])
 	t := turn{beside: beside, bounds: map[int]schemas.Position{}}
 	agreed := agreedBy(r.catalog())
 	if all || !now.Before(r.rest) {
@@ -297,77 +327,6 @@ func (r *recomputer) recompute(ctx context.Context, j *job, bounds map[int]schem
 		"statements", statements, "took", time.Since(began))
 	r.metrics.recomputeSeconds.WithLabelValues(j.level.String()).Observe(time.Since(began).Seconds())
 	return left, nil
-}
-
-// piece takes as many buckets of a job as may be read at once, at least one; others is nil where these are all.
-// A bucket is read whole, however little of it is new.
-func (j *job) piece(before map[Bucket]headBefore, most int64) (piece, others *job) {
-	if j.patches != nil {
-		return j, nil
-	}
-	var reads int64
-	for i, b := range j.buckets {
-		reads += j.rows[i]
-		if j.level == schemas.Minute {
-			reads += int64(before[b].keys)
-		}
-		if i > 0 && reads > most {
-			first, rest := *j, *j
-			first.buckets, rest.buckets = j.buckets[:i], j.buckets[i:]
-			first.rows, rest.rows = j.rows[:i], j.rows[i:]
-			first.to, rest.from = j.buckets[i-1].end(), b.Start
-			return &first, &rest
-		}
-	}
-	return j, nil
-}
-
-// statements are the statements of a piece. Its minutes are named as a range, where at most as many clean ones as
-// dirty ones lie in it, are recomputed along and read no more, and none of them is recomputed by slots; else
-// buckets are named one by one.
-func (j *job) statements(before map[Bucket]headBefore) (parts []job, whole bool) {
-	switch {
-	case j.patches != nil:
-		return []job{*j}, false
-	case j.level != schemas.Minute || j.apart:
-		return j.split(), false
-	}
-	clean, keys := 0, map[bool]uint64{}
-	dirty := make(map[Bucket]bool, len(j.buckets))
-	for _, b := range j.buckets {
-		dirty[b] = true
-	}
-	for b, h := range between(before, j.from, j.to) {
-		keys[dirty[b]] += h.keys
-		if !dirty[b] {
-			clean++
-		}
-	}
-	if clean <= len(j.buckets) && keys[false] <= max(keys[true], alongRows) {
-		return []job{*j}, true
-	}
-	return j.split(), false
-}
-
-// between are the heads of the buckets of a range.
-func between(before map[Bucket]headBefore, from, to int64) map[Bucket]headBefore {
-	out := map[Bucket]headBefore{}
-	for b, h := range before {
-		if b.Start >= from && b.end() <= to {
-			out[b] = h
-		}
-	}
-	return out
-}
-
-func only(before map[Bucket]headBefore, buckets []Bucket) map[Bucket]headBefore {
-	out := map[Bucket]headBefore{}
-	for _, b := range buckets {
-		if h, ok := before[b]; ok {
-			out[b] = h
-		}
-	}
-	return out
 }
 
 // write stores rows under a revision of its own, then the heads that make them visible. A crash in between
