@@ -72,6 +72,7 @@ func corrupt(format string, args ...any) error {
 // batchHeader is a record batch before its records.
 type batchHeader struct {
 	base      int64 // offset of the first record, also where it has been removed
+	epoch     int32 // of the leader that took it; -1 where it does not say
 	lastDelta int32 // base + lastDelta is the last offset that the batch covers
 	attrs     Attributes
 	firstMS   int64 // record times are deltas of it
@@ -105,6 +106,7 @@ func cutBatch(b []byte) (h batchHeader, rest []byte, err error) {
 	}
 	h = batchHeader{
 		base:      int64(binary.BigEndian.Uint64(b)),
+		epoch:     int32(binary.BigEndian.Uint32(b[12:])),
 		attrs:     Attributes(binary.BigEndian.Uint16(b[21:])),
 		lastDelta: int32(binary.BigEndian.Uint32(b[23:])),
 		firstMS:   int64(binary.BigEndian.Uint64(b[27:])),

@@ -28,6 +28,7 @@ var pinned = map[protocol.ApiKey]int16{
 	protocol.SyncGroup: 3, protocol.Heartbeat: heartbeatVer, protocol.LeaveGroup: 3, protocol.OffsetCommit: 7,
 	protocol.OffsetFetch: 5, protocol.CreateTopics: 4, protocol.DescribeConfigs: 3, protocol.SaslHandshake: 1,
 	protocol.SaslAuthenticate: 1, protocol.Metadata: metadataVersion, protocol.Fetch: fetchVersion,
+	protocol.OffsetForLeaderEpoch: epochVersion,
 }
 
 const (

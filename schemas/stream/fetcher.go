@@ -25,6 +25,7 @@ type fetcher struct {
 	accepted  func(ctx context.Context, gap GapError) (bool, error)
 
 	next     int64 // the offset that must come next
+	led      int32 // one more than the leader epoch of what came before next; 0 where that is not known
 	high     int64
 	stable   int64
 	k        *conn
@@ -209,7 +210,7 @@ func (f *fetcher) outOfRange(ctx context.Context, cause error) error {
 	if err := f.gap(ctx, GapError{Want: f.next, Got: got}); err != nil {
 		return err
 	}
-	f.next = got
+	f.next, f.led = got, 0
 	return again // from the accepted offset
 }
 
@@ -279,7 +280,10 @@ func (f *fetcher) takeBatch(ctx context.Context, h batchHeader) error {
 		if err := f.gap(ctx, GapError{Want: f.next, Got: h.base}); err != nil {
 			return err
 		}
-		f.next = h.base
+		f.next, f.led = h.base, 0
+	}
+	if err := f.continues(ctx, h); err != nil {
+		return err
 	}
 	mark, headers := len(f.reader.records), len(f.reader.headers)
 	undo := func() {
@@ -291,7 +295,7 @@ func (f *fetcher) takeBatch(ctx context.Context, h batchHeader) error {
 		}
 		if f.aborts.void(h) {
 			f.c.metrics.skipped.WithLabelValues(f.topic).Inc()
-			f.next = h.next()
+			f.pass(h)
 			return nil
 		}
 	}
@@ -307,14 +311,31 @@ func (f *fetcher) takeBatch(ctx context.Context, h batchHeader) error {
 		undo()
 		return err
 	}
-	f.next = h.next()
+	f.pass(h)
 	return nil
+}
+
+// pass goes on behind a batch.
+func (f *fetcher) pass(h batchHeader) { f.next, f.led = h.next(), h.epoch+1 }
+
+// continues tells whether a batch of another leader follows what was read. A leader that was elected
+// uncleanly may have lost the end of the log and given its offsets again, so that nothing is missing and yet
+// all is other: what the leader before it wrote then ends before next.
+func (f *fetcher) continues(ctx context.Context, h batchHeader) error {
+	if f.led == 0 || h.epoch < f.led || f.holes {
+		return nil
+	}
+	end, err := f.c.epochEnd(ctx, f.topic, f.partition, f.led-1)
+	if err != nil || end < 0 || end >= f.next {
+		return err
+	}
+	return f.gap(ctx, GapError{Want: f.next, Got: end})
 }
 
 // seek makes fetch go on at offset.
 func (f *fetcher) seek(offset int64) {
 	if offset != f.next {
-		f.next, f.rest = offset, nil
+		f.next, f.led, f.rest = offset, 0, nil
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -415,5 +416,86 @@ func TestIntegrationAnOpenTransactionHoldsItsPartition(t *testing.T) {
 	}
 	if open, err := c.OpenTransactions(ctx, in); err != nil || len(open) != 0 {
 		t.Errorf("open transactions after the end: %v, %v", open, err)
+	}
+}
+
+// TestALogThatGrewAgainIsAGap: a new leader that had less of the log gave its offsets again, and has more than was read by
+// now. Nothing is missing and nothing out of range; only the leaders' epochs tell.
+func TestALogThatGrewAgainIsAGap(t *testing.T) {
+	cluster := fake(t, kfake.NumBrokers(2))
+	c := client(t, cluster.ListenAddrs())
+	p := producer(t, c)
+	in := topic(t, c, 1, nil)
+	stops, ch := make(chan Stop, 100), make(chan got, 1000)
+	o := GroupOptions{Group: name(t, "group"), Topics: []string{in}, Standalone: true, GapPoll: 20 * time.Millisecond,
+		OnStop: func(s Stop) { stops <- s }}
+	write(t, p, in, 0, "a", "b")
+	moveLeader(t, cluster, in)
+	write(t, p, in, 0, "c", "d", "e", "f", "g")
+	stop := consume(t, c, o, follow(ch))
+	for range 7 { // another leader alone is no gap
+		receive(t, ch)
+	}
+	waitCommitted(t, c, o.Group, in, 7)
+	stop()
+
+	cl := other(t, cluster.ListenAddrs())
+	fetch := kmsg.NewPtrOffsetFetchRequest()
+	fetch.Group = o.Group
+	fetch.Topics = []kmsg.OffsetFetchRequestTopic{{Topic: in, Partitions: []int32{0}}}
+	if r, err := fetch.RequestWith(t.Context(), cl); err != nil || r.Topics[0].Partitions[0].LeaderEpoch != 1 {
+		t.Fatalf("committed %+v, %v; want leader epoch 1", r, err)
+	}
+	// Four were read from the first leader, of which the second had two.
+	f := func(offset int64, epoch int32, want int64) {
+		t.Helper()
+		commit := kmsg.NewPtrOffsetCommitRequest()
+		commit.Group = o.Group
+		one := kmsg.NewOffsetCommitRequestTopicPartition()
+		one.Offset, one.LeaderEpoch = offset, epoch
+		commit.Topics = []kmsg.OffsetCommitRequestTopic{{Topic: in, TopicID: idOf(t, c, in), Partitions: []kmsg.OffsetCommitRequestTopicPartition{one}}}
+		if r, err := commit.RequestWith(t.Context(), cl); err != nil || r.Topics[0].Partitions[0].ErrorCode != 0 {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		ch := make(chan got, 1000)
+		defer consume(t, c, o, follow(ch))()
+		if want < 0 {
+			if g := receive(t, ch); g.offset != offset {
+				t.Errorf("%d of epoch %d: read on at %d", offset, epoch, g.offset)
+			}
+			return
+		}
+		var gap GapError
+		if s := receive(t, stops); !errors.As(s.Err, &gap) || gap.Want != offset || gap.Got != want || gap.Recreated {
+			t.Errorf("%d of epoch %d: %v, want a gap to %d", offset, epoch, s.Err, want)
+		}
+	}
+	f(4, 0, 2)
+	f(4, 1, -1)
+	f(4, -1, -1) // whoever committed it does not say
+	f(2, 0, -1)  // all of the first leader was read
+}
+
+// moveLeader gives a topic's partition 0 another leader.
+func moveLeader(t testing.TB, cluster *kfake.Cluster, topic string) {
+	t.Helper()
+	next := int32(1)
+	if cluster.LeaderFor(topic, 0) == next {
+		next = 0
+	}
+	if err := cluster.MoveTopicPartition(topic, 0, next); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestIntegrationWhereALeaderEpochEnded(t *testing.T) {
+	c := client(t, broker(t))
+	p := producer(t, c)
+	in := topic(t, c, 1, nil)
+	write(t, p, in, 0, "a", "b")
+	for epoch, want := range map[int32]int64{0: 2, 5: -1} {
+		if end, err := c.epochEnd(limit(t), in, 0, epoch); err != nil || end != want {
+			t.Errorf("epoch %d ended at %d, %v; want %d", epoch, end, err, want)
+		}
 	}
 }

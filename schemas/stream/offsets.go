@@ -82,6 +82,40 @@ func (c *Client) watermark(ctx context.Context, topic string, partition int) (Wa
 	return w, nil
 }
 
+// epochEnd is the offset at which a leader epoch of a partition ended, as its leader knows: the end of the
+// log for the present one; negative where it knows nothing of that epoch.
+func (c *Client) epochEnd(ctx context.Context, topic string, partition int, epoch int32) (end int64,
+	err error) {
+	err = c.retry(ctx, func(ctx context.Context) error {
+		addr, _, err := c.leader(ctx, topic, partition)
+		if err != nil {
+			return err
+		}
+		k, err := c.lease(ctx, addr)
+		if err != nil {
+			return err
+		}
+		body, err := k.exchange(ctx, func(id int32) []byte {
+			return appendEpochRequest(nil, id, k.clientID, epochRequest{topic, int32(partition), epoch})
+		})
+		c.release(k, err)
+		if err != nil {
+			return err
+		}
+		var code int16
+		if end, code, err = parseEpochEnd(body); err == nil && code != 0 {
+			c.forget(topic)
+			err = kafka.Error(code)
+		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read where leader epoch %d of %s partition %d ended: %w", epoch, topic,
+			partition, err)
+	}
+	return end, nil
+}
+
 // Committed returns the offset that a group has committed for each partition of a topic: the next one it will
 // read; -1 where it has committed nothing.
 func (c *Client) Committed(ctx context.Context, group, topic string) ([]int64, error) {
@@ -141,6 +175,7 @@ func (c *Client) CommittedEarlier(ctx context.Context, group, topic string,
 // commit is what a group has stored for a partition.
 type commit struct {
 	offset int64
+	epoch  int32 // of the leader that wrote what is before it; -1 = not known
 	note   string
 }
 
@@ -191,7 +226,8 @@ func (c *Client) commits(ctx context.Context, group, topic string, partitions []
 					p.PartitionIndex,
 					kafka.Error(p.ErrorCode))
 			}
-			out[p.PartitionIndex] = commit{offset: p.CommittedOffset, note: p.Metadata}
+			out[p.PartitionIndex] = commit{offset: p.CommittedOffset, epoch: p.ComittedLeaderEpoch,
+				note: p.Metadata}
 		}
 	}
 	return out, nil

@@ -45,6 +45,7 @@ type Partition struct {
 	c        *Client
 	who      member
 	read     atomic.Int64 // what may be committed
+	led      atomic.Int32 // as in fetcher
 	lagLabel []string
 	lose     func(error)
 	onRead   func()    // nil once it was called
@@ -64,6 +65,7 @@ func (p *Partition) Fetch(ctx context.Context) (Batch, error) {
 			p.onRead = nil
 		}
 		p.hold(b, time.Now())
+		p.led.Store(p.f.led) // before read: what is committed is of this leader, or of one before it
 		p.read.Store(b.Next)
 		if p.lagLabel != nil {
 			p.c.metrics.lag.WithLabelValues(p.lagLabel...).Set(float64(max(b.HighWatermark-b.Next, 0)))
@@ -93,7 +95,8 @@ func (p *Partition) Commit(ctx context.Context, next int64) error {
 			read)
 	}
 	err := p.c.commit(ctx, p.who, p.Topic, offsetcommit.RequestPartition{PartitionIndex: int32(p.ID),
-		CommittedOffset: next, CommittedLeaderEpoch: -1, CommittedMetadata: noteOf(p.TopicID, p.Generation)})
+		CommittedOffset: next, CommittedLeaderEpoch: p.led.Load() - 1,
+		CommittedMetadata: noteOf(p.TopicID, p.Generation)})
 	if err != nil && notOwner(err) {
 		p.lose(err)
 	}

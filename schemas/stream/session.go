@@ -120,7 +120,7 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 	}
 	stored, ok := found[int32(at.partition)]
 	if !ok {
-		stored.offset = -1
+		stored.offset, stored.epoch = -1, -1
 	}
 	p := &Partition{Topic: at.topic, TopicID: t.id, ID: at.partition, Committed: stored.offset, c: c,
 		who: s.g.who, held: -1,
@@ -154,7 +154,8 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 // earliest record. A commit that belongs to an earlier topic of the same name, or generation of it, is a gap.
 func (s *session) begin(p *Partition, stored commit, seen *lastSeen) error {
 	if stored.offset >= 0 && !stored.isEarlier(p.TopicID, p.Generation) {
-		p.f.next = stored.offset
+		p.f.next, p.f.led = stored.offset, max(stored.epoch+1, 0)
+		p.led.Store(p.f.led)
 		return nil
 	}
 	w, err := s.g.c.watermark(s.ctx, p.Topic, p.ID)

@@ -161,6 +161,7 @@ func (w *wire) tags() {
 const (
 	metadataKey, metadataVersion = 3, 12 // 12: topic ids
 	heartbeatKey, heartbeatVer   = 12, 3 // 3: static members
+	epochKey, epochVersion       = 23, 3 // 3: the last before tags
 	fetchKey, fetchVersion       = 1, 13 // 13: topics by id; a recreated one is refused
 )
 
@@ -196,6 +197,45 @@ func parseHeartbeat(body []byte) (int16, error) {
 		return 0, fmt.Errorf("read Heartbeat answer: %w", w.err)
 	}
 	return code, nil
+}
+
+// epochRequest asks where a leader epoch of a partition ended.
+type epochRequest struct {
+	topic            string
+	partition, epoch int32
+}
+
+// appendEpochRequest encodes OffsetForLeaderEpoch, which kafka-go does not know.
+func appendEpochRequest(b []byte, correlation int32, clientID string, r epochRequest) []byte {
+	b = appendPlainHeader(b, epochKey, epochVersion, correlation, clientID)
+	b = binary.BigEndian.AppendUint32(b, 0xffff_ffff) // of no replica: a reader
+	b = binary.BigEndian.AppendUint32(b, 1)
+	b = appendPlainString(b, r.topic)
+	b = binary.BigEndian.AppendUint32(b, 1)
+	b = binary.BigEndian.AppendUint32(b, uint32(r.partition))
+	b = binary.BigEndian.AppendUint32(b, 0xffff_ffff) // whichever leader answers
+	b = binary.BigEndian.AppendUint32(b, uint32(r.epoch))
+	return finishRequest(b)
+}
+
+// parseEpochEnd reads the body of an OffsetForLeaderEpoch answer about one partition.
+func parseEpochEnd(body []byte) (end int64, code int16, err error) {
+	w := wire{b: body}
+	w.int32() // throttle
+	topics := w.int32()
+	w.take(int(max(w.int16(), 0))) // the topic's name
+	partitions := w.int32()
+	code = w.int16()
+	w.int32() // partition
+	w.int32() // the epoch that ended there: that one, or the last one before it
+	end = w.int64()
+	if w.err == nil && (topics != 1 || partitions != 1) {
+		w.err = fmt.Errorf("it is about %d topics and %d partitions", topics, partitions)
+	}
+	if w.err != nil {
+		return 0, 0, fmt.Errorf("read OffsetForLeaderEpoch answer: %w", w.err)
+	}
+	return end, code, nil
 }
 
 // metadataAnswer is what we use of a Metadata answer.
