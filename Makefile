@@ -22,7 +22,7 @@ PARALLEL ?= 8
 MEMORY := $(shell test -w /dev/shm && echo /dev/shm)
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check crashmatrix explore soak soak-long bench bench-audit bench-path mutate fuzz services services-stop test-services outages run clean vuln proto
+.PHONY: help build demo test check crashmatrix explore soak soak-long bench bench-audit bench-path bench-scale bench-memory bench-late bench-store benchpath mutate fuzz services services-stop test-services outages run clean vuln proto
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
@@ -56,9 +56,23 @@ crashmatrix: ## play every cell of the crash matrix and keep the table in docs/c
 bench: ## run every benchmark once, three seconds each
 	$(GO) test -run '^$$' -bench . -benchtime 3s -benchmem ./...
 
-bench-path: build ## measure the whole path: catch-up, steady traffic, cost of exactness, a reference worker (BENCH_ARGS=…)
+benchpath: build
 	$(GO) build -trimpath -o bin/benchpath ./cmd/tollgate/benchpath
+
+bench-path: benchpath ## measure the whole path: catch-up, steady traffic, cost of exactness, a reference worker (BENCH_ARGS=-apache, -h)
 	./bin/benchpath $(BENCH_ARGS)
+
+bench-scale: benchpath ## measure 2 to 16 shards, and 1, 2 and 4 processes of collector and aggregator (BENCH_ARGS=-h)
+	./bin/benchpath scale $(BENCH_ARGS)
+
+bench-memory: benchpath ## measure the memory of each role behind a backlog of 1 and of 20 million events (10 GB of disk)
+	./bin/benchpath scale -runs 4x1x1000000,4x1x20000000 $(BENCH_ARGS)
+
+bench-late: benchpath ## measure live freshness beside the spool of a month at once, and a trickle of late events (BENCH_ARGS=-h)
+	./bin/benchpath late $(BENCH_ARGS)
+
+bench-store: benchpath ## fill a store with 1, 10 and 100 million events and ask it while traffic comes in (25 GB; BENCH_ARGS=-h)
+	./bin/benchpath store $(BENCH_ARGS)
 
 mutate: ## remove each safety rule in turn and show that a test turns red for it (RULE=part of a name tries some)
 	$(GO) run ./cmd/tollgate/mutate -rule '$(RULE)'

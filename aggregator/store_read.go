@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -41,23 +42,30 @@ func headsFrom(cut schemas.CutID) (from string, args []any) {
 }
 
 // levelSummaries are the heads of one coarse level in a stretch of time, each with how far its minutes reach.
-// One statement reads both, so that a coarse head is compared with minutes as old as it.
+// Of a month's minutes, hundreds of thousands, only what is compared is read. Where a minute is recomputed
+// between the two reads, its hour looks stale and is read from its minutes: as right, and slower.
 const levelSummaries = `
-SELECT toUnixTimestamp(%[1]s(bucket)) AS start, shard, countIf(level = 'minute'),
-       maxIf((generation, covers), level = 'minute') AS reach, reach.1, reach.2, maxIf(catalog,
-           level = 'minute'),
-       argMaxIf((generation, covers, catalog, revision, keys, rows, parts), (generation, covers, catalog,
-           revision), level = '%[2]s') AS v,
-       v.1, v.2, v.3, v.4, v.5, v.6
-FROM (SELECT * FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC')
-    AND level IN ('minute', '%[2]s'))
+SELECT start, shard, sum(parts), maxIf(reach, parts > 0) AS r, r.1, r.2, max(newest),
+       maxIf(head, parts = 0) AS v, v.1, v.2, v.3, v.4, v.5, v.6
+FROM (
+    SELECT toUnixTimestamp(%[1]s(bucket)) AS start, shard, count() AS parts,
+        max((generation, covers)) AS reach, max(catalog) AS newest,
+        (toInt64(0), toInt64(0), toUInt64(0), toUInt64(0), toUInt64(0), toUInt64(0)) AS head
+    FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC')
+        AND level = 'minute' GROUP BY start, shard
+    UNION ALL
+    SELECT toUnixTimestamp(bucket) AS start, shard, 0, (toInt64(0), toInt64(0)), 0,
+        argMax((generation, covers, catalog, revision, keys, rows), (generation, covers, catalog, revision))
+    FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC')
+        AND level = '%[2]s' GROUP BY start, shard
+)
 GROUP BY start, shard`
 
 // summaries yields what is known of the buckets of a coarse level in a stretch of time.
 func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID,
 	yield func(summary)) error {
 	from, args := headsFrom(cut)
-	sql := "SELECT * EXCEPT (reach, v) FROM (" + fmt.Sprintf(levelSummaries, startOf(level), level, from,
+	sql := "SELECT * EXCEPT (r, v) FROM (" + fmt.Sprintf(levelSummaries, startOf(level), level, from,
 		ask.from, ask.to) + ")"
 	return s.query(ctx, "read heads", sql, func(rows driver.Rows) error {
 		var start uint32
@@ -161,22 +169,72 @@ func (s *store) readUsage(ctx context.Context, p *usagePlan, list []Head,
 			return false, err
 		}
 	}
-	if ok, err := s.rowsThere(ctx, list, pick); err != nil || !ok {
-		return false, err
+	// What is there afterwards was there while we read: rows of a head only ever go, a day after the head is
+	// superseded. So an answer is kept until its rows were counted.
+	k := &keeper{yield: yield, there: func() (bool, error) { return s.rowsThere(ctx, list, pick) }}
+	err = s.query(ctx, "read usage", usageStatement(p, list, pick),
+		func(rows driver.Rows) error { return p.scan(rows, k.keep) })
+	if errors.Is(err, errCountedShort) {
+		return false, nil
 	}
-	err = s.query(ctx, "read usage", usageStatement(p, list, pick), func(rows driver.Rows) error {
-		return p.scan(rows, yield)
-	})
 	if err != nil {
 		return false, err
 	}
-	// What is still there was there while we read: rows of a head only ever go. They go a day after the head
-	// is superseded, so this fails only where a read takes longer.
-	if ok, err = s.rowsThere(ctx, list, pick); err == nil && !ok {
-		err = ErrRowsMissing
+	if ok, err = k.there(); err == nil && !ok && k.counted {
+		err = ErrRowsMissing // what was yielded cannot be taken back
 	}
-	return ok, err
+	if err != nil || !ok {
+		return false, err
+	}
+	return true, k.release()
 }
+
+// keeper keeps an answer until its rows were counted. One that is too long for that has them counted before
+// it is yielded, and once more at its end.
+type keeper struct {
+	yield   func(schemas.Usage) error
+	there   func() (bool, error)
+	kept    []schemas.Usage
+	counted bool // before the end: rows are yielded as they come
+}
+
+// errCountedShort says that rows are not there, and that nothing was yielded.
+var errCountedShort = errors.New("rows of the heads that were read are gone")
+
+func (k *keeper) keep(u schemas.Usage) error {
+	switch {
+	case k.counted:
+		return k.yield(u)
+	case len(k.kept) < maxKept:
+		k.kept = append(k.kept, u)
+		return nil
+	}
+	if ok, err := k.there(); err != nil {
+		return err
+	} else if !ok {
+		return errCountedShort
+	}
+	k.counted = true
+	if err := k.release(); err != nil {
+		return err
+	}
+	return k.yield(u)
+}
+
+// release yields what was kept.
+func (k *keeper) release() error {
+	for _, u := range k.kept {
+		if err := k.yield(u); err != nil {
+			return err
+		}
+	}
+	k.kept = nil
+	return nil
+}
+
+// maxKept bounds the rows of an answer that are kept until the usage behind them was counted. Default 10,000:
+// some 3 MB. Not less: counting once less is what makes short answers fast.
+const maxKept = 10_000
 
 // rowsThere tells whether there are as many rows as the heads promise.
 func (s *store) rowsThere(ctx context.Context, list []Head, pick uint64) (bool, error) {

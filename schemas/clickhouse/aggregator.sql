@@ -338,3 +338,13 @@ CREATE TABLE IF NOT EXISTS replay_runs {{on_cluster}} (
     done    UInt8 COMMENT '1 = all of them are acknowledged by Kafka',
     written DateTime64(3, 'UTC') COMMENT 'when; it decides nothing'
 ) ENGINE = {{engine "ReplacingMergeTree(done)"}} ORDER BY plan SETTINGS {{durable}};
+
+-- migration 6: usage of one customer by day, at once
+-- Days are kept in the order of customers too, and counted by revision: a question about one customer's month reads
+-- some granules instead of all customers' days. Days are few rows; the same for hours or minutes would cost inserts.
+ALTER TABLE usage_day {{on_cluster}} MODIFY SETTING lightweight_mutation_projection_mode = 'rebuild';
+ALTER TABLE usage_day {{on_cluster}} ADD PROJECTION IF NOT EXISTS by_customer (SELECT * ORDER BY customer, bucket, shard);
+ALTER TABLE usage_day {{on_cluster}} ADD PROJECTION IF NOT EXISTS revisions (
+    SELECT bucket, shard, slot, revision, count() GROUP BY bucket, shard, slot, revision);
+ALTER TABLE usage_day {{on_cluster}} MATERIALIZE PROJECTION by_customer;
+ALTER TABLE usage_day {{on_cluster}} MATERIALIZE PROJECTION revisions;

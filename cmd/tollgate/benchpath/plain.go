@@ -43,8 +43,8 @@ const plainView = `CREATE MATERIALIZED VIEW plain_view TO plain_usage AS
 	FROM plain_events WHERE customer != '' GROUP BY minute, customer, product, route, status_class`
 
 // plain measures the same backlog through it.
-func plain(ctx context.Context, s settings, out *figures) (err error) {
-	b, err := newBacklog(ctx, s, "plain", s.events, plainTable, plainUsage, plainView)
+func plain(ctx context.Context, s pathSettings, out *figures) (err error) {
+	b, err := newBacklog(ctx, s.settings, "plain", s.events, plainTable, plainUsage, plainView)
 	if err != nil {
 		return err
 	}

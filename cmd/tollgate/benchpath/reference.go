@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,25 +45,27 @@ const referenceView = `CREATE MATERIALIZED VIEW reference_view TO reference_usag
 
 const groupReference = "reference"
 
-// reference measures it on a backlog of the same traffic.
-func reference(ctx context.Context, s settings, out *figures) (err error) {
-	if s.format != "native" {
-		fmt.Println("reference: it reads native events only")
-		return nil
-	}
-	b, err := newBacklog(ctx, s, "reference", s.reference, referenceTable, referenceUsage, referenceView)
+// reference measures it on a backlog of the same traffic. The clock starts when the worker has its first
+// event: how long a group takes to form says nothing about the worker. Ours has no such grace.
+func reference(ctx context.Context, s pathSettings, out *figures) (err error) {
+	b, err := newBacklog(ctx, s.settings, "reference", s.reference, referenceTable, referenceUsage,
+		referenceView)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	h, w, known := b.house, b.watcher, b.known
-	before, began := h.used(), time.Now()
 	c := exec.CommandContext(ctx, os.Args[0], "reference")
-	c.Env = append(h.environment(), "BENCHPATH_EVENTS="+strconv.FormatInt(int64(s.reference)-known.broken,
-		10))
-	if _, err := h.start("reference", c); err != nil {
+	c.Env = append(h.environment(), "BENCHPATH_FORMAT="+s.format,
+		"BENCHPATH_EVENTS="+strconv.FormatInt(int64(s.reference)-known.broken, 10))
+	said, err := h.start("reference", c)
+	if err != nil {
 		return err
 	}
+	if _, err := bufio.NewReader(said).ReadString('\n'); err != nil {
+		return fmt.Errorf("the worker read nothing; see %s/reference.log: %w", h.dir, err)
+	}
+	before, began := h.used(), time.Now()
 	for {
 		var calls uint64
 		if err := w.db.Conn().QueryRow(ctx,
@@ -77,11 +80,14 @@ func reference(ctx context.Context, s settings, out *figures) (err error) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	took := time.Since(began)
-	h.report("reference worker", s.reference, took, before, map[string]float64{})
+	took, each := time.Since(began), map[string]float64{}
+	h.report("reference worker", s.reference, took, before, each)
 	if out.EventsPerS > 0 {
 		out.ReferenceRatio = out.EventsPerS / (float64(s.reference) / took.Seconds())
-		fmt.Printf("  ours is %.1f times as fast\n", out.ReferenceRatio)
+		out.OwnCPURatio = each["reference"] / (out.CPU["collector"] + out.CPU["aggregator"])
+		fmt.Printf("  ours is %.1f times as fast; collector and aggregator together take %.2f µs an event, "+
+			"the worker %.1f times as much\n", out.ReferenceRatio, out.CPU["collector"]+out.CPU["aggregator"],
+			out.OwnCPURatio)
 	}
 	return nil
 }
@@ -104,7 +110,44 @@ type referenceEvent struct {
 	Quantities map[string]json.Number `json:"quantities"`
 }
 
-// runReference is the worker.
+// referenceKong is what the worker reads of a record of Kong's log plugins.
+type referenceKong struct {
+	Request struct {
+		ID      string            `json:"id"`
+		Method  string            `json:"method"`
+		URI     string            `json:"uri"`
+		Size    int64             `json:"size"`
+		Headers map[string]string `json:"headers"`
+	} `json:"request"`
+	Response struct {
+		Status uint16 `json:"status"`
+		Size   int64  `json:"size"`
+	} `json:"response"`
+	Latencies struct {
+		Request float64 `json:"request"`
+	} `json:"latencies"`
+	ClientIP  string `json:"client_ip"`
+	StartedAt int64  `json:"started_at"`
+}
+
+func (k *referenceKong) event() referenceEvent {
+	return referenceEvent{Source: "kong", ID: k.Request.ID, Time: time.UnixMilli(k.StartedAt).UTC(),
+		APIKey: k.Request.Headers["apikey"], Method: k.Request.Method, Host: k.Request.Headers["host"],
+		Path: k.Request.URI, Status: k.Response.Status, Latency: k.Latencies.Request, BytesIn: k.Request.Size,
+		BytesOut: k.Response.Size, Address: k.ClientIP, UserAgent: k.Request.Headers["user-agent"]}
+}
+
+// readReference decodes one record.
+func readReference(format string, value []byte) (e referenceEvent, err error) {
+	if format != "kong" {
+		return e, json.Unmarshal(value, &e)
+	}
+	var k referenceKong
+	err = json.Unmarshal(value, &k)
+	return k.event(), err
+}
+
+// runReference is the worker. It says so when it has its first event.
 func runReference() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -124,7 +167,8 @@ func runReference() error {
 		GroupID: groupReference, Topic: stream.TopicAccessEvents, MinBytes: 1, MaxBytes: 10 << 20,
 		QueueCapacity: 10_000, StartOffset: kafka.FirstOffset})
 	defer reader.Close()
-	return consume(ctx, reader, &worker{db: db, redis: counters, want: want, owner: owners()})
+	return consume(ctx, reader, &worker{db: db, redis: counters, want: want, owner: owners(),
+		format: os.Getenv("BENCHPATH_FORMAT")})
 }
 
 // owners maps keys to customers, as a cache of a customers' table would.
@@ -141,6 +185,7 @@ type worker struct {
 	redis  *redis.Client
 	want   int
 	owner  map[string]string
+	format string
 	events []referenceEvent
 	last   []kafka.Message
 }
@@ -150,7 +195,8 @@ const pipelined = 1_000
 
 func consume(ctx context.Context, reader *kafka.Reader, w *worker) error {
 	var fresh []referenceEvent
-	for total := 0; ; {
+	total, began := 0, false
+	for {
 		m, err := reader.FetchMessage(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
@@ -158,9 +204,13 @@ func consume(ctx context.Context, reader *kafka.Reader, w *worker) error {
 			}
 			return err
 		}
+		if !began {
+			fmt.Println("reading")
+			began = true
+		}
 		w.last = append(w.last, m)
-		var e referenceEvent
-		if err := json.Unmarshal(m.Value, &e); err != nil {
+		e, err := readReference(w.format, m.Value)
+		if err != nil {
 			continue // the ordinary way: it is gone
 		}
 		fresh = append(fresh, e)

@@ -27,6 +27,7 @@ import (
 type house struct {
 	dir, binary string
 	profiles    string // folder for profiles; none = not taken
+	scratch     bool   // the folder goes when the house is closed
 	shards      int
 	kafka       string
 	redis       string
@@ -36,10 +37,11 @@ type house struct {
 	ends        []func() error
 }
 
-// openHouse starts the servers in an empty folder. kafka is the address of a broker that runs already, with
-// the process that it is; none = the embedded one, in a process of its own.
+// openHouse starts the servers in an empty folder, or in one that a house was in before. The broker is the
+// embedded one in a process of its own, Apache Kafka, or one that runs already.
 func openHouse(ctx context.Context, dir string, s settings) (h *house, err error) {
-	h = &house{dir: dir, binary: s.binary, shards: s.shards, profiles: s.profiles, pids: map[string][]int{}}
+	h = &house{dir: dir, binary: s.binary, shards: s.shards, profiles: s.profiles, scratch: s.scratch,
+		pids: map[string][]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())
@@ -70,6 +72,9 @@ func openHouse(ctx context.Context, dir string, s settings) (h *house, err error
 	if s.outside.address != "" {
 		h.kafka, h.pids["kafka"] = s.outside.address, []int{s.outside.pid}
 		return h, nil
+	}
+	if s.apache {
+		return h, h.apache(ctx, s.services)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -249,6 +254,9 @@ func (h *house) close() error {
 	}
 	for _, end := range slices.Backward(h.ends) {
 		problems = append(problems, end())
+	}
+	if h.scratch {
+		problems = append(problems, os.RemoveAll(h.dir))
 	}
 	return errors.Join(problems...)
 }

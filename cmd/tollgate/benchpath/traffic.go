@@ -54,6 +54,13 @@ type endpoint struct{ method, path string }
 var endpoints = []endpoint{{"GET", "/v1/search"}, {"GET", "/v1/suggest"}, {"GET", "/v1/tiles/%d/%d/%d"},
 	{"GET", "/v1/geocode"}, {"POST", "/v1/completions"}}
 
+// What the collector makes of an endpoint.
+var (
+	products = []string{"search", "search", "maps", "maps", "llm"}
+	routes   = []string{"/v1/search", "/v1/suggest", "/v1/tiles/{z}/{x}/{y}", "/v1/geocode",
+		"/v1/completions"}
+)
+
 func customerID(i int) string { return fmt.Sprintf("customer-%04d", i) }
 
 // rawKey is a customer's API key: made up, the same in every run.
@@ -86,11 +93,15 @@ type traffic struct {
 	hosts  []string
 	buffer []byte
 	near   [][]byte // events of the last seconds, to be sent again
+
+	// first and partitions are the partitions of access-events that it writes to: all of them, unless set.
+	first, partitions int
 }
 
 func newTraffic(seed uint64, format string) *traffic {
 	random := rand.New(rand.NewPCG(seed, 1))
-	t := &traffic{random: random, zipf: rand.NewZipf(random, 1.1, 8, customers-1), format: format}
+	t := &traffic{random: random, zipf: rand.NewZipf(random, 1.1, 8, customers-1), format: format,
+		partitions: accessPartitions}
 	for i := range 300 {
 		t.agents = append(t.agents, fmt.Sprintf("acme-sdk/%d.%d.%d (linux; amd64; build %04d)", i%5, i%7,
 			i%11, i*37%10_000))
@@ -116,7 +127,7 @@ func (t *traffic) records(list []stream.Record, n int, at time.Time, known *trut
 			value = t.event(at, known)
 		}
 		list = append(list, stream.Record{Topic: stream.TopicAccessEvents,
-			Partition: t.random.IntN(accessPartitions), Value: value})
+			Partition: t.first + t.random.IntN(t.partitions), Value: value})
 	}
 	return list
 }
