@@ -46,9 +46,10 @@ func (c invoiceDraft) Run(a *app) error {
 			drafts = append(drafts, some...)
 		}
 		return printInvoices(a, drafts, c.Output,
-			fmt.Sprintf("nothing is to be invoiced for %s%s: no usage of it is "+
-				"stored and no plan has a fee; `tollgate usage --from … --to … --by customer` "+
-				"shows what there is", c.Period, ofCustomers(c.Customer)))
+			fmt.Sprintf("nothing is to be invoiced for %s%s: no plan that was in force has a fee, or a "+
+				"price for what was used; `tollgate usage --from … --to … --by customer` shows what that "+
+				"is, `tollgate customer subscriptions` who is on which plan", c.Period,
+				ofCustomers(c.Customer)))
 	})
 }
 

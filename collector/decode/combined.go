@@ -1,6 +1,7 @@
 package decode
 
 import (
+	"bytes"
 	"strings"
 	"unicode/utf8"
 
@@ -26,7 +27,8 @@ var combinedAdvice = []Advice{
 // referer is not kept. It decodes whatever has a time, a request (even an empty one) and a status (even "-"):
 // old logs are full of requests that are none.
 func (d *Decoder) combined(line []byte, e *schemas.AccessEvent) bool {
-	t := d.validText(line)
+	// A crash leaves zeros before the next line, files put one behind the other a byte order mark.
+	t := d.validText(bytes.TrimLeft(line, "\x00\ufeff"))
 	open := commonTimeAt(t)
 	if open < 0 {
 		return d.notCombined("it has no [day/month/year:time zone]")
@@ -102,8 +104,11 @@ func commonTimeAt(t string) int {
 // combinedWho reads what stands before the time: [virtual host] client ident user.
 func (d *Decoder) combinedWho(e *schemas.AccessEvent, t string) {
 	t = strings.TrimSpace(t)
-	if i := strings.LastIndex(t, ": "); i >= 0 {
-		t = t[i+2:] // a syslog header: <190>Nov 23 10:00:00 host nginx: …
+	for i := strings.LastIndex(t, ": "); i > 0; i = strings.LastIndex(t[:i], ": ") {
+		if t[i-1] != ':' { // 2001:db8:: is an address
+			t = t[i+2:] // a syslog header: <190>Nov 23 10:00:00 host nginx: …
+			break
+		}
 	}
 	client, rest := firstField(t)
 	if second, third, more := strings.Cut(rest, " "); more && second != "-" &&
