@@ -165,11 +165,12 @@ type Collector struct {
 	hurry   chan struct{} // from a reader that waits for its commit
 
 	// What the flush under way alone touches: how far what is published is not yet committed, how many chunks
-	// of it their readers wait for, whether quota could not be counted, and when it was last.
+	// of it their readers wait for, whether quota could not be counted, and when it last was.
 	behind    map[*reader]int64
 	owed      map[*reader]int
 	uncounted bool
 	counted   time.Time
+	spare     [][]byte // memory of records, for the next
 }
 
 // New checks the options.
@@ -316,7 +317,9 @@ func (c *Collector) done(f *flush, published bool) {
 
 // publish tries until Kafka has acknowledged every record, or ctx ends. Repeated parts are the same parts.
 func (c *Collector) publish(ctx context.Context, f *flush) bool {
-	records := f.records(layout{c.o.UsageTopic, c.o.RejectedTopic, c.o.Shards, c.o.RejectedPartitions})
+	to := layout{c.o.UsageTopic, c.o.RejectedTopic, c.o.Shards, c.o.RejectedPartitions}
+	records := f.records(to, &c.spare)
+	defer func() { c.spare = spareRecords(c.spare, records) }()
 	for attempt := 0; ; attempt++ {
 		err := c.o.Seam.Do(ctx, seam.Publish, func(ctx context.Context) error {
 			_, err := c.o.Publisher.Produce(ctx, records)

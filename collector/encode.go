@@ -103,14 +103,7 @@ func appendEvent(b []byte, e *schemas.UsageEvent) []byte {
 	return b
 }
 
-// appendMember appends body as one repeated member of a batch record.
-func appendMember(b []byte, tag byte, body []byte) []byte {
-	b = append(b, tag)
-	b = binary.AppendUvarint(b, uint64(len(body)))
-	return append(b, body...)
-}
-
-// nextMember cuts the first member off b, which appendMember has written.
+// nextMember cuts the first member off b, which encoded.event or appendRejected have written.
 func nextMember(b []byte) (member, rest []byte) {
 	length, n := binary.Uvarint(b[1:])
 	if n <= 0 || length > uint64(len(b)-1-n) {

@@ -1,6 +1,8 @@
 package collector
 
 import (
+	"encoding/binary"
+
 	"tollgate/schemas"
 	"tollgate/schemas/stream"
 	"tollgate/schemas/wire"
@@ -16,7 +18,7 @@ type chunk struct {
 	bytes    int   // held in memory
 }
 
-// encoded holds events as members of a batch record, see appendMember.
+// encoded holds events as members of a batch record.
 type encoded struct {
 	members []byte
 	count   int
@@ -48,9 +50,25 @@ func (e *encoded) reset() {
 	e.members, e.count = e.members[:0], 0
 }
 
-func (e *encoded) add(tag byte, body []byte) {
-	e.members = appendMember(e.members, tag, body)
+// event adds an event as a member, unless it is larger than MaxEventBytes.
+func (e *encoded) event(u *schemas.UsageEvent) bool {
+	start := len(e.members)
+	b := append(e.members, eventsTag, 0, 0) // most bodies have a length of two bytes
+	b = appendEvent(b, u)
+	size := len(b) - start - 3
+	if size > MaxEventBytes {
+		e.members = b[:start]
+		return false
+	}
+	if n := uvarintSize(size); n != 2 {
+		b = append(b, 0)
+		copy(b[start+1+n:], b[start+3:len(b)-1])
+		b = b[:start+1+n+size]
+	}
+	binary.PutUvarint(b[start+1:], uint64(size))
+	e.members = b
 	e.count++
+	return true
 }
 
 // weigh sums up what the chunk holds, after its last event.
@@ -114,8 +132,10 @@ type layout struct {
 // records are the parts of the flush, each a record: for every mode and shard its usage events, for every
 // source partition its rejected events. The counts of all parts add up to receipt.read; a flush without
 // events is one part without events, so that its ranges have a receipt too (law 5).
-func (f *flush) records(to layout) []stream.Record {
-	w := writer{to: to, receipt: wire.Receipt{Flush: f.id, Ranges: f.ranges()}}
+//
+// The records' memory is taken from spare, as far as there is some.
+func (f *flush) records(to layout, spare *[][]byte) []stream.Record {
+	w := writer{to: to, spare: spare, receipt: wire.Receipt{Flush: f.id, Ranges: f.ranges()}}
 	for _, c := range f.chunks {
 		w.receipt.Read += c.events()
 	}
@@ -153,6 +173,7 @@ func (f *flush) records(to layout) []stream.Record {
 // number.
 type writer struct {
 	to        layout
+	spare     *[][]byte
 	receipt   wire.Receipt
 	records   []stream.Record
 	topic     string
@@ -180,7 +201,24 @@ func (w *writer) begin() {
 		panic("BUG: encode a receipt: " + err.Error())
 	}
 	w.receipt.Part++
-	w.value, w.head = head, len(head)
+	var value []byte
+	if n := len(*w.spare); n > 0 {
+		value, *w.spare = (*w.spare)[n-1], (*w.spare)[:n-1]
+	}
+	w.value, w.head = append(value, head...), len(head)
+}
+
+// maxSpare bounds the records whose memory is kept for the next flush. 16: those of one full flush.
+const maxSpare = 16
+
+// spareRecords keeps the memory of records that nobody looks at any more.
+func spareRecords(spare [][]byte, records []stream.Record) [][]byte {
+	for i := range records {
+		if value := records[i].Value; len(spare) < maxSpare && cap(value) <= 2*MaxRecordBytes {
+			spare = append(spare, value[:0])
+		}
+	}
+	return spare
 }
 
 func (w *writer) write(members []byte) {

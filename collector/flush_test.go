@@ -45,11 +45,46 @@ func TestEncode(t *testing.T) {
 			want.Attributes = append(want.Attributes, &wire.Named{Name: e.Attributes[i].Name, Value: e.Attributes[i].Value})
 		}
 		var got wire.UsageBatch
-		if err := got.UnmarshalVT(appendMember(nil, eventsTag, appendEvent(nil, &e))); err != nil {
+		var one encoded
+		if !one.event(&e) {
+			t.Fatal("an event is too large")
+		}
+		if err := got.UnmarshalVT(one.members); err != nil {
 			t.Fatal(err)
 		}
 		if len(got.Events) != 1 || !proto.Equal(got.Events[0], want) {
 			t.Fatalf("wrote %v\nwant  %v", got.Events, want)
+		}
+	}
+}
+
+// TestMemberSizes: an event is a whole member at every size of its length, and none beyond the bound.
+func TestMemberSizes(t *testing.T) {
+	var e encoded
+	var want []int
+	f := func(from, to int) {
+		for n := from; n <= to; n++ {
+			if e.event(&schemas.UsageEvent{Path: strings.Repeat("x", n)}) {
+				want = append(want, n)
+			}
+		}
+	}
+	f(0, 140)                                                 // a length of one byte, then of two
+	f(16_370, 16_390)                                         // then of three
+	f(MaxEventBytes-50, MaxEventBytes+1000)                   // and beyond the bound
+	if most := want[len(want)-1]; most+2+3 != MaxEventBytes { // a tag of two bytes, a length of three
+		t.Errorf("the largest path has %d bytes", most)
+	}
+	var got wire.UsageBatch
+	if err := got.UnmarshalVT(e.members); err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Events) != len(want) || e.count != len(want) {
+		t.Fatalf("%d events, count %d, want %d", len(got.Events), e.count, len(want))
+	}
+	for i, n := range want {
+		if got.Events[i].Path != strings.Repeat("x", n) {
+			t.Fatalf("path %d has %d bytes, want %d", i, len(got.Events[i].Path), n)
 		}
 	}
 }
@@ -60,6 +95,7 @@ func TestFlushBalances(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
+	var spare [][]byte
 	for range 40 {
 		f := &flush{id: random.Uint64()}
 		want := map[string]bool{}
@@ -82,12 +118,14 @@ func TestFlushBalances(t *testing.T) {
 					continue
 				}
 				e := schemas.UsageEvent{ID: id, Path: padding}
-				k.usage[random.IntN(2)][schemas.Shard("", id, 4)].add(eventsTag, appendEvent(nil, &e))
+				k.usage[random.IntN(2)][schemas.Shard("", id, 4)].event(&e)
 			}
 			k.weigh()
 			f.add(k)
 		}
-		checkBalance(t, f, f.records(layout{stream.TopicUsageEvents, stream.TopicRejectedEvents, 4, 2}), want)
+		records := f.records(layout{stream.TopicUsageEvents, stream.TopicRejectedEvents, 4, 2}, &spare)
+		checkBalance(t, f, records, want)
+		spare = spareRecords(spare, records)
 	}
 }
 

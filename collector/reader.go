@@ -139,7 +139,6 @@ type worker struct {
 	result  decode.Result
 	origin  origin
 	event   schemas.UsageEvent
-	body    []byte
 	headers []decode.Header
 
 	chunk   *chunk
@@ -178,16 +177,14 @@ func (w *worker) events(r *stream.Record) {
 				raw: eventAt(r.Value, place.Offset), format: w.result.Format})
 			continue
 		}
-		w.body = appendEvent(w.body[:0], &w.event)
-		if len(w.body) > MaxEventBytes {
+		shard := schemas.Shard(w.event.Source, w.event.ID, w.shards)
+		if !w.chunk.usage[o.mode][shard].event(&w.event) {
 			w.reject(r, rejection{place: place, source: w.event.Source, format: w.result.Format,
 				raw: eventAt(r.Value, place.Offset), fault: &Fault{ReasonTooLarge,
 					"the event is larger than half a record of usage-events",
 					"send fewer and shorter attributes"}})
 			continue
 		}
-		shard := schemas.Shard(w.event.Source, w.event.ID, w.shards)
-		w.chunk.usage[o.mode][shard].add(eventsTag, w.body)
 		published++
 		if w.chunk.tally != nil && o.mode == schemas.Live && w.event.Customer != "" {
 			w.chunk.tally.Add(r.Offset, &w.event)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/klauspost/compress/zstd"
@@ -317,30 +318,32 @@ func (h batchHeader) abortMarker() bool {
 
 // appendBatch appends one record batch with the given records, base offset 0, compressed where that makes it
 // smaller. scratch is reused for the uncompressed records.
-func appendBatch(b []byte, records []Record, codec compress.Compression, scratch *bytes.Buffer) ([]byte,
-	error) {
+func appendBatch(b []byte, records []Record, codec compress.Compression, scratch *[]byte) ([]byte, error) {
 	start, first, last := len(b), records[0].Time.UnixMilli(), records[0].Time.UnixMilli()
-	scratch.Reset()
-	plain := scratch.AvailableBuffer()
+	size := 0
+	for i := range records {
+		size += sizeOf(&records[i])
+	}
+	plain := slices.Grow((*scratch)[:0], size)
 	for i := range records {
 		ms := records[i].Time.UnixMilli()
 		last = max(last, ms)
 		plain = appendRecord(plain, &records[i], ms-first, int64(i))
 	}
-	scratch.Write(plain)
+	*scratch = plain
 	b = append(b, make([]byte, batchHead)...)
 	var attrs Attributes
 	if codec != compress.None {
-		packed, err := deflate(b, codec, scratch.Bytes())
+		packed, err := deflate(b, codec, plain)
 		if err != nil {
 			return nil, err
 		}
-		if len(packed)-len(b) < scratch.Len() {
+		if len(packed)-len(b) < len(plain) {
 			b, attrs = packed, Attributes(codec)
 		}
 	}
 	if attrs == 0 {
-		b = append(b, scratch.Bytes()...)
+		b = append(b, plain...)
 	}
 	h := b[start:]
 	binary.BigEndian.PutUint32(h[8:], uint32(len(h)-batchPrefix))

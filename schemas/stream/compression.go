@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 
+	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/snappy"
 	"github.com/klauspost/compress/zstd"
 	"github.com/segmentio/kafka-go/compress"
@@ -137,6 +138,9 @@ func (a *appender) Write(p []byte) (int, error) {
 }
 
 func deflate(b []byte, codec compress.Compression, plain []byte) ([]byte, error) {
+	if codec == compress.Snappy {
+		return appendSnappy(b, plain), nil
+	}
 	out := &appender{b: b}
 	w := codec.Codec().NewWriter(out)
 	if _, err := w.Write(plain); err != nil {
@@ -146,4 +150,15 @@ func deflate(b []byte, codec compress.Compression, plain []byte) ([]byte, error)
 		return nil, fmt.Errorf("compress %d bytes with %s: %w", len(plain), codec, err)
 	}
 	return out.b, nil
+}
+
+// appendSnappy compresses into one block, of any size, in the framing that every client reads: Java's has
+// blocks of 32 KiB, and believes what a block says of itself.
+func appendSnappy(b, plain []byte) []byte {
+	b = append(b, xerial...)
+	b = append(b, 0, 0, 0, 1, 0, 0, 0, 1) // its version, and the oldest that reads it
+	head := len(b)
+	b = slices.Grow(b, 4+s2.MaxEncodedLen(len(plain)))
+	block := s2.EncodeSnappy(b[head+4:cap(b)], plain)
+	return append(binary.BigEndian.AppendUint32(b, uint32(len(block))), block...) // it is there already
 }
