@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"tollgate/schemas"
+	"tollgate/schemas/catalog"
 )
 
 // attribute says which product, credential and customer the event belongs to, as of its own time (law 9).
@@ -28,8 +29,14 @@ func (c *checker) attribute(o *origin, a *schemas.AccessEvent, out *schemas.Usag
 			"leave customer out, or set customer: event for a source that is trusted to name it"}
 	}
 	if a.CredentialKind != schemas.CredentialNone && a.Credential != "" {
-		found, known := c.agreement.Attribute(a.CredentialKind, out.Source, a.Credential, out.Time)
-		if known {
+		var found catalog.Attribution
+		var ok bool
+		if c.owner != nil {
+			found, ok = c.owner.found, c.owner.ok
+		} else {
+			found, ok = c.agreement.Attribute(a.CredentialKind, out.Source, a.Credential, out.Time)
+		}
+		if ok {
 			out.Credential = found.Credential
 			if out.Subject == "" {
 				out.Subject = found.Subject

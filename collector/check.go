@@ -15,38 +15,69 @@ import (
 type checker struct {
 	agreement *catalog.Snapshot
 	hasher    *catalog.Hasher
-	hashes    map[string][]string // secrets already hashed, current key first: HMAC costs 1 µs, the map 50 ns
-	content   []byte              // scratch of schemas.ContentHash
+	keys      map[string]*known // secrets seen before: HMAC costs 1 µs, finding one here 50 ns
+	owner     *known            // whose key the event at hand shows; nil = it shows no key
+	content   []byte            // scratch of schemas.ContentHash
 }
 
-// maxHashes bounds the secrets remembered, in entries of about 200 bytes. 16,384: a collector sees the same
-// few thousand keys all day; a guesser of keys fills it with junk, then it is emptied.
-const maxHashes = 16 << 10
+// known is a secret seen before: its hashes, the current key's first, and the hash by which the agreement
+// knows it for a source, with whose it is for a stretch of time.
+type known struct {
+	hashes []string
+	source string
+	hash   string
+	ok     bool // somebody's
+	found  catalog.Attribution
+}
+
+// maxKeys bounds the secrets remembered, in entries of about 300 bytes. 16,384: a collector sees the same few
+// thousand keys all day; a guesser of keys fills it with junk, then it is emptied.
+const maxKeys = 16 << 10
 
 func newChecker(hasher *catalog.Hasher) *checker {
-	return &checker{hasher: hasher, hashes: make(map[string][]string)}
+	return &checker{hasher: hasher, keys: make(map[string]*known)}
 }
 
-// fingerprint is catalog.Snapshot.Fingerprint with a memory: the keyed hash by which a secret is known at a
-// time.
-func (c *checker) fingerprint(source, secret string, at int64) string {
-	hashes, ok := c.hashes[secret]
-	if !ok {
-		if len(c.hashes) >= maxHashes {
-			clear(c.hashes)
+// agree makes a the agreement. What an earlier one said is forgotten: its texts would keep that alive.
+func (c *checker) agree(a *catalog.Snapshot) {
+	if c.agreement != a {
+		c.agreement = a
+		for _, k := range c.keys {
+			k.ok, k.found = false, catalog.Attribution{}
 		}
-		hashes = c.hasher.Candidates(secret)
-		c.hashes[strings.Clone(secret)] = hashes
 	}
-	for _, h := range hashes[1:] { // only during a rotation of hashing keys is there more than one
-		if _, known := c.agreement.Attribute(schemas.CredentialHash, source, hashes[0], at); known {
+}
+
+// key is the keyed hash by which a secret is known at a time, as catalog.Snapshot.Fingerprint has it, and
+// whose it is.
+func (c *checker) key(source, secret string, at int64) *known {
+	k := c.keys[secret]
+	if k == nil {
+		if len(c.keys) >= maxKeys {
+			clear(c.keys)
+		}
+		k = &known{hashes: c.hasher.Candidates(secret)}
+		c.keys[strings.Clone(secret)] = k
+	}
+	if k.source == source && k.found.From <= at && at < k.found.To {
+		return k
+	}
+	k.hash = k.hashes[0]
+	if k.source != source {
+		k.source = strings.Clone(source)
+	}
+	k.found, k.ok = c.agreement.Attribute(schemas.CredentialHash, source, k.hash, at)
+	for _, h := range k.hashes[1:] { // only during a rotation of hashing keys is there more than one
+		if k.ok {
 			break
 		}
-		if _, known := c.agreement.Attribute(schemas.CredentialHash, source, h, at); known {
-			return h
+		other, ok := c.agreement.Attribute(schemas.CredentialHash, source, h, at)
+		other.From, other.To = max(k.found.From, other.From), min(k.found.To, other.To)
+		if k.found, k.ok = other, ok; ok {
+			k.hash = h
 		}
 	}
-	return hashes[0]
+	return k
 }
 
 // usage checks a, the event at this place of the record that o describes, attributes it and writes it to out.
@@ -57,9 +88,11 @@ func (c *checker) usage(o *origin, place decode.Place, a *schemas.AccessEvent,
 	if f := c.identity(o, place, a, out); f != nil {
 		return f
 	}
+	c.owner = nil
 	if a.CredentialKind == schemas.CredentialKey {
 		a.CredentialKind = schemas.CredentialHash
-		a.Credential = c.fingerprint(out.Source, a.Credential, out.Time)
+		c.owner = c.key(out.Source, a.Credential, out.Time)
+		a.Credential = c.owner.hash
 	}
 	if f := c.right(o, a, out); f != nil {
 		return f
@@ -197,7 +230,9 @@ func (c *checker) quantities(a *schemas.AccessEvent, out *schemas.UsageEvent) *F
 func cleanTexts(a *schemas.AccessEvent) {
 	for _, s := range [...]*string{&a.Reason, &a.Credential, &a.Subject, &a.Method, &a.Host, &a.Path,
 		&a.Route, &a.Service, &a.Version, &a.UserAgent} {
-		*s = valid(*s)
+		if !utf8.ValidString(*s) {
+			*s = valid(*s)
+		}
 	}
 }
 

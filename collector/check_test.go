@@ -2,11 +2,13 @@ package collector
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
 
 	"tollgate/schemas"
+	"tollgate/schemas/catalog"
 	"tollgate/schemas/stream"
 	"tollgate/schemas/wire"
 )
@@ -225,4 +227,48 @@ func FuzzOrigin(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestKeyIsRemembered: what the checker remembers of a key is what the agreement says, at any time, for any source, and after
+// any change, also during a rotation of hashing keys.
+func TestKeyIsRemembered(t *testing.T) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 3))
+	was := catalog.HashingKey{ID: "old", Secret: []byte("an earlier secret of tests, long")}
+	both, err := catalog.NewHasher(catalog.HashingKey{ID: "new", Secret: []byte("a later secret of the tests, 32.")}, was)
+	if err != nil {
+		t.Fatal(err)
+	}
+	earlier, err := catalog.NewHasher(was)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, s := newChecker(both), catalog.NewSnapshot(catalog.Contents{})
+	found := 0
+	for change := range uint64(200) {
+		hasher := earlier
+		if r.IntN(2) == 0 {
+			hasher = both
+		}
+		s = s.With(catalog.Contents{Change: change + 1, Credentials: []catalog.Credential{{ID: fmt.Sprint("k", r.IntN(20)),
+			Kind: schemas.CredentialHash, Match: hasher.Hash(fmt.Sprint("secret ", r.IntN(8))), Customer: fmt.Sprint("c", r.IntN(9)),
+			Source: []string{"", "", "gw"}[r.IntN(3)], Deleted: r.IntN(6) == 0, From: time.UnixMilli(noon + r.Int64N(5000)),
+			To: time.UnixMilli(noon + 2000 + r.Int64N(5000)), Change: change + 1}}})
+		c.agree(s)
+		for range 40 {
+			source, secret, at := []string{"", "gw"}[r.IntN(2)], fmt.Sprint("secret ", r.IntN(8)), noon+r.Int64N(8000)
+			got, want := c.key(source, secret, at), s.Fingerprint(both, source, secret, at)
+			whose, ok := s.Attribute(schemas.CredentialHash, source, want, at)
+			if got.hash != want || got.ok != ok || got.found.Credential != whose.Credential || got.found.Customer != whose.Customer {
+				t.Fatalf("%q of %q at %d: %+v, want %s of %+v %v", secret, source, at, got, want, whose, ok)
+			}
+			if ok {
+				found++
+			}
+		}
+	}
+	if found < 500 {
+		t.Errorf("only %d keys were found", found)
+	}
 }

@@ -152,7 +152,8 @@ func newWorker(hasher *catalog.Hasher, m *metrics) *worker {
 
 // begin directs what follows into k.
 func (w *worker) begin(a *catalog.Snapshot, k *chunk, shards int) {
-	w.check.agreement, w.chunk, w.shards = a, k, shards
+	w.check.agree(a)
+	w.chunk, w.shards = k, shards
 }
 
 // record decodes, checks, attributes and encodes the events of one record. Each event is published or
@@ -298,7 +299,7 @@ func (w *worker) harmless(text string) string {
 // redact replaces known secrets by the keyed hash under which they are known.
 func (w *worker) redact(text []byte, source string) []byte {
 	return decode.Redact(text, func(secret []byte) string {
-		return w.check.fingerprint(source, string(secret), w.origin.recordTime)
+		return w.check.key(source, string(secret), w.origin.recordTime).hash
 	})
 }
 

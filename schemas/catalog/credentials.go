@@ -221,26 +221,43 @@ type Attribution struct {
 	Subject    string // of the credential; "" where it names none
 	Blocked    bool
 	Change     uint64 // change number of the credential's row
+	// From and To are the stretch of time, half-open, in milliseconds, in which a snapshot gives this answer;
+	// also where it is that nobody's credential was in force.
+	From, To int64
 }
 
 // attribute finds the credential of this kind and match that was in force at a time (milliseconds). One bound
 // to the event's source wins over one for any source, then the later From, then the higher change.
 func (c credentials) attribute(kind schemas.CredentialKind, source, match string,
 	at int64) (Attribution, bool) {
+	in := Attribution{From: always, To: never}
 	if source != "" && (c.base.bound || c.delta.bound) {
-		if a, ok := c.bound(kind, source, match, at); ok {
-			return a, true
+		if c.bound(kind, source, match, at, &in) {
+			return in, true
 		}
 	}
-	return c.bound(kind, "", match, at)
+	return in, c.bound(kind, "", match, at, &in)
 }
 
-func (c credentials) bound(kind schemas.CredentialKind, source, match string, at int64) (Attribution, bool) {
+// bound finds the credential of exactly this source, and shortens the stretch of its answer to where no row
+// begins or ends.
+func (c credentials) bound(kind schemas.CredentialKind, source, match string, at int64,
+	out *Attribution) bool {
 	key := c.base.matchHash(kind, source, match)
 	var best *credentialRow
 	var in *credentialTable
 	consider := func(t *credentialTable, row *credentialRow) {
-		if at < row.from || at >= row.to || row.flags&flagDeleted != 0 {
+		if row.flags&flagDeleted != 0 {
+			return
+		}
+		for _, edge := range [...]int64{row.from, row.to} {
+			if edge <= at {
+				out.From = max(out.From, edge)
+			} else {
+				out.To = min(out.To, edge)
+			}
+		}
+		if at < row.from || at >= row.to {
 			return
 		}
 		if best == nil || row.from > best.from || row.from == best.from && row.change > best.change {
@@ -256,13 +273,12 @@ func (c credentials) bound(kind schemas.CredentialKind, source, match string, at
 		consider(c.delta, row)
 	}
 	if best == nil {
-		return Attribution{}, false
+		return false
 	}
-	return Attribution{
-		Credential: in.idOf(best), Customer: in.customers[best.customer],
-		Subject: in.text(best.subject, best.subLen), Blocked: best.flags&flagBlocked != 0,
-		Change: best.change,
-	}, true
+	out.Credential, out.Customer = in.idOf(best), in.customers[best.customer]
+	out.Subject, out.Blocked = in.text(best.subject, best.subLen), best.flags&flagBlocked != 0
+	out.Change = best.change
+	return true
 }
 
 // with is c and the changed rows. The small table is made anew from old and changed rows; when it has become

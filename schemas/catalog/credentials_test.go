@@ -60,6 +60,15 @@ func TestAttributeLikePlainSearch(t *testing.T) {
 			if ok {
 				hits++
 			}
+			for range 4 { // the answer holds for its stretch of time
+				other := base.Add(time.Duration(r.IntN(24)) * time.Hour).UnixMilli()
+				if again, _ := s.Attribute(kind, source, match, other); other >= got.From && other < got.To && again != got {
+					t.Fatalf("%d %q %q: %+v at %d, but %+v at %d", kind, source, match, got, at, again, other)
+				}
+			}
+			if at < got.From || at >= got.To {
+				t.Fatalf("%+v does not hold at %d", got, at)
+			}
 		}
 	}
 	if hits < 500 || s.Change() != change {

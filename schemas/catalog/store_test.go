@@ -171,7 +171,7 @@ func TestPutAndRead(t *testing.T) {
 	}
 	at := from.UnixMilli()
 	a, ok := s.Attribute(schemas.CredentialHash, "any", key.Match, at)
-	if !ok || a != (Attribution{"k1", "acme", "app", false, 3}) {
+	if !ok || a != (Attribution{"k1", "acme", "app", false, 3, at, key.To.UnixMilli()}) {
 		t.Fatalf("%+v %v", a, ok)
 	}
 	if _, ok := s.Attribute(schemas.CredentialHash, "any", key.Match, at-1); ok {
