@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/ClickHouse/ch-go/proto"
 
@@ -110,9 +111,14 @@ func (c *rejectedColumns) append(e *wire.RejectedEvent) {
 	c.bound.Append(e.Bound)
 }
 
+// asTheyCome keeps ClickHouse from looking for repeats within an insert of events, row by row over all
+// columns: that took 2.5 of 4 µs per event. Readers use FINAL, which takes no part that was never merged for
+// free of repeats, and merges look for them anyway.
+const asTheyCome = " SETTINGS optimize_on_insert = 0"
+
 // insertEvents stores events; after an error they may be there or not, and are sent again.
 func (s *store) insertEvents(ctx context.Context, r *eventRows) error {
-	return s.insert(ctx, "events", r.inputs()...)
+	return s.insertWith(ctx, "events", asTheyCome, r.inputs()...)
 }
 
 // byMonths splits rows so that no part falls into more than maxJobMonths months: all of them together,
@@ -174,8 +180,13 @@ func (s *store) insertRejected(ctx context.Context, c *rejectedColumns) error {
 		{Name: "attempt", Data: &c.attempt}, {Name: "bound", Data: &c.bound}})
 }
 
-// insert sends blocks of columns and counts the insert.
-func (s *store) insert(ctx context.Context, table string, blocks ...proto.Input) error {
+// insert sends columns and counts the insert.
+func (s *store) insert(ctx context.Context, table string, in proto.Input) error {
+	return s.insertWith(ctx, table, "", in)
+}
+
+// insertWith sends blocks of columns with settings, and counts the insert.
+func (s *store) insertWith(ctx context.Context, table, settings string, blocks ...proto.Input) error {
 	rows := 0
 	for _, in := range blocks {
 		rows += in[0].Data.Rows()
@@ -184,7 +195,8 @@ func (s *store) insert(ctx context.Context, table string, blocks ...proto.Input)
 		return nil
 	}
 	s.metrics.inserts.WithLabelValues(table).Inc()
-	if err := s.db.Insert(ctx, blocks[0].Into(table), blocks...); err != nil {
+	query := strings.TrimSuffix(blocks[0].Into(table), " VALUES") + settings + " VALUES"
+	if err := s.db.Insert(ctx, query, blocks...); err != nil {
 		return fmt.Errorf("insert %d rows into %s: %w", rows, table, err)
 	}
 	return nil

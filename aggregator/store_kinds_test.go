@@ -100,3 +100,70 @@ func TestColumnsTravelAlike(t *testing.T) {
 		t.Error("a block that was used before is sent otherwise than a new one")
 	}
 }
+
+// TestRepeatsWithinAnInsert: two deliveries of one key that come in one insert are one event to every reader, before and
+// after merges, in whatever parts lie beside them; the higher rank wins.
+func TestRepeatsWithinAnInsert(t *testing.T) {
+	db := openDB(t)
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &store{db: db, metrics: m}
+	exec := func(statement string) {
+		t.Helper()
+		if err := db.Conn().Exec(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const keys = 20_000 // more than two granules
+	put := func(minute int64) {
+		t.Helper()
+		rows := &eventRows{}
+		for i := range 2 * keys {
+			key, second := i%keys, i >= keys
+			customer := "loser"
+			if second == (key%2 == 0) {
+				customer = "winner" // of even keys the second delivery, of odd ones the first
+			}
+			e := &wire.UsageEvent{Source: "gw", Id: fmt.Sprint(key), Time: start2026.UnixMilli() + minute*60_000,
+				Change: map[string]uint64{"loser": 1, "winner": 2}[customer], Customer: customer}
+			if err := rows.room(newEventColumns).append(e, key%3); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.insertEvents(t.Context(), rows); err != nil {
+			t.Fatal(err)
+		}
+	}
+	look := func(minutes, level uint64) {
+		t.Helper()
+		var rows, different, wrong, parts, deepest uint64
+		if err := db.Conn().QueryRow(t.Context(), `SELECT count(), uniqExact(minute, id), countIf(customer != 'winner')
+			FROM events FINAL`).Scan(&rows, &different, &wrong); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.Conn().QueryRow(t.Context(), `SELECT count(), toUInt64(max(level)) FROM system.parts
+			WHERE database = currentDatabase() AND table = 'events' AND active`).Scan(&parts, &deepest); err != nil {
+			t.Fatal(err)
+		}
+		if want := minutes * keys; rows != want || different != want || wrong != 0 || deepest != level {
+			t.Errorf("%d events, %d different, %d of the lower rank, want %d, in %d parts of level %d", rows, different,
+				wrong, want, parts, deepest)
+		}
+	}
+	exec("SYSTEM STOP MERGES events")
+	put(0)
+	look(1, 0)
+	put(1) // a neighbour that does not overlap
+	look(2, 0)
+	put(0) // one that does
+	look(2, 0)
+	exec("SYSTEM START MERGES events")
+	exec("OPTIMIZE TABLE events FINAL")
+	look(2, 1)
+	exec("SYSTEM STOP MERGES events")
+	put(2) // beside a part that was merged
+	put(1)
+	look(3, 1)
+}
