@@ -33,7 +33,7 @@ type Audit struct {
 	// deliveries of stored events because their credential changed, which answer for no source
 	AttributedAgain uint64
 
-	Slotted uint64 // busy live minutes that are kept by ten seconds
+	Slotted uint64 // busy live minutes that are kept by five seconds
 	Moving  uint64 // buckets that were written to whenever they were looked at: they could not be compared
 
 	Records []UnequalRecord // at most 100

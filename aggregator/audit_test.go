@@ -24,7 +24,7 @@ type generated struct {
 // rows is the SQL of the generated events, columns of table events; one is numbered n and in record o of its shard.
 func (g generated) rows(where string) string {
 	return fmt.Sprintf(`SELECT toStartOfMinute(time) AS minute, toUInt16(n %% %[1]d) AS shard,
-    toUInt8(intDiv(toSecond(time), 10)) AS slot, 'gen' AS source, leftPad(toString(n), 12, '0') AS id,
+    toUInt8(intDiv(toSecond(time), 5)) AS slot, 'gen' AS source, leftPad(toString(n), 12, '0') AS id,
     fromUnixTimestamp64Milli(toInt64(%[2]d + intDiv(n * %[3]d, %[4]d)), 'UTC') AS time,
     toUInt128(cityHash64(n)) AS rank, concat('c', toString(toUInt32(sqrt(cityHash64(n, 1) %% %[6]d)))) AS customer,
     'maps' AS product, concat('/v1/r', toString(cityHash64(n, 2) %% 20)) AS route, 'GET' AS method,

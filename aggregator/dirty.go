@@ -15,10 +15,11 @@ type Pace struct {
 	// Default 1s. Not less: every recomputation rereads what is new in the minute. Not more: freshness is 5 s
 	// at the 99th percentile, of which one second goes to filling an insert.
 	Live time.Duration
-	// Lagging is how long a live bucket waits whose shard has had records waiting in Kafka for that long.
+	// Lagging is how long a live minute waits that is over for as long, or whose shard has had records
+	// waiting in Kafka for as long. Where a shard has caught up and is quiet it waits as any other.
 	//
-	// Default 5s. Not less: its usage is late whatever we do, and every recomputation takes from the time to
-	// catch up. Not more: somebody watches it catch up.
+	// Default 8s. Not less: its usage is late whatever we do, more of it is on its way, and every
+	// recomputation takes from the time to catch up. Not more: somebody watches it catch up.
 	Lagging time.Duration
 	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are
 	// seldom further behind, and what is older may wait a moment to be recomputed with its neighbours.
@@ -54,7 +55,7 @@ func (p Pace) withDefaults() Pace {
 		}
 	}
 	set(&p.Live, time.Second)
-	set(&p.Lagging, 5*time.Second)
+	set(&p.Lagging, 8*time.Second)
 	set(&p.LiveWindow, 5*time.Minute)
 	set(&p.Quiet, 700*time.Millisecond)
 	set(&p.Old, 15*time.Minute)
@@ -278,7 +279,7 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 			continue
 		}
 		if b.end() > l.liveFrom {
-			if all || now.Sub(d.since) >= l.patience(b, now) {
+			if all || now.Sub(d.since) >= l.patience(b, now, events) {
 				live = append(live, b)
 			}
 			continue
@@ -339,10 +340,12 @@ func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
 		(d.left.IsZero() || now.Sub(d.left) >= l.pace.Old)
 }
 
-// patience is how long a live bucket waits.
-func (l *ledger) patience(b Bucket, now time.Time) time.Duration {
+// patience is how long a live bucket waits; events says what time it is for events.
+func (l *ledger) patience(b Bucket, now, events time.Time) time.Duration {
 	s := l.shards[b.Shard]
-	if b.Level == schemas.Minute && !s.behind.IsZero() && now.Sub(s.behind) >= l.pace.Lagging {
+	lags := !s.behind.IsZero() && now.Sub(s.behind) >= l.pace.Lagging ||
+		b.end() <= events.Add(-l.pace.Lagging).Unix()
+	if b.Level == schemas.Minute && lags && !l.quiet(b.Shard, now) {
 		return max(l.pace.Live, l.pace.Lagging)
 	}
 	return [...]time.Duration{schemas.Minute: l.pace.Live, schemas.Hour: l.pace.Hour,

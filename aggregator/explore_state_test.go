@@ -20,7 +20,7 @@ const (
 	maxRuns       = 5
 )
 
-// The model knows slot 0, slot 1, and the four others, which stay empty, as one: bits of a class mask.
+// The model knows slot 0, slot 1, and the others, which stay empty, as one: bits of a class mask.
 const (
 	classes    = 3
 	allClasses = 1<<classes - 1
@@ -46,7 +46,7 @@ type delivery struct {
 // deliveredAs is a delivery of key within the first or second slot, with a revision, a change and who pays.
 func deliveredAs(key string, class int, revision uint16, change uint64, customer string) delivery {
 	return delivery{schemas.UsageEvent{Source: "gw", ID: key,
-		Time: modelStart.UnixMilli() + int64(class)*10_000, Revision: revision, Change: change, Content: 7,
+		Time: modelStart.UnixMilli() + int64(class)*60_000/slotsPerMinute, Revision: revision, Change: change, Content: 7,
 		Customer: customer}, class}
 }
 

@@ -49,10 +49,14 @@ type Head struct {
 	Slots       slots            // parts of a live minute; all 0 = the rows of Revision are the whole bucket
 }
 
-// slotsPerMinute is how many slots a busy live minute has: ten seconds each, by the time of the event, so
+// slotsPerMinute is how many slots a busy live minute has: five seconds each, by the time of the event, so
 // that all deliveries of an event fall into the same. Only slots with new events are recomputed while the
 // minute is live: with 20,000 events a second the whole minute, reread every other second, cost two cores.
-const slotsPerMinute = 6
+//
+// Default 12. Not fewer: of a slot that is going on everything is read again in each round. Not more: rows of
+// finer slots are more, and a row costs as much as reading two events. The number is in the sort key of the
+// stored events, so changing it is a rebuild.
+const slotsPerMinute = 12
 
 // wholeSlot as the slot of usage rows means that they are of the whole bucket.
 const wholeSlot = 255

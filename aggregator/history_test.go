@@ -193,7 +193,7 @@ func testReader(b *bench) *Reader {
 // usage with the reference. The shards' second owners begin at the committed offsets.
 func TestRandomHistories(t *testing.T) { histories(t, false) }
 
-// TestRandomLiveHistories is the same with every minute live and busy: it is recomputed by slots of ten
+// TestRandomLiveHistories is the same with every minute live and busy: it is recomputed by slots of five
 // seconds, until it is live no more and recomputed whole.
 func TestRandomLiveHistories(t *testing.T) { histories(t, true) }
 

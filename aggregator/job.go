@@ -17,7 +17,7 @@ const (
 	alongRows = 50_000
 	// maxJobBuckets: their heads are read into memory, some 200 bytes each.
 	maxJobBuckets = 200_000
-	// maxPatches: buckets that are recomputed by slots are named with the revisions of all of these, some 250
+	// maxPatches: buckets that are recomputed by slots are named with the revisions of all of these, some 400
 	// bytes each.
 	maxPatches = 400
 	// maxJobMonths: ClickHouse refuses an insert into more than 100 partitions.

@@ -69,7 +69,7 @@ func (l *ledger) note(b Bucket, at schemas.Position, n tally) {
 // patch says which slots of a bucket to recompute, and which revisions the others have; mask 0 means that the
 // whole bucket is recomputed.
 type patch struct {
-	mask  uint8
+	mask  uint16
 	known slots
 	stats [slotsPerMinute]slotStats // of the known slots
 	from  uint64                    // revision of the head that the known slots are of

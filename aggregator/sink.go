@@ -61,7 +61,7 @@ type stain struct {
 // tally is what a record brings into a minute.
 type tally struct {
 	rows  uint32
-	slots uint8 // the slots that it brings something into, one bit each
+	slots uint16 // the slots that it brings something into, one bit each
 }
 
 // flush is what is written together: by all lanes of this process.

@@ -88,9 +88,9 @@ func (s *store) eventsOf(ctx context.Context, f EventFilter, meter *catalog.Mete
 const attributedBefore = `
 SELECT ` + eventColumnsOf + ` FROM events FINAL
 WHERE credential = %[1]s AND toUInt64(bitAnd(bitShiftRight(rank, 64), toUInt128(281474976710655))) < %[2]d
-  AND minute >= toDateTime(%[3]d, 'UTC') AND (minute, shard, slot, source, id, time) > (toDateTime(%[3]d,
-      'UTC'), %[4]d, %[9]d, %[5]s, %[6]s, fromUnixTimestamp64Milli(%[7]d, 'UTC'))
-ORDER BY minute, shard, slot, source, id, time LIMIT %[8]d`
+  AND minute >= toDateTime(%[3]d, 'UTC') AND (minute, slot, shard, source, id, time) > (toDateTime(%[3]d,
+      'UTC'), %[9]d, %[4]d, %[5]s, %[6]s, fromUnixTimestamp64Milli(%[7]d, 'UTC'))
+ORDER BY minute, slot, shard, source, id, time LIMIT %[8]d`
 
 // olderThan yields up to limit events of a credential that were attributed before a change, after the event
 // last.

@@ -46,11 +46,11 @@ func (j *job) eventScope(all bool) string {
 	for i, b := range j.buckets {
 		for s := range slotsPerMinute {
 			if j.patches[i].mask&(1<<s) != 0 {
-				parts = append(parts, fmt.Sprintf("(%d,%d,%d)", b.Start, b.Shard, s))
+				parts = append(parts, fmt.Sprintf("(%d,%d,%d)", b.Start, s, b.Shard))
 			}
 		}
 	}
-	return j.scope("minute", true) + " AND (minute, shard, slot) IN (" + strings.Join(parts, ",") + ")"
+	return j.scope("minute", true) + " AND (minute, slot, shard) IN (" + strings.Join(parts, ",") + ")"
 }
 
 // split cuts a job whose buckets are to be named one by one.
@@ -132,14 +132,24 @@ func (s *store) recomputeMinutes(ctx context.Context, j *job, all bool, revision
 func minuteStatement(j *job, all bool, revision uint64) string {
 	a := asked{meters: j.agreed.Meters, scope: j.eventScope(all), bySlot: j.patches != nil,
 		revision: revision}
-	return fmt.Sprintf("INSERT INTO usage_minute (%s)\n%s", usageColumns, a.minuteRows(nil))
+	return fmt.Sprintf("INSERT INTO usage_minute (%s)\n%s%s", usageColumns, a.minuteRows(nil), j.threads())
+}
+
+// threads is the SQL that has a live recomputation run on one thread: with several each groups most of the
+// rows for itself and they are put together after, which costs a tenth more processor time, and it has less to
+// read than a second's worth. What is old may use them all: it is much at once.
+func (j *job) threads() string {
+	if j.patches == nil {
+		return ""
+	}
+	return "\nSETTINGS max_threads = 1"
 }
 
 // asked says which usage rows of minutes a statement makes of events.
 type asked struct {
 	meters   []catalog.Meter
 	scope    string // SQL: which events
-	bySlot   bool   // a row for each ten seconds
+	bySlot   bool   // a row for each five seconds
 	revision uint64
 }
 

@@ -6,7 +6,7 @@
 CREATE TABLE IF NOT EXISTS events {{on_cluster}} (
     minute     DateTime('UTC') COMMENT 'bucket: the start of the minute of time' CODEC(Delta(4), ZSTD(1)),
     shard      UInt16 COMMENT 'partition of usage-events: hash(source, id) mod P' CODEC(ZSTD(1)),
-    slot       UInt8 COMMENT 'which ten seconds of the minute, 0 to 5: what of a busy minute is recomputed at once' CODEC(ZSTD(1)),
+    slot       UInt8 COMMENT 'which five seconds of the minute, 0 to 11: what of a busy minute is recomputed at once' CODEC(ZSTD(1)),
     source     LowCardinality(String) COMMENT 'who reported the request',
     id         String COMMENT 'unique within source and time' CODEC(ZSTD(1)),
     time       DateTime64(3, 'UTC') COMMENT 'when it happened, by the gateway' CODEC(Delta(8), ZSTD(1)),
@@ -30,7 +30,7 @@ CREATE TABLE IF NOT EXISTS events {{on_cluster}} (
     quantities Map(String, Decimal(38, 12)) COMMENT 'what the request is worth beside being one' CODEC(ZSTD(1)),
     attributes Map(String, String) COMMENT 'kept for conditions and dimensions of meters' CODEC(ZSTD(1))
 ) ENGINE = {{engine "ReplacingMergeTree(rank)"}}
-PARTITION BY toYYYYMM(minute) ORDER BY (minute, shard, slot, source, id, time) SETTINGS {{durable}};
+PARTITION BY toYYYYMM(minute) ORDER BY (minute, slot, shard, source, id, time) SETTINGS {{durable}};
 
 -- How far the events of a bucket reach: written after the events are acknowledged. A replay writes the same row.
 CREATE TABLE IF NOT EXISTS marks {{on_cluster}} (
@@ -86,7 +86,7 @@ CREATE TABLE IF NOT EXISTS usage_minute {{on_cluster}} (
     bucket       DateTime('UTC') COMMENT 'start' CODEC(Delta(4), ZSTD(1)),
     shard        UInt16 COMMENT 'of the events' CODEC(ZSTD(1)),
     revision     UInt64 COMMENT 'milliseconds since 1970 in the upper 42 bits, chance in the lower 22' CODEC(ZSTD(1)),
-    slot         UInt8 COMMENT 'which ten seconds of the minute, 255 = the whole bucket' CODEC(ZSTD(1)),
+    slot         UInt8 COMMENT 'which five seconds of the minute, 255 = the whole bucket' CODEC(ZSTD(1)),
     customer     LowCardinality(String) COMMENT 'who pays; empty = not attributed',
     product      LowCardinality(String) COMMENT 'dimension',
     route        LowCardinality(String) COMMENT 'dimension',
@@ -128,7 +128,7 @@ CREATE TABLE IF NOT EXISTS heads {{on_cluster}} (
     keys_digest  UInt64 COMMENT 'order-free digest of these keys and their ranks' CODEC(ZSTD(1)),
     rows         UInt64 COMMENT 'usage rows of its parts' CODEC(ZSTD(1)),
     usage_digest UInt64 COMMENT 'order-free digest of these rows' CODEC(ZSTD(1)),
-    parts        Array(Tuple(slot UInt8, revision UInt64)) COMMENT 'which usage rows: of a busy live minute, ten seconds of different revisions',
+    parts        Array(Tuple(slot UInt8, revision UInt64)) COMMENT 'which usage rows: of a busy live minute, five seconds of different revisions',
     written      DateTime64(3, 'UTC') COMMENT 'when; it delays views and collection, never decides' CODEC(Delta(8), ZSTD(1))
 ) ENGINE = {{engine "MergeTree"}}
 PARTITION BY toYYYYMM(bucket) ORDER BY (level, bucket, shard, generation, covers, catalog, revision)
