@@ -16,7 +16,8 @@ type Pace struct {
 	// at the 99th percentile, of which one second goes to filling an insert.
 	Live time.Duration
 	// Lagging is how long a live minute waits that is over for as long, or whose shard has had records
-	// waiting in Kafka for as long. Where a shard has caught up and is quiet it waits as any other.
+	// waiting in Kafka for as long, or brings no newer events. Where a shard has caught up and is quiet it
+	// waits as any other.
 	//
 	// Default 8s. Not less: its usage is late whatever we do, more of it is on its way, and every
 	// recomputation takes from the time to catch up. Not more: somebody watches it catch up.
@@ -97,6 +98,7 @@ type shardState struct {
 	marked   time.Time        // when the last mark came
 	caughtUp bool             // nothing is waiting in Kafka
 	behind   time.Time        // since when something does; zero while caughtUp
+	newest   int64            // the second after the slot of the newest event that was heard of
 }
 
 // read takes note of whether a fetch reached the end of the shard's partition.
@@ -298,7 +300,7 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 func (l *ledger) dueLive(now, events time.Time) (out []Bucket) {
 	l.age(events.Add(-l.pace.LiveWindow).Unix(), now)
 	for b := range l.live {
-		if d, ok := l.dirty[b]; ok && l.ready(b, d, now) && now.Sub(d.since) >= l.patience(b, now) {
+		if d, ok := l.dirty[b]; ok && l.ready(b, d, now) && now.Sub(d.since) >= l.patience(b, now, events) {
 			out = append(out, b)
 		}
 	}
@@ -344,7 +346,7 @@ func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
 func (l *ledger) patience(b Bucket, now, events time.Time) time.Duration {
 	s := l.shards[b.Shard]
 	lags := !s.behind.IsZero() && now.Sub(s.behind) >= l.pace.Lagging ||
-		b.end() <= events.Add(-l.pace.Lagging).Unix()
+		min(b.end(), s.newest) <= events.Add(-l.pace.Lagging).Unix()
 	if b.Level == schemas.Minute && lags && !l.quiet(b.Shard, now) {
 		return max(l.pace.Live, l.pace.Lagging)
 	}

@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"math/bits"
 	"time"
 
 	"tollgate/schemas"
@@ -40,10 +41,12 @@ func (s slotStats) plus(o slotStats) slotStats {
 
 // hear takes an acknowledged mark into account.
 func (l *ledger) hear(s stain, now time.Time) {
-	if l.shards[s.shard] == nil {
+	shard := l.shards[s.shard]
+	if shard == nil {
 		return
 	}
 	b := Bucket{schemas.Minute, s.minute, s.shard}
+	shard.newest = max(shard.newest, s.minute+int64(bits.Len16(s.slots))*60/slotsPerMinute)
 	l.stain(b, dirt{first: s.at, last: s.at, since: now, rows: int64(s.rows)})
 	l.note(b, s.at, s.tally)
 }
