@@ -135,9 +135,9 @@ func minuteStatement(j *job, all bool, revision uint64) string {
 	return fmt.Sprintf("INSERT INTO usage_minute (%s)\n%s%s", usageColumns, a.minuteRows(nil), j.threads())
 }
 
-// threads is the SQL that has a live recomputation run on one thread: with several each groups most of the
-// rows for itself and they are put together after, which costs a tenth more processor time, and it has less to
-// read than a second's worth. What is old may use them all: it is much at once.
+// threads is the SQL that has a live recomputation run on one thread: of several each groups most rows for
+// itself, and putting them together costs a tenth more processor time, for less than a second of work. What
+// is old may use them all: it is much at once.
 func (j *job) threads() string {
 	if j.patches == nil {
 		return ""
