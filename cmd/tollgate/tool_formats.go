@@ -73,7 +73,12 @@ func (c formatsTest) Run(a *app) error {
 			return fmt.Errorf("read %s: %w", c.File, damaged(err))
 		}
 		pieces++
-		report.Add(decode.Inspect(format, decode.Record{Value: piece.Value}), piece)
+		found := decode.Inspect(format, decode.Record{Value: piece.Value})
+		if err != nil { // only its beginning was read
+			found = decode.Report{Errors: []decode.ReportError{{Reason: decode.ReasonTooLarge,
+				Detail: decode.ErrTooLong.Error(), Hint: "split it, or leave out what is not needed"}}}
+		}
+		report.Add(found, piece)
 	}
 	if pieces == 0 {
 		return fmt.Errorf("%s holds no event", c.File)

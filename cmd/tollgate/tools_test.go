@@ -147,6 +147,12 @@ func TestIntegrationEventsOfNobody(t *testing.T) {
 		t.Errorf("nothing is left without customer: %s", errs)
 	}
 	calls("nobody any more", "quantity,unit\n", "--customer", "")
+	long := filepath.Join(t.TempDir(), "long.json")
+	if err := os.WriteFile(long, []byte(`{"id":"`+strings.Repeat("x", 1<<20)+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = h.do(1, "formats", "test", long)
+	has(t, "an event that is too long", out, "line 1: too_large", "longer than 1 MiB")
 	_, errs = h.do(1, "formats", "test", "--format", "", os.Args[0])
 	has(t, "a file of no format", errs, "formats list", "--format")
 }

@@ -86,6 +86,7 @@ func (d *Decoder) validText(line []byte) string {
 }
 
 // commonTimeAt is the index of the bracket that opens a time such as [20/Feb/2016:; -1 where there is none.
+// It looks as far as the colon, which no user's name can have: else a user called [1/ would call for nothing.
 func commonTimeAt(t string) int {
 	for from := 0; ; {
 		i := strings.IndexByte(t[from:], '[')
@@ -93,8 +94,10 @@ func commonTimeAt(t string) int {
 			return -1
 		}
 		i += from
-		day := strings.TrimLeft(t[i+1:min(len(t), i+6)], " ")
-		if len(day) > 2 && digit(day[0]) && (day[1] == '/' || digit(day[1]) && day[2] == '/') {
+		day := strings.TrimLeft(t[i+1:min(len(t), i+16)], " ")
+		slash := strings.IndexByte(day, '/')
+		if (slash == 1 || slash == 2) && digit(day[0]) && digit(day[slash-1]) && len(day) > slash+9 &&
+			day[slash+4] == '/' && day[slash+9] == ':' {
 			return i
 		}
 		from = i + 1
@@ -110,7 +113,7 @@ func (d *Decoder) combinedWho(e *schemas.AccessEvent, t string) {
 			break
 		}
 	}
-	client, rest := firstField(t)
+	client, rest := firstField(afterShipper(t))
 	if second, third, more := strings.Cut(rest, " "); more && second != "-" &&
 		strings.IndexByte(third, ' ') > 0 && virtualHost(client, second, third) {
 		d.setHost(e, client)
@@ -126,6 +129,24 @@ func (d *Decoder) combinedWho(e *schemas.AccessEvent, t string) {
 	}
 	if user = strings.TrimSpace(user); user != `""` {
 		d.showName(user)
+	}
+}
+
+// afterShipper is t without the words that who carries logs puts before each line, as containers do
+// ("2026-03-01T00:00:00Z stdout F 192.0.2.1 - -"): two or more before an address that has a user behind it.
+func afterShipper(t string) string {
+	if strings.Count(t, " ") < 4 {
+		return t
+	}
+	rest := t
+	for words := 0; ; words++ {
+		word, next, more := strings.Cut(rest, " ")
+		if _, address := parseAddress(word); address && words >= 2 && strings.Contains(next, " ") {
+			return rest
+		} else if address || !more || words == 1 && word == "-" { // clients choose their user's name
+			return t
+		}
+		rest = next
 	}
 }
 

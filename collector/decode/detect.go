@@ -40,7 +40,7 @@ func headerFormat(headers []Header) string {
 }
 
 // bracketTime tells a line that begins with its time from a JSON array.
-func bracketTime(value []byte) bool { return commonTimeAt(alias(value[:min(len(value), 8)])) == 0 }
+func bracketTime(value []byte) bool { return commonTimeAt(alias(value[:min(len(value), 16)])) == 0 }
 
 // clues are what names of members say; several formats may share one.
 type clues struct{ kong, apisix, nginx, native int }
