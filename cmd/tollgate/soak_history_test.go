@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"tollgate/aggregator"
 	"tollgate/quota"
@@ -289,6 +291,35 @@ func (h *soakHistory) calm() {
 	}
 	h.tardy.Wait()
 	h.owners = map[role][]*soakOwner{}
+	if h.grouped {
+		h.evict()
+	}
+}
+
+// evict takes the dead out of the groups. The fake coordinator keeps for ever who died while it joined, where a real
+// one drops it once its session has expired.
+func (h *soakHistory) evict() {
+	admin, err := kgo.NewClient(kgo.SeedBrokers(h.kafka))
+	if err != nil {
+		return // the history will not end, and says so
+	}
+	defer admin.Close()
+	describe := kmsg.NewPtrDescribeGroupsRequest()
+	describe.Groups = []string{groupCollector, groupAggregator}
+	found, err := describe.RequestWith(h.ctx, admin)
+	if err != nil {
+		return
+	}
+	for _, g := range found.Groups {
+		leave := kmsg.NewPtrLeaveGroupRequest()
+		leave.Group = g.Group
+		for _, m := range g.Members {
+			leave.Members = append(leave.Members, kmsg.LeaveGroupRequestMember{MemberID: m.MemberID})
+		}
+		if len(leave.Members) > 0 {
+			leave.RequestWith(h.ctx, admin) //nolint:errcheck // as above
+		}
+	}
 }
 
 // shake saves Redis, sets it back to what was saved, or empties it.
