@@ -230,7 +230,7 @@ func (c *checker) quantities(a *schemas.AccessEvent, out *schemas.UsageEvent) *F
 func cleanTexts(a *schemas.AccessEvent) {
 	for _, s := range [...]*string{&a.Reason, &a.Credential, &a.Subject, &a.Method, &a.Host, &a.Path,
 		&a.Route, &a.Service, &a.Version, &a.UserAgent} {
-		if !utf8.ValidString(*s) {
+		if *s != "" && !utf8.ValidString(*s) {
 			*s = valid(*s)
 		}
 	}

@@ -144,6 +144,8 @@ type worker struct {
 	chunk   *chunk
 	shards  int
 	counted map[string]*outcomes
+	named   string    // the format that was counted last
+	last    *outcomes // its events
 }
 
 func newWorker(hasher *catalog.Hasher, m *metrics) *worker {
@@ -214,18 +216,21 @@ type outcomes struct{ published, rejected int }
 
 // of is where the events of a format are counted; it is a word of a list, never what a client wrote.
 func (w *worker) of(format string) *outcomes {
+	if w.last != nil && w.named == format {
+		return w.last
+	}
+	// format may be text of the record's header, which its buffer will overwrite
+	if found, known := decode.Lookup(format); known {
+		format = found.Name
+	} else {
+		format = unread
+	}
 	n, ok := w.counted[format]
 	if !ok {
-		found, known := decode.Lookup(format)
-		switch {
-		case known:
-			format = found.Name // format may be text of the record's header, which its buffer will overwrite
-		case format != unread:
-			return w.of(unread)
-		}
 		n = &outcomes{}
 		w.counted[format] = n
 	}
+	w.named, w.last = format, n
 	return n
 }
 

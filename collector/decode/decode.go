@@ -160,8 +160,10 @@ func (d *Decoder) decode(format string, r Record, out *Result) {
 	d.record, d.out, d.index = r, out, 0
 	d.scan.arena = out.arena[:0]
 	out.Format = format
-	var known bool
-	d.format, known = Lookup(format)
+	known := format != "" && d.format.Name == format // mostly it is that of the record before
+	if !known {
+		d.format, known = Lookup(format)
+	}
 	value := bytes.TrimPrefix(r.Value, byteOrderMark)
 	skipped := len(r.Value) - len(value)
 	switch {
