@@ -17,6 +17,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"tollgate/schemas"
+	"tollgate/schemas/catalog"
 	"tollgate/schemas/stream"
 )
 
@@ -503,11 +504,20 @@ func TestIntegrationUncounted(t *testing.T) {
 	})
 }
 
+// BenchmarkTally is what an event costs whose customer, one of 2,000, has plan small.
 func BenchmarkTally(b *testing.B) {
-	c := counter(b, &Store{}, agreement(b), clock(noon))
-	events := make([]schemas.UsageEvent, 1000)
+	contents := catalog.Contents{}
+	random := rand.New(rand.NewPCG(1, 1))
+	names := make([]string, 2000)
+	for i := range names {
+		names[i] = fmt.Sprintf("customer-%04d", i)
+		contents.Subscriptions = append(contents.Subscriptions, catalog.Subscription{ID: names[i], Customer: names[i], Plan: "small"})
+	}
+	zipf := rand.NewZipf(random, 1.1, 8, uint64(len(names)-1))
+	c := counter(b, &Store{}, agreement(b).With(contents), clock(noon))
+	events := make([]schemas.UsageEvent, 10_000)
 	for i := range events {
-		events[i] = event(fmt.Sprintf("c%d", 1+i%3), noon+int64(i))
+		events[i] = event(names[zipf.Uint64()], noon+int64(i%2000))
 	}
 	b.ReportAllocs()
 	n := 0
