@@ -345,10 +345,7 @@ func (d *Decoder) lines(i int, decode func(d *Decoder, line []byte, e *schemas.A
 		if n := bytes.IndexByte(b[i:], '\n'); n >= 0 {
 			end = i + n
 		}
-		line := b[i:end]
-		if n := len(line); n > 0 && line[n-1] == '\r' {
-			line = line[:n-1]
-		}
+		line := bytes.TrimRight(b[i:end], "\r") // as ReadFile does; import puts them for blank lines, too
 		if len(bytes.TrimSpace(line)) > 0 {
 			if d.tooMany() {
 				return
