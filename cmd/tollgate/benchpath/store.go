@@ -106,8 +106,9 @@ func (s *storeSettings) openStore(ctx context.Context, dir string, isNew bool) (
 // cost is what a store of a size costs, per event since the size before, and how fast it answers.
 type cost struct {
 	Events        int                `json:"events"`
-	FillPerS      float64            `json:"fill_events_per_s"` // 0: it was there
-	CPU           map[string]float64 `json:"cpu_us_per_event"`  // of what came since the mark before
+	FillPerS      float64            `json:"fill_events_per_s"`  // 0: it was there
+	CPU           map[string]float64 `json:"cpu_us_per_event"`   // of what came since the mark before
+	MergeUs       float64            `json:"merge_us_per_event"` // of ClickHouse's: elapsed time of merges
 	BytesPerEvent float64            `json:"bytes_per_event"`
 	UsageBytes    float64            `json:"usage_bytes_per_event"` // usage, heads, marks and receipts
 	Parts         uint64             `json:"parts"`
@@ -119,6 +120,10 @@ type cost struct {
 func (s *storeSettings) at(ctx context.Context, f *filler, mark int) (c cost, err error) {
 	c = cost{Events: mark, CPU: map[string]float64{}}
 	if more := mark - f.state.Events; more > 0 {
+		merging, err := f.watcher.mergeTime(ctx)
+		if err != nil {
+			return c, err
+		}
 		before, began := f.house.used(), time.Now()
 		if err := f.fill(ctx, mark); err != nil {
 			return c, err
@@ -127,7 +132,12 @@ func (s *storeSettings) at(ctx context.Context, f *filler, mark int) (c cost, er
 		if err := f.watcher.merged(ctx, 10*time.Minute); err != nil {
 			return c, err
 		}
+		after, err := f.watcher.mergeTime(ctx)
+		if err != nil {
+			return c, err
+		}
 		c.FillPerS = float64(more) / took.Seconds()
+		c.MergeUs = float64((after - merging).Microseconds()) / float64(more)
 		f.house.report(fmt.Sprintf("fill to %d", mark), more, took, before, c.CPU)
 	}
 	if c.Parts, c.BytesPerEvent, err = f.watcher.parts(ctx); err != nil {
@@ -161,6 +171,14 @@ func (s *storeSettings) at(ctx context.Context, f *filler, mark int) (c cost, er
 const usageBytes = `SELECT sumIf(bytes_on_disk, table IN ('usage_minute', 'usage_hour', 'usage_day', 'heads',
 	'marks', 'receipts')) / greatest(sumIf(rows, table = 'events'), 1) FROM system.parts
 	WHERE active AND database = currentDatabase()`
+
+// mergeTime is the elapsed time of all merges since the engine was started.
+func (w *watcher) mergeTime(ctx context.Context) (time.Duration, error) {
+	var ms uint64
+	err := w.db.Conn().QueryRow(ctx,
+		"SELECT sum(value) FROM system.events WHERE event = 'MergesTimeMilliseconds'").Scan(&ms)
+	return time.Duration(ms) * time.Millisecond, err
+}
 
 // merged waits until no merge has run for ten seconds.
 func (w *watcher) merged(ctx context.Context, limit time.Duration) error {
@@ -198,20 +216,27 @@ type answers struct {
 func (a *answers) time(ask func() (rows int, err error)) error {
 	began := time.Now()
 	rows, err := ask()
-	a.took, a.Rows = append(a.took, time.Since(began)), a.Rows+rows
+	a.note(time.Since(began), rows)
+	return err
+}
+
+func (a *answers) note(took time.Duration, rows int) {
+	a.took, a.Rows = append(a.took, took), a.Rows+rows
 	slices.Sort(a.took)
 	a.Asked = len(a.took)
 	of := func(share float64) int64 {
 		return a.took[min(int(share*float64(a.Asked)), a.Asked-1)].Milliseconds()
 	}
 	a.P50, a.P99, a.Max = of(0.5), of(0.99), of(1)
-	return err
 }
 
 // ask asks the store as people do, through the reader of the product.
 func (f *filler) ask(ctx context.Context, asked int) (map[string]answers, error) {
 	month := schemas.Period{From: f.state.From, To: f.state.From.AddDate(0, 0, min(30, f.state.Days))}
-	usage, day, hour, events, largest := &answers{}, &answers{}, &answers{}, &answers{}, &answers{}
+	now := time.Now().UTC().Truncate(time.Minute)
+	open := schemas.Period{From: time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC), To: now}
+	usage, running, day, hour := &answers{}, &answers{}, &answers{}, &answers{}
+	events, largest := &answers{}, &answers{}
 	random := rand.New(rand.NewPCG(7, 7))
 	for i := range asked {
 		who := i * customers / asked
@@ -219,6 +244,12 @@ func (f *filler) ask(ctx context.Context, asked int) (map[string]answers, error)
 		if err := usage.time(func() (int, error) {
 			var err error
 			rows, err = f.usage(ctx, who, month, "day")
+			return len(rows), err
+		}); err != nil {
+			return nil, err
+		}
+		if err := running.time(func() (int, error) {
+			rows, err := f.usage(ctx, who, open, "day")
 			return len(rows), err
 		}); err != nil {
 			return nil, err
@@ -249,7 +280,8 @@ func (f *filler) ask(ctx context.Context, asked int) (map[string]answers, error)
 	if err := largest.time(func() (int, error) { return f.events(ctx, 0, month) }); err != nil {
 		return nil, err
 	}
-	out := map[string]answers{"usage of a month by day": *usage, "events of a row of a day": *day,
+	out := map[string]answers{"usage of a month by day": *usage, "usage of the open month by day": *running,
+		"events of a row of a day":   *day,
 		"events of a row of an hour": *hour, "events of a customer's month": *events,
 		"events of the largest customer's month": *largest}
 	for _, question := range slices.Sorted(maps.Keys(out)) {
@@ -287,16 +319,16 @@ func eventsOf(who int, period schemas.Period) aggregator.EventFilter {
 // costTable is the table of docs/performance.md.
 func costTable(all []cost) string {
 	var b strings.Builder
-	b.WriteString("| events | fill/s | aggregator µs | ClickHouse µs | bytes an event | usage bytes " +
-		"| parts |")
+	b.WriteString("| events | fill/s | aggregator µs | ClickHouse µs | of it merges | bytes an event " +
+		"| usage bytes | parts |")
 	questions := slices.Sorted(maps.Keys(all[0].Answers))
 	for _, q := range questions {
 		fmt.Fprintf(&b, " %s, ms p50 / p99 |", q)
 	}
-	b.WriteString("\n|" + strings.Repeat("---|", 7+len(questions)) + "\n")
+	b.WriteString("\n|" + strings.Repeat("---|", 8+len(questions)) + "\n")
 	for _, c := range all {
-		fmt.Fprintf(&b, "| %d | %.0f | %.2f | %.2f | %.1f | %.1f | %d |", c.Events, c.FillPerS,
-			c.CPU["aggregator"], c.CPU["clickhouse"], c.BytesPerEvent, c.UsageBytes, c.Parts)
+		fmt.Fprintf(&b, "| %d | %.0f | %.2f | %.2f | %.2f | %.1f | %.1f | %d |", c.Events, c.FillPerS,
+			c.CPU["aggregator"], c.CPU["clickhouse"], c.MergeUs, c.BytesPerEvent, c.UsageBytes, c.Parts)
 		for _, q := range questions {
 			fmt.Fprintf(&b, " %d / %d |", c.Answers[q].P50, c.Answers[q].P99)
 		}
