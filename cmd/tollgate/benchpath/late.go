@@ -61,6 +61,8 @@ func late(ctx context.Context, common settings, flags *flag.FlagSet, arguments [
 		return err
 	}
 	defer clean()
+	fmt.Println("| | live | late | freshness p50, ms | p99 | max | late usable, s | most parts " +
+		"| of a partition | inserts | held back | lost | doubled |\n" + strings.Repeat("|---", 13) + "|")
 	var all []lateFigures
 	for _, one := range []struct {
 		name string
@@ -70,15 +72,11 @@ func late(ctx context.Context, common settings, flags *flag.FlagSet, arguments [
 		if !strings.Contains(s.only, one.name) {
 			continue
 		}
-		figures, err := s.beside(ctx, one.name, one.rate, one.send)
+		f, err := s.beside(ctx, one.name, one.rate, one.send)
 		if err != nil {
 			return fmt.Errorf("%s: %w", one.name, err)
 		}
-		all = append(all, figures)
-	}
-	fmt.Println("| | live | late | freshness p50, ms | p99 | max | late usable, s | most parts " +
-		"| of a partition | inserts | held back | lost | doubled |\n" + strings.Repeat("|---", 13) + "|")
-	for _, f := range all {
+		all = append(all, f)
 		fmt.Printf("| %s | %d | %d | %d | %d | %d | %.1f | %d | %d | %d | %d | %d | %d |\n", f.Name, f.Live,
 			f.Late, f.FreshnessP50, f.FreshnessP99, f.FreshnessMax, f.LateUsable, f.MaxParts, f.MaxPartition,
 			f.Inserts, f.Delayed, f.Lost, f.Doubled)

@@ -234,7 +234,8 @@ func (a *answers) note(took time.Duration, rows int) {
 func (f *filler) ask(ctx context.Context, asked int) (map[string]answers, error) {
 	month := schemas.Period{From: f.state.From, To: f.state.From.AddDate(0, 0, min(30, f.state.Days))}
 	now := time.Now().UTC().Truncate(time.Minute)
-	open := schemas.Period{From: time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC), To: now}
+	open := schemas.Period{From: time.Date(now.Year(), now.Month(), 1, 0, 0, 0, 0, time.UTC),
+		To: now.Add(time.Minute)}
 	usage, running, day, hour := &answers{}, &answers{}, &answers{}, &answers{}
 	events, largest := &answers{}, &answers{}
 	random := rand.New(rand.NewPCG(7, 7))
@@ -270,7 +271,7 @@ func (f *filler) ask(ctx context.Context, asked int) (map[string]answers, error)
 		if err := hour.time(func() (int, error) { return f.events(ctx, who, one) }); err != nil {
 			return nil, err
 		}
-		if i%40 > 0 {
+		if i%40 != 20 {
 			continue
 		}
 		if err := events.time(func() (int, error) { return f.events(ctx, who, month) }); err != nil {
