@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -164,6 +165,10 @@ type Collector struct {
 	free    chan *chunk   // emptied ones
 	hurry   chan struct{} // from a reader that waits for its commit
 
+	// workers decode for whichever partition is next: as few as there are processors remember the keys that
+	// events show, and find them in the processor's cache.
+	workers sync.Pool
+
 	// What the flush under way alone touches: how far what is published is not yet committed, how many chunks
 	// of it their readers wait for, whether quota could not be counted, and when it last was.
 	behind    map[*reader]int64
@@ -187,6 +192,7 @@ func New(o Options) (*Collector, error) {
 	if c.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, fmt.Errorf("collector: %w", err)
 	}
+	c.workers.New = func() any { return newWorker(o.Hasher, c.metrics) }
 	return c, nil
 }
 

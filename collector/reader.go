@@ -22,14 +22,13 @@ type reader struct {
 	c       *Collector
 	p       *stream.Partition
 	topic   *Topic
-	work    *worker
 	pending sync.WaitGroup // chunks handed over and not yet committed
 	closed  atomic.Bool    // the partition may have another owner
 }
 
 // read is the run of one partition: from its assignment to its revocation.
 func (c *Collector) read(ctx context.Context, p *stream.Partition) error {
-	r := &reader{c: c, p: p, topic: c.topics[p.Topic], work: newWorker(c.o.Hasher, c.metrics)}
+	r := &reader{c: c, p: p, topic: c.topics[p.Topic]}
 	err := r.resume(ctx)
 	if err == nil {
 		err = r.run(ctx)
@@ -119,11 +118,13 @@ func (r *reader) decode(batch *stream.Batch) *chunk {
 	if r.c.o.Quota != nil {
 		k.tally = r.c.o.Quota.NewTally()
 	}
-	r.work.begin(r.c.o.Agreement(), k, r.c.o.Shards)
+	w := r.c.workers.Get().(*worker)
+	defer r.c.workers.Put(w)
+	w.begin(r.c.o.Agreement(), k, r.c.o.Shards)
 	for i := range batch.Records {
-		r.work.record(r.topic, r.p.TopicID, r.p.Generation, &batch.Records[i])
+		w.record(r.topic, r.p.TopicID, r.p.Generation, &batch.Records[i])
 	}
-	r.work.end()
+	w.end()
 	if k.tally != nil {
 		k.tally.Queue(k.source)
 	}
