@@ -15,13 +15,18 @@ type Pace struct {
 	// Default 1s. Not less: every recomputation rereads what is new in the minute. Not more: freshness is 5 s
 	// at the 99th percentile, of which one second goes to filling an insert.
 	Live time.Duration
-	// Lagging is how long a live minute waits that is over for as long, or whose shard has had records
-	// waiting in Kafka for as long, or brings no newer events. Where a shard has caught up and is quiet it
-	// waits as any other.
+	// Lagging is how long a live minute waits whose shard has had records waiting in Kafka for as long, or
+	// that is Past. Where a shard has caught up and is quiet it waits as any other.
 	//
-	// Default 8s. Not less: its usage is late whatever we do, more of it is on its way, and every
+	// Default 5s. Not less: its usage is late whatever we do, more of it is on its way, and every
 	// recomputation takes from the time to catch up. Not more: somebody watches it catch up.
 	Lagging time.Duration
+	// Past is how long ago a live minute, or the newest event of its shard, must be for it to be of a backlog
+	// or late.
+	//
+	// Default 20s. Not less: a server that stood still for some seconds would have all that is fresh wait
+	// longer. Not more: a backlog of a minute is one.
+	Past time.Duration
 	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are
 	// seldom further behind, and what is older may wait a moment to be recomputed with its neighbours.
 	LiveWindow time.Duration
@@ -56,7 +61,8 @@ func (p Pace) withDefaults() Pace {
 		}
 	}
 	set(&p.Live, time.Second)
-	set(&p.Lagging, 8*time.Second)
+	set(&p.Lagging, 5*time.Second)
+	set(&p.Past, 20*time.Second)
 	set(&p.LiveWindow, 5*time.Minute)
 	set(&p.Quiet, 700*time.Millisecond)
 	set(&p.Old, 15*time.Minute)
@@ -347,7 +353,7 @@ func (l *ledger) ready(b Bucket, d dirt, now time.Time) bool {
 func (l *ledger) patience(b Bucket, now, events time.Time) time.Duration {
 	s := l.shards[b.Shard]
 	lags := !s.behind.IsZero() && now.Sub(s.behind) >= l.pace.Lagging ||
-		min(b.end(), s.newest) <= events.Add(-l.pace.Lagging).Unix()
+		min(b.end(), s.newest) <= events.Add(-l.pace.Past).Unix()
 	if b.Level == schemas.Minute && lags && !l.quiet(b.Shard, now) {
 		return max(l.pace.Live, l.pace.Lagging)
 	}

@@ -150,9 +150,9 @@ func TestLedgerDue(t *testing.T) {
 	l.shards[0].read(false, now)
 	f("a live one of a shard that falls behind waits 1 s too", due(time.Second), live)
 	l.shards[0].read(false, now.Add(time.Second))
-	f("and 8 s when that goes on", l.due(schemas.Minute, now.Add(8*time.Second), now, false), live)
+	f("and 5 s when that goes on", l.due(schemas.Minute, now.Add(5*time.Second), now, false), live)
 	l.shards[0].behind = now.Add(-time.Minute)
-	f("from then on", due(7999*time.Millisecond))
+	f("from then on", due(4999*time.Millisecond))
 	l.shards[0].read(true, now)
 	f("or until its shard is quiet", due(700*time.Millisecond), old)
 	f("everything when it is asked for", l.due(schemas.Minute, now, now, true), old, live)
@@ -172,33 +172,32 @@ func TestLedgerDue(t *testing.T) {
 	f("not ours any more", l.due(schemas.Minute, now.Add(time.Hour), now, true))
 }
 
-// TestPatience: a live minute that is over waits for more of it, unless nothing comes.
+// TestPatience: what is late or of a backlog waits for more of it, unless nothing comes.
 func TestPatience(t *testing.T) {
 	l := newLedger(Pace{})
 	l.own(0, at(1, 0), now)
 	over, open := minuteOf(time.Minute), minuteOf(0)
-	hear := func(b Bucket, slot int) {
-		l.hear(stain{minute: b.Start, at: at(1, 1), tally: tally{rows: 1, slots: 1 << slot}}, now)
-		l.reach(0, at(1, 1), now)
+	hear := func(slot int) {
+		l.hear(stain{minute: open.Start, at: at(1, 1), tally: tally{rows: 1, slots: 1 << slot}}, now)
 	}
-	hear(open, 1) // now is its tenth second
-	f := func(b Bucket, after time.Duration, caughtUp bool, want time.Duration) {
+	f := func(b Bucket, after, quiet time.Duration, caughtUp bool, want time.Duration) {
 		t.Helper()
-		l.shards[0].caughtUp = caughtUp
+		l.shards[0].caughtUp, l.shards[0].marked = caughtUp, now.Add(after-quiet)
 		if got := l.patience(b, now.Add(after), now.Add(after)); got != want {
 			t.Errorf("%v after %s: patience %s, want %s", time.Unix(b.Start, 0).UTC(), after, got, want)
 		}
 	}
-	f(over, 0, true, 8*time.Second)
-	f(open, 0, true, time.Second)
-	f(over, -3*time.Second, true, time.Second) // over for 7 s only
-	f(over, 700*time.Millisecond, true, time.Second)
-	f(over, 700*time.Millisecond, false, 8*time.Second)
-	f(bucketAt(schemas.Hour, over.Start, 0), 0, true, time.Minute)
-	f(open, 8*time.Second, false, 8*time.Second) // nothing newer came meanwhile
-	f(open, 7*time.Second, false, time.Second)
-	hear(open, 2)
-	f(open, 8*time.Second, false, time.Second)
+	const sec = time.Second
+	hear(1) // now is the tenth second of the open minute
+	f(over, 10*sec, 0, true, 5*sec)
+	f(over, 9*sec, 0, true, sec)
+	f(over, 10*sec, sec, true, sec)
+	f(over, 10*sec, sec, false, 5*sec)
+	f(open, 20*sec, 0, true, 5*sec) // nothing newer came meanwhile
+	f(open, 19*sec, 0, true, sec)
+	hear(2)
+	f(open, 20*sec, 0, true, sec)
+	f(bucketAt(schemas.Hour, over.Start, 0), 10*sec, 0, true, time.Minute)
 }
 
 // TestPart: what is live goes apart from what is old, and while live events come the old goes on where it stopped, round
