@@ -108,7 +108,7 @@ type cost struct {
 	Events        int                `json:"events"`
 	FillPerS      float64            `json:"fill_events_per_s"`  // 0: it was there
 	CPU           map[string]float64 `json:"cpu_us_per_event"`   // of what came since the mark before
-	MergeUs       float64            `json:"merge_us_per_event"` // of ClickHouse's: elapsed time of merges
+	MergeUs       float64            `json:"merge_us_per_event"` // of ClickHouse's: while merges were busy
 	BytesPerEvent float64            `json:"bytes_per_event"`
 	UsageBytes    float64            `json:"usage_bytes_per_event"` // usage, heads, marks and receipts
 	Parts         uint64             `json:"parts"`
@@ -172,11 +172,11 @@ const usageBytes = `SELECT sumIf(bytes_on_disk, table IN ('usage_minute', 'usage
 	'marks', 'receipts')) / greatest(sumIf(rows, table = 'events'), 1) FROM system.parts
 	WHERE active AND database = currentDatabase()`
 
-// mergeTime is the elapsed time of all merges since the engine was started.
+// mergeTime is the time that merges were busy since the engine was started.
 func (w *watcher) mergeTime(ctx context.Context) (time.Duration, error) {
 	var ms uint64
 	err := w.db.Conn().QueryRow(ctx,
-		"SELECT sum(value) FROM system.events WHERE event = 'MergesTimeMilliseconds'").Scan(&ms)
+		"SELECT sum(value) FROM system.events WHERE event = 'MergeExecuteMilliseconds'").Scan(&ms)
 	return time.Duration(ms) * time.Millisecond, err
 }
 
