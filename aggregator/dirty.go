@@ -82,7 +82,7 @@ func (p Pace) withDefaults() Pace {
 // nobody a core.
 const maxRest = 10 * time.Second
 
-// rest is how long buckets wait after a round that took so long, so that they take their share of a core only.
+// rest is how long buckets wait after a round that took so long, so that they take their share of a core.
 func rest(took time.Duration, share float64) time.Duration {
 	return min(time.Duration(float64(took)*(1/share-1)), maxRest)
 }
@@ -302,7 +302,8 @@ func (l *ledger) due(level schemas.Level, now, events time.Time, all bool) []Buc
 	return live
 }
 
-// dueLive picks the live minutes to recompute now of which a mark was heard, without a look at all that is dirty.
+// dueLive picks the live minutes to recompute now of which a mark was heard, without a look at all that is
+// dirty.
 func (l *ledger) dueLive(now, events time.Time) (out []Bucket) {
 	l.age(events.Add(-l.pace.LiveWindow).Unix(), now)
 	for b := range l.live {
@@ -314,8 +315,8 @@ func (l *ledger) dueLive(now, events time.Time) (out []Bucket) {
 	return out
 }
 
-// part splits what is due, ordered by time, into live and old. While live events come, old buckets go on where
-// they stopped, so that none waits for ever behind others that become dirty again and again; beside tells that.
+// part splits what is due, ordered by time, into live and old. While live events come, which beside tells,
+// old buckets go on where they stopped, so that none waits for ever behind others that become dirty again.
 func (l *ledger) part(due []Bucket, from int64) (live, old []Bucket, beside bool) {
 	i, _ := slices.BinarySearchFunc(due, l.liveFrom, func(b Bucket, edge int64) int {
 		return cmp.Compare(b.end(), edge+1)

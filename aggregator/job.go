@@ -11,7 +11,7 @@ import (
 const (
 	// maxJobRows: a million events group into about 1 GB of states on the engine.
 	maxJobRows = 1_000_000
-	// besideRows bounds what is read of old buckets while live ones may become due: about 0.3 s of the engine.
+	// besideRows bounds what is read of old buckets while live ones may become due: 0.3 s of the engine.
 	besideRows = 200_000
 	// alongRows may always be read along of clean minutes between dirty ones: naming each costs more.
 	alongRows = 50_000
@@ -115,8 +115,8 @@ func monthOf(second int64) int {
 	return t.Year()*12 + int(t.Month()) - 1
 }
 
-// piece takes as many buckets of a job as may be read at once, at least one; others is nil where these are all.
-// A bucket is read whole, however little of it is new.
+// piece takes as many buckets of a job as may be read at once, at least one; others is nil where these are
+// all. A bucket is read whole, however little of it is new.
 func (j *job) piece(before map[Bucket]headBefore, most int64) (piece, others *job) {
 	if j.patches != nil {
 		return j, nil
@@ -138,9 +138,9 @@ func (j *job) piece(before map[Bucket]headBefore, most int64) (piece, others *jo
 	return j, nil
 }
 
-// statements are the statements of a piece. Its minutes are named as a range, where at most as many clean ones as
-// dirty ones lie in it, are recomputed along and read no more, and none of them is recomputed by slots; else
-// buckets are named one by one.
+// statements are the statements of a piece. Its minutes are named as a range, where at most as many clean
+// ones as dirty ones lie in it, are recomputed along and read no more, and none of them is recomputed by
+// slots; else buckets are named one by one.
 func (j *job) statements(before map[Bucket]headBefore) (parts []job, whole bool) {
 	switch {
 	case j.patches != nil:
