@@ -122,5 +122,5 @@ func (b *backlog) carry(ctx context.Context, names []string) (took time.Duration
 	limit, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err = b.watcher.equal(limit, b.known)
-	return time.Since(began), before, err
+	return time.Since(began), before, errors.Join(err, b.house.alive())
 }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"encoding/json"
+	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -54,6 +56,29 @@ func TestFillerRecords(t *testing.T) {
 	if rows != events || f.state.Totals[0] != events || f.state.Flushes != 4 {
 		t.Errorf("%d rows, %d calls counted, %d flushes; want %d, %d, 4", rows, f.state.Totals[0], f.state.Flushes,
 			events, events)
+	}
+}
+
+// TestAlive: a child that has ended is told, with what it said last.
+func TestAlive(t *testing.T) {
+	h := &house{dir: t.TempDir(), pids: map[string][]int{}}
+	if _, err := h.start("lasting", exec.CommandContext(t.Context(), "sleep", "60")); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.alive(); err != nil {
+		t.Fatalf("one that runs: %v", err)
+	}
+	if _, err := h.start("failing", exec.CommandContext(t.Context(), "sh", "-c", "echo no broker >&2; exit 1")); err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); h.alive() == nil && time.Since(began) < 10*time.Second; {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := h.alive(); err == nil || !strings.Contains(err.Error(), "failing has ended: no broker") {
+		t.Errorf("one that has ended: %v", err)
+	}
+	if err := h.close(); err != nil {
+		t.Error(err)
 	}
 }
 

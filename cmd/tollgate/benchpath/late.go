@@ -243,6 +243,9 @@ func (f *lateFigures) end(ctx context.Context, h *house, live, old *watcher, kno
 	if err := old.equal(limit, over); err != nil {
 		return fmt.Errorf("late events: %w", err)
 	}
+	if err := h.alive(); err != nil {
+		return err
+	}
 	f.LateUsable, f.Late, f.Peak = time.Since(began).Seconds(), over.events, h.peaks()
 	if err := old.db.Conn().QueryRow(ctx, insertsSoFar).Scan(&f.Inserts, &f.Delayed); err != nil {
 		return err

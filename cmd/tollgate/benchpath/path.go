@@ -168,6 +168,9 @@ func steady(ctx context.Context, s pathSettings, out *figures) (err error) {
 	read.sort()
 	out.FreshnessP50, out.FreshnessP99 = read.of(0.5).Milliseconds(), read.of(0.99).Milliseconds()
 	out.SteadyPerS = float64(n) / took.Seconds()
+	if err := h.alive(); err != nil {
+		return err
+	}
 	lost, doubled, err := w.differences(ctx, known)
 	out.Lost, out.Doubled = out.Lost+lost, out.Doubled+doubled
 	for name, mb := range h.peaks() {

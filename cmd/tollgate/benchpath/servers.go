@@ -244,6 +244,24 @@ func (h *house) agree(ctx context.Context) error {
 	return nil
 }
 
+// alive tells whether every child still runs: without one of them a figure would be of another path.
+func (h *house) alive() error {
+	var problems []error
+	for name, pids := range h.pids {
+		for _, pid := range pids {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			_, state, _ := strings.Cut(string(text), ") ")
+			// Process 0 is a broker whose process nobody named.
+			if pid == 0 || err == nil && !strings.HasPrefix(state, "Z") {
+				continue
+			}
+			said, _ := os.ReadFile(filepath.Join(h.dir, name+".log"))
+			problems = append(problems, fmt.Errorf("%s has ended: %s", name, said[max(0, len(said)-2_000):]))
+		}
+	}
+	return errors.Join(problems...)
+}
+
 func (h *house) close() error {
 	var problems []error
 	for _, c := range slices.Backward(h.children) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -161,10 +162,7 @@ func (s *storeSettings) at(ctx context.Context, f *filler, mark int) (c cost, er
 	c.Answers, err = f.ask(ctx, s.asked)
 	stop()
 	c.Peak = f.house.peaks()
-	if problem := <-done; err == nil {
-		err = problem
-	}
-	return c, err
+	return c, errors.Join(err, <-done, f.house.alive())
 }
 
 // usageBytes are the bytes that an event takes beside its own row.
