@@ -40,6 +40,7 @@ func TestReferenceReads(t *testing.T) {
 func TestFillerRecords(t *testing.T) {
 	f := &filler{traffic: newTraffic(5, "native"), random: newTraffic(6, "native").random, open: make([][]byte, 4),
 		counts: make([]int, 4)}
+	f.state.From, f.state.Days = time.Date(2026, 10, 4, 0, 0, 0, 0, time.UTC), 2
 	const events = 1_000
 	for range events {
 		f.event(time.Date(2026, 10, 5, 0, 0, 0, 0, time.UTC))

@@ -164,7 +164,7 @@ func (f *filler) event(at time.Time) (shard int) {
 	address := [16]byte{10: 0xff, 11: 0xff, 12: 198, 13: 51, 14: byte(fact.address / 250),
 		15: byte(fact.address % 250)}
 	e := wire.UsageEvent{Source: "gateway-1", Id: string(fact.idText(nil)),
-		Time: at.UnixMilli() + int64(r.IntN(1_000)), Change: knowsAll, Content: r.Uint64(),
+		Time: min(at.UnixMilli()+int64(r.IntN(1_000)), f.state.period().To.UnixMilli()-1), Change: knowsAll, Content: r.Uint64(),
 		Customer: customerID(who), Credential: "key-" + customerID(who), Product: products[end],
 		Route:  routes[end],
 		Method: endpoints[end].method, Host: t.hosts[r.IntN(len(t.hosts))], Path: path,
