@@ -130,8 +130,8 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	err := a.work(ctx, func(ctx context.Context) error {
 		return a.options.Kafka.Consume(ctx, a.options.Group, func(ctx context.Context,
 			p *stream.Partition) error {
-			at := place{topic: p.Topic, usage: p.Topic == a.options.UsageTopic, partition: p.ID,
-				generation: p.Generation}
+			at := place{topic: p.Topic, usage: p.Topic == a.options.UsageTopic,
+				partition: p.ID, generation: p.Generation}
 			return a.own(ctx, at, p.Committed, p)
 		})
 	})
@@ -273,8 +273,8 @@ func (a *Aggregator) settle(ctx context.Context, topic string, partition int, ne
 		} else if a.sink.markedUpTo(l) >= next {
 			done, vanished := !l.usage, 0
 			r.with(func(g *ledger) {
-				done = done || g.clean(partition, schemas.Position{Generation: l.generation,
-					Offset: next - 1})
+				done = done || g.clean(partition,
+					schemas.Position{Generation: l.generation, Offset: next - 1})
 				vanished = g.vanished(partition)
 			})
 			if done && vanished > 0 {
@@ -295,8 +295,8 @@ func (a *Aggregator) settle(ctx context.Context, topic string, partition int, ne
 }
 
 // settledElsewhere asks the tables, for a partition that this process does not own.
-func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partition int, next int64) (bool,
-	error) {
+func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partition int,
+	next int64) (bool, error) {
 	known, err := a.store.positionsOf(ctx, topic)
 	at, stored := known[partition] // the first record has offset 0, as what is not there seems to have
 	stored = stored && at.Offset >= next-1

@@ -172,8 +172,8 @@ func (r *Reader) Audit(ctx context.Context, o AuditOptions) (*Audit, error) {
 	if err := r.store.rejectedRows(ctx, stored, a); err != nil {
 		return fail(err)
 	}
-	for _, read := range []func(context.Context, *Audit) error{r.store.flushes, r.store.sources,
-		r.store.rejectedTotal} {
+	for _, read := range []func(context.Context, *Audit) error{r.store.flushes,
+		r.store.sources, r.store.rejectedTotal} {
 		if err := read(ctx, a); err != nil {
 			return fail(err)
 		}

@@ -165,17 +165,17 @@ func (l bucketLook) fault() (f Fault, ok bool) {
 		return is(HeadLost, true, fmt.Sprintf("a head that covers %s", l.last),
 			fmt.Sprintf("one that covers %s", l.covers))
 	case l.rows != l.head.rows:
-		return is(UsageRowsLost, true, fmt.Sprintf("%d usage rows, by its head", l.head.rows),
-			fmt.Sprint(l.rows))
+		return is(UsageRowsLost, true,
+			fmt.Sprintf("%d usage rows, by its head", l.head.rows), fmt.Sprint(l.rows))
 	case l.rowsDigest != l.head.usageDigest:
-		return is(UsageAltered, true, fmt.Sprintf("usage rows of digest %016x, by its head",
-			l.head.usageDigest),
+		return is(UsageAltered, true,
+			fmt.Sprintf("usage rows of digest %016x, by its head", l.head.usageDigest),
 			fmt.Sprintf("digest %016x", l.rowsDigest))
 	case l.dirty():
 		return f, false
 	case !minute && !same:
-		return is(HeadWrong, l.keys > l.head.keys, fmt.Sprintf("%s, by the heads of its parts", keys),
-			counted)
+		return is(HeadWrong, l.keys > l.head.keys,
+			fmt.Sprintf("%s, by the heads of its parts", keys), counted)
 	}
 	stored := fmt.Sprintf("usage of %d rows, content %016x", l.rows, l.content)
 	again := fmt.Sprintf("usage of %d rows, content %016x", l.againRows, l.againContent)

@@ -74,8 +74,8 @@ func checkEvent(e *wire.UsageEvent) error {
 	case e.Time < schemas.MinTime || e.Time >= schemas.MaxTime:
 		return fmt.Errorf("%w: event %q of %q: %w", errMalformed, e.Id, e.Source, schemas.ErrTime)
 	case e.Revision > schemas.RevisionVoid || e.Change >= 1<<48 || e.Status > 65535:
-		return fmt.Errorf("%w: event %q of %q: revision, change or status is out of range", errMalformed,
-			e.Id, e.Source)
+		return fmt.Errorf("%w: event %q of %q: revision, change or status is out of range",
+			errMalformed, e.Id, e.Source)
 	}
 	return nil
 }

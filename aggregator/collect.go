@@ -24,8 +24,8 @@ func (a *Aggregator) collect(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if err := a.Collect(ctx); err != nil && ctx.Err() == nil {
-			a.options.Log.Error("superseded revisions not collected, tried again", "error", err, "after",
-				collectEvery)
+			a.options.Log.Error("superseded revisions not collected, tried again", "error", err,
+				"after", collectEvery)
 		}
 	}
 }

@@ -45,8 +45,8 @@ func corrected(e *wire.UsageEvent, at time.Time) (auditlog.Entry, bool) {
 		Reason:  strings.Clone(cmp.Or(reason, "none was given")),
 		Details: map[string]string{"time": time.UnixMilli(e.Time).UTC().Format("2006-01-02T15:04:05.000Z"),
 			"revision": strconv.Itoa(int(e.Revision)), "customer": strings.Clone(e.Customer)}}
-	sum := xxh3.HashString128(fmt.Sprintf("%q %q %d %d %x %q", e.Source, e.Id, e.Time, e.Revision, e.Content,
-		e.By)).Bytes()
+	sum := xxh3.HashString128(fmt.Sprintf("%q %q %d %d %x %q", e.Source, e.Id, e.Time, e.Revision,
+		e.Content, e.By)).Bytes()
 	entry.ID = hex.EncodeToString(sum[:]) // the same however often it is delivered
 	return entry, true
 }

@@ -221,8 +221,8 @@ func (l *ledger) cover(h Head, planned time.Time) {
 		l.dirty[h.Bucket] = d
 	}
 	if up, ok := h.parent(); ok {
-		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog, since: planned,
-			rows: int64(h.Rows)})
+		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog,
+			since: planned, rows: int64(h.Rows)})
 	}
 }
 

@@ -102,8 +102,8 @@ func (h *Head) setParts(slot []uint8, revision []uint64) {
 // compareHeads orders the heads of one bucket: the greatest (generation, covers, catalog, revision) is in
 // force.
 func compareHeads(a, b Head) int {
-	return cmp.Or(a.Covers.Compare(b.Covers), cmp.Compare(a.Catalog, b.Catalog), cmp.Compare(a.Revision,
-		b.Revision))
+	return cmp.Or(a.Covers.Compare(b.Covers), cmp.Compare(a.Catalog, b.Catalog),
+		cmp.Compare(a.Revision, b.Revision))
 }
 
 // inForce picks the head in force of each bucket, in whatever order heads come.

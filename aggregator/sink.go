@@ -136,9 +136,8 @@ type sink struct {
 }
 
 func newSink(s sinkTables, m *metrics, log *slog.Logger, ledger func(func(*ledger))) *sink {
-	k := &sink{store: s, metrics: m, log: log, ledger: ledger, open: newFlush(), full: make(chan struct{}, 1),
-		behind: map[*lane]bool{},
-		count:  map[int64]tally{}}
+	k := &sink{store: s, metrics: m, log: log, ledger: ledger, open: newFlush(),
+		full: make(chan struct{}, 1), behind: map[*lane]bool{}, count: map[int64]tally{}}
 	k.room = sync.NewCond(&k.mu)
 	return k
 }
@@ -241,8 +240,8 @@ func (k *sink) marked(f *flush) {
 		}
 		for l, next := range f.reach {
 			if !l.progress.mayMark(next) {
-				panic(fmt.Sprintf("BUG: marks of %s/%d up to %d before their events", l.topic, l.partition,
-					next))
+				panic(fmt.Sprintf("BUG: marks of %s/%d up to %d before their events", l.topic,
+					l.partition, next))
 			}
 			l.progress.mark(next)
 			// Not for a lane that is gone: its partition may be ours again, and the new lane has yet to hear

@@ -30,8 +30,8 @@ type store struct {
 }
 
 // query runs a query and calls scan for every row.
-func (s *store) query(ctx context.Context, what, sql string, scan func(driver.Rows) error,
-	args ...any) error {
+func (s *store) query(ctx context.Context, what, sql string,
+	scan func(driver.Rows) error, args ...any) error {
 	return clickhouse.Each(ctx, s.db.Conn(), what, sql, scan, args...)
 }
 
@@ -119,17 +119,17 @@ func startOf(level schemas.Level) string {
 }
 
 // dirtyOf reads what is dirty in a shard beyond what is settled: what a new owner has to know.
-func (s *store) dirtyOf(ctx context.Context, shard int, from settlement, now time.Time, yield func(Bucket,
-	dirt)) error {
-	args := []any{named("shard", shard), named("generation", from.at.Generation), named("offset",
-		from.at.Offset),
+func (s *store) dirtyOf(ctx context.Context, shard int, from settlement, now time.Time,
+	yield func(Bucket, dirt)) error {
+	args := []any{named("shard", shard), named("generation", from.at.Generation),
+		named("offset", from.at.Offset),
 		named("catalog", from.catalog)}
 	err := s.query(ctx, "read dirty minutes", dirtyMinutes, func(rows driver.Rows) error {
 		var minute uint32
 		var deliveries uint64
 		var d dirt
-		err := rows.Scan(&minute, &d.first.Generation, &d.first.Offset, &d.last.Generation, &d.last.Offset,
-			&deliveries)
+		err := rows.Scan(&minute, &d.first.Generation, &d.first.Offset, &d.last.Generation,
+			&d.last.Offset, &deliveries)
 		d.rows, d.since = int64(deliveries), now
 		yield(Bucket{schemas.Minute, int64(minute), shard}, d)
 		return err
@@ -180,8 +180,8 @@ SELECT toUnixTimestamp(bucket), shard, v.1, v.2 FROM (
 
 // outdatedBy yields the minutes, from a minute on, whose heads do not know a catalog that they are to be
 // metered by.
-func (s *store) outdatedBy(ctx context.Context, shards []int, from int64, seq uint64, yield func(Bucket,
-	schemas.Position)) error {
+func (s *store) outdatedBy(ctx context.Context, shards []int, from int64, seq uint64,
+	yield func(Bucket, schemas.Position)) error {
 	if len(shards) == 0 {
 		return nil
 	}

@@ -23,8 +23,8 @@ type auditScope struct {
 // sql says which rows are of the scope's buckets; column is the table's name for time, level that of only.
 func (s auditScope) sql(column string, level schemas.Level) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s >= toDateTime(%d, 'UTC') AND %s < toDateTime(%d, 'UTC')", column, s.from, column,
-		s.to)
+	fmt.Fprintf(&b, "%s >= toDateTime(%d, 'UTC') AND %s < toDateTime(%d, 'UTC')", column, s.from,
+		column, s.to)
 	if s.parts > 1 {
 		fmt.Fprintf(&b, " AND shard %% %d = %d", s.parts, s.part)
 	}
@@ -94,8 +94,8 @@ func contentDigest(prefix string, exact bool) string {
 
 // looked are the columns of what tables say of a bucket, each from one of the sources that are put side by
 // side.
-var looked = [...]string{"ek", "ed", "mr", "hk", "hd", "hr", "hu", "hc", "hp", "pc", "un", "ud", "ux", "rn",
-	"rx", "rc"}
+var looked = [...]string{"ek", "ed", "mr", "hk", "hd", "hr", "hu", "hc", "hp", "pc", "un", "ud", "ux",
+	"rn", "rx", "rc"}
 
 // source is one table's view of buckets: what it does not say is nothing.
 func source(bucket, from string, says map[string]string) string {
@@ -283,8 +283,8 @@ type compared struct {
 }
 
 // compare puts the tables side by side for a scope of a level.
-func (s *store) compare(ctx context.Context, level schemas.Level, scope auditScope, o comparison) (c compared,
-	err error) {
+func (s *store) compare(ctx context.Context, level schemas.Level, scope auditScope,
+	o comparison) (c compared, err error) {
 	var sources []string
 	suspicious := suspiciousMinute
 	if level == schemas.Minute {

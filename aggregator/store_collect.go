@@ -58,8 +58,8 @@ func (s *store) collectOld(ctx context.Context, level schemas.Level, before time
 	}
 	for _, month := range months {
 		for _, sql := range []string{collectRows, collectHeads} {
-			if err := s.exec(ctx, "collect superseded revisions", fmt.Sprintf(sql, level, ms, limit,
-				month)); err != nil {
+			if err := s.exec(ctx, "collect superseded revisions",
+				fmt.Sprintf(sql, level, ms, limit, month)); err != nil {
 				return err
 			}
 		}

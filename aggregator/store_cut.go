@@ -141,8 +141,8 @@ func (s *store) cut(ctx context.Context, p schemas.Period, pick uint64) (schemas
 	if err != nil {
 		return "", err
 	}
-	return schemas.CutID(hash), s.exec(ctx, "store cut", fmt.Sprintf(insertCut, pick), native.Named("cut",
-		hash))
+	return schemas.CutID(hash), s.exec(ctx, "store cut", fmt.Sprintf(insertCut, pick),
+		native.Named("cut", hash))
 }
 
 // dirtyCount compares marks with heads in force in a stretch of time; the wanted catalog is a function of the

@@ -105,8 +105,8 @@ func (j *job) partScope() string {
 	for _, b := range j.buckets {
 		pairs = append(pairs, fmt.Sprintf("(%d,%d)", b.Start, b.Shard))
 	}
-	return times + fmt.Sprintf(" AND (%s(bucket), shard) IN (%s)", startOf(j.level), strings.Join(pairs,
-		","))
+	return times + fmt.Sprintf(" AND (%s(bucket), shard) IN (%s)", startOf(j.level),
+		strings.Join(pairs, ","))
 }
 
 // combined are the five maps of usage rows, combined meter by meter.
@@ -130,8 +130,8 @@ func (k kinds) combined() []string {
 			name := catalog.Literal(m)
 			has := fmt.Sprintf("mapContains(%s, %s)", column, name)
 			maps = append(maps,
-				fmt.Sprintf("if(countIf(%[1]s) > 0, map(%[2]s, maxIf(%[3]s[%[2]s], %[1]s)), map())", has,
-					name, column))
+				fmt.Sprintf("if(countIf(%[1]s) > 0, map(%[2]s, maxIf(%[3]s[%[2]s], %[1]s)), map())",
+					has, name, column))
 		}
 		return joined(maps)
 	}
@@ -164,7 +164,7 @@ SELECT {level:String}, toDateTime({bucket:UInt32}, 'UTC'), {shard:UInt16}, {keys
 
 // noteVanished lists a bucket that had more keys than were found.
 func (s *store) noteVanished(ctx context.Context, b Bucket, keys, found, revision uint64) error {
-	return s.exec(ctx, "list a bucket whose events vanished", insertVanished, named("level", b.Level),
-		named("bucket", b.Start),
+	return s.exec(ctx, "list a bucket whose events vanished", insertVanished,
+		named("level", b.Level), named("bucket", b.Start),
 		named("shard", b.Shard), named("keys", keys), named("found", found), named("revision", revision))
 }

@@ -65,8 +65,8 @@ GROUP BY start, shard`
 func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID,
 	yield func(summary)) error {
 	from, args := headsFrom(cut)
-	sql := "SELECT * EXCEPT (r, v) FROM (" + fmt.Sprintf(levelSummaries, startOf(level), level, from,
-		ask.from, ask.to) + ")"
+	sql := "SELECT * EXCEPT (r, v) FROM (" + fmt.Sprintf(levelSummaries, startOf(level), level,
+		from, ask.from, ask.to) + ")"
 	return s.query(ctx, "read heads", sql, func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
@@ -292,11 +292,11 @@ func usageStatement(p *usagePlan, list []Head, pick uint64) string {
 	columns := slices.Clone(names)
 	for _, m := range p.meters {
 		name := catalog.Literal(m.Name)
-		columns = append(columns, fmt.Sprintf("sum(events[%s])", name), "toString("+quantityOf(m.Aggregate,
-			name)+")")
+		columns = append(columns, fmt.Sprintf("sum(events[%s])", name),
+			"toString("+quantityOf(m.Aggregate, name)+")")
 	}
-	sql := "SELECT " + strings.Join(columns, ",\n  ") + "\nFROM (\n" + strings.Join(sources,
-		"\nUNION ALL\n") + "\n)"
+	sql := "SELECT " + strings.Join(columns,
+		",\n  ") + "\nFROM (\n" + strings.Join(sources, "\nUNION ALL\n") + "\n)"
 	if len(names) > 0 {
 		all := strings.Join(names, ", ")
 		sql += "\nGROUP BY " + all + "\nORDER BY " + all

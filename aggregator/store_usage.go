@@ -130,8 +130,8 @@ func (s *store) recomputeMinutes(ctx context.Context, j *job, all bool, revision
 
 // minuteStatement stores the usage of a job's minutes.
 func minuteStatement(j *job, all bool, revision uint64) string {
-	a := asked{meters: j.agreed.Meters, scope: j.eventScope(all), bySlot: j.patches != nil,
-		revision: revision}
+	a := asked{meters: j.agreed.Meters, scope: j.eventScope(all),
+		bySlot: j.patches != nil, revision: revision}
 	return fmt.Sprintf("INSERT INTO usage_minute (%s)\n%s%s", usageColumns, a.minuteRows(nil), j.threads())
 }
 
@@ -230,12 +230,12 @@ func firstAggregates(i int, m catalog.Meter) []string {
 		return []string{count, fmt.Sprintf("maxIf(toDecimal128(%s, 12), %s) AS a%d", f.SQL, condition, i)}
 	case catalog.Unique:
 		return []string{count,
-			fmt.Sprintf("groupUniqArrayIf(reinterpretAsUInt128(sipHash128(%s)), %s) AS a%d", f.SQL, condition,
-				i)}
+			fmt.Sprintf("groupUniqArrayIf(reinterpretAsUInt128(sipHash128(%s)), %s) AS a%d", f.SQL,
+				condition, i)}
 	case catalog.Latest:
 		return []string{count,
-			fmt.Sprintf("maxIf((time, toString(source), id, toDecimal128(%s, 12)), %s) AS a%d", f.SQL,
-				condition, i)}
+			fmt.Sprintf("maxIf((time, toString(source), id, toDecimal128(%s, 12)), %s) AS a%d",
+				f.SQL, condition, i)}
 	}
 	panic(fmt.Sprintf("BUG: meter %s has aggregate %q", m.Name, m.Aggregate))
 }
@@ -262,8 +262,8 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 		}
 		return fmt.Sprintf("%sIf(a%d, f = %d AND n%d > 0)", combine, i, home[i], i)
 	}
-	out := []string{"minute", "shard", fmt.Sprintf("toUInt64(%d)", revision), fmt.Sprintf("toUInt8(%d)",
-		wholeSlot), "customer"}
+	out := []string{"minute", "shard", fmt.Sprintf("toUInt64(%d)", revision),
+		fmt.Sprintf("toUInt8(%d)", wholeSlot), "customer"}
 	out = append(out, dimensionColumns(dimensions, many)...)
 	var events, sums, greatest, hashes, latest []string
 	for i, m := range meters {
@@ -273,8 +273,8 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 		case catalog.Sum:
 			sums = append(sums, fmt.Sprintf("%s, toDecimal256(%s, 12)", name, a(i, "sum")))
 		case catalog.Max:
-			greatest = append(greatest, fmt.Sprintf("if(%s > 0, map(%s, %s), map())", n(i), name, a(i,
-				"max")))
+			greatest = append(greatest,
+				fmt.Sprintf("if(%s > 0, map(%s, %s), map())", n(i), name, a(i, "max")))
 		case catalog.Unique:
 			hashes = append(hashes, name+", "+ordered(a(i, "groupUniqArrayArray")))
 		case catalog.Latest:
@@ -285,8 +285,8 @@ func outerColumns(meters []catalog.Meter, groups []family, dimensions []string, 
 	if many {
 		keys, digest = "sumIf(n_keys, f = 0)", "sumIf(n_digest, f = 0)"
 	}
-	return append(out, filtered(events, "v > 0"), mapped(sums), joined(greatest), filtered(hashes,
-		"notEmpty(v)"),
+	return append(out, filtered(events, "v > 0"), mapped(sums), joined(greatest),
+		filtered(hashes, "notEmpty(v)"),
 		joined(latest), keys, digest)
 }
 
@@ -344,8 +344,8 @@ func perFamily(groups []family, dimensions []string, slot string) string {
 	for g := range groups {
 		fs = append(fs, fmt.Sprintf("toUInt8(%d)", g))
 	}
-	fmt.Fprintf(&b, "\nARRAY JOIN [%s] AS f\nGROUP BY minute, shard, customer%s, f", strings.Join(fs, ", "),
-		slot)
+	fmt.Fprintf(&b, "\nARRAY JOIN [%s] AS f\nGROUP BY minute, shard, customer%s, f",
+		strings.Join(fs, ", "), slot)
 	for i, d := range dimensions {
 		var keep []int
 		for g, f := range groups {
@@ -394,8 +394,8 @@ WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
 // writeHeads makes a recomputation of minutes visible, but for the buckets in lost.
 func (s *store) writeHeads(ctx context.Context, j *job, all bool, revision uint64,
 	bounds map[int]schemas.Position, lost []Bucket) error {
-	return s.exec(ctx, "write heads", fmt.Sprintf(headMinutes, j.agreed.Seq, revision, j.scope("bucket",
-		true),
+	return s.exec(ctx, "write heads", fmt.Sprintf(headMinutes, j.agreed.Seq, revision,
+		j.scope("bucket", true),
 		j.scope("minute", all), upTo(j.shards, bounds), headDeadline(revision, nil).UnixMilli(),
 		except(lost)))
 }
@@ -405,8 +405,8 @@ func upTo(shards []int, bounds map[int]schemas.Position) string {
 	var out []string
 	for _, shard := range shards {
 		b := bounds[shard]
-		out = append(out, fmt.Sprintf("shard = %d AND (generation, offset) <= (%d, %d)", shard, b.Generation,
-			b.Offset))
+		out = append(out, fmt.Sprintf("shard = %d AND (generation, offset) <= (%d, %d)", shard,
+			b.Generation, b.Offset))
 	}
 	return strings.Join(out, " OR ")
 }
@@ -481,8 +481,8 @@ func (s *store) headsOf(ctx context.Context, j *job, revision uint64, yield func
 		var start uint32
 		var shard uint16
 		h := Head{Bucket: Bucket{Level: j.level}}
-		err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog, &h.Revision,
-			&h.Keys, &h.Rows)
+		err := rows.Scan(&start, &shard, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog,
+			&h.Revision, &h.Keys, &h.Rows)
 		h.Start, h.Shard = int64(start), int(shard)
 		yield(h)
 		return err

@@ -68,8 +68,8 @@ type revisions interface {
 
 // headWriter makes rows visible: those of whole minutes, of slots of minutes, and of hours and days.
 type headWriter interface {
-	writeHeads(ctx context.Context, j *job, all bool, revision uint64, bounds map[int]schemas.Position,
-		lost []Bucket) error
+	writeHeads(ctx context.Context, j *job, all bool, revision uint64,
+		bounds map[int]schemas.Position, lost []Bucket) error
 	writePatchedHeads(ctx context.Context, j *job, revision uint64, bounds map[int]schemas.Position,
 		found map[Bucket][slotsPerMinute]slotStats) error
 	writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, c claim) error
@@ -91,8 +91,8 @@ type collection interface {
 
 // usageTables are what a Reader answers usage from: heads, then the rows that they name.
 type usageTables interface {
-	summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID,
-		yield func(summary)) error
+	summaries(ctx context.Context, level schemas.Level, ask span,
+		cut schemas.CutID, yield func(summary)) error
 	minuteHeads(ctx context.Context, ask span, cut schemas.CutID, yield func(Head)) error
 	readUsage(ctx context.Context, p *usagePlan, list []Head, yield func(schemas.Usage) error) (bool, error)
 }

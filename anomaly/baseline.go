@@ -92,8 +92,8 @@ type tolerance struct {
 // allowed is the greatest value of the hour that is still usual.
 func (b *baseline) allowed(hour int32, t tolerance) float64 {
 	u := b.usual(hour)
-	return max(t.least, t.factor*float64(u.mean), float64(u.mean)+t.deviations*float64(u.deviation),
-		t.top*float64(b.top))
+	return max(t.least, t.factor*float64(u.mean),
+		float64(u.mean)+t.deviations*float64(u.deviation), t.top*float64(b.top))
 }
 
 // learn teaches the value of an hour that has ended. What exceeds allowed teaches only what leaves the

@@ -74,8 +74,8 @@ func (s *Service) publish(ctx context.Context, alerts []schemas.Alert) bool {
 	ctx, cancel := lingering(ctx)
 	defer cancel()
 	if _, err := s.producer.Produce(ctx, records); err != nil {
-		s.options.Log.Error("alerts not published, the next sweep tries again", "alerts", len(alerts),
-			"error", err)
+		s.options.Log.Error("alerts not published, the next sweep tries again",
+			"alerts", len(alerts), "error", err)
 		return false
 	}
 	s.metrics.deliveries.WithLabelValues(notify.Delivered).Add(float64(len(alerts)))
@@ -88,8 +88,8 @@ func (s *Service) note(ctx context.Context, deliveries []Delivery) bool {
 	defer cancel()
 	err := s.store.PutDeliveries(ctx, deliveries)
 	if err != nil {
-		s.options.Log.Error("deliveries not noted; they will be repeated", "deliveries", len(deliveries),
-			"error", err)
+		s.options.Log.Error("deliveries not noted; they will be repeated",
+			"deliveries", len(deliveries), "error", err)
 	}
 	return err == nil
 }
@@ -193,8 +193,8 @@ func (s *Service) sweep(ctx context.Context) {
 		s.enqueue(q, pending)
 	}
 	for ctx.Err() == nil {
-		pending, err := s.store.Pending(ctx, TopicTarget, allStatuses, time.UnixMilli(schemas.MinTime),
-			sweepAtMost)
+		pending, err := s.store.Pending(ctx, TopicTarget, allStatuses,
+			time.UnixMilli(schemas.MinTime), sweepAtMost)
 		if err != nil {
 			s.sweepFailed(ctx, err)
 			return

@@ -110,8 +110,8 @@ const maxObserved = 64
 // observeAll is Observe for up to 64 events of one record, one after the other, and counts what became of
 // them. It touches what it will look at of all of them before the first: keys lie anywhere in 32 MB, which no
 // cache holds, and places that do not depend on one another are waited for together.
-func (g *Engine) observeAll(partition int32, events []wire.UsageEvent, recordTime int64,
-	became *[outcomes]int) {
+func (g *Engine) observeAll(partition int32, events []wire.UsageEvent,
+	recordTime int64, became *[outcomes]int) {
 	var looks [maxObserved]look
 	for i := range events {
 		looks[i] = g.look(&events[i], recordTime)
@@ -416,8 +416,8 @@ func (g *Engine) closeUntil(last int32) []schemas.Alert {
 // happen, so it is quick however far the times of events jump.
 func (g *Engine) quietUntil(last int32) []schemas.Alert {
 	var out []schemas.Alert
-	until := min(last, g.closed+max(g.settings.Alerts.Quiet, longestHold)+max(g.settings.Alerts.CoolDown,
-		longestHold)+1)
+	until := min(last, g.closed+max(g.settings.Alerts.Quiet,
+		longestHold)+max(g.settings.Alerts.CoolDown, longestHold)+1)
 	for minute := g.closed + 1; minute <= until && len(g.tracker.incidents) > 0; minute++ {
 		out = append(out, g.tracker.tick(minute)...)
 	}

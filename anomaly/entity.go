@@ -21,8 +21,8 @@ const (
 )
 
 func (k kind) String() string {
-	return [...]string{"", schemas.EntityRoute, schemas.EntityCustomer, schemas.EntityCredential,
-		schemas.EntityAddress}[k]
+	return [...]string{"", schemas.EntityRoute, schemas.EntityCustomer,
+		schemas.EntityCredential, schemas.EntityAddress}[k]
 }
 
 // key names an entity in 17 bytes: the 128-bit hash of its name, or an address itself.

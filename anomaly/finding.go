@@ -29,8 +29,8 @@ type finding struct {
 }
 
 func (e *entity) finding(detector string, t *tally) finding {
-	return finding{detector: detector, entity: e.key, name: e.name, customer: e.customer, target: t.target,
-		samples: t.samples}
+	return finding{detector: detector, entity: e.key, name: e.name, customer: e.customer,
+		target: t.target, samples: t.samples}
 }
 
 // who names an entity in a sentence.

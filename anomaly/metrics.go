@@ -32,8 +32,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		eventsVec: counter("tollgate_anomaly_events_total", "Live usage events by outcome: judged, late, "+
 			"repeated, voided, untracked.", "outcome"),
-		alerts: counter("tollgate_anomaly_alerts_total", "Revisions of alerts, by detector and status.",
-			"detector", "status"),
+		alerts: counter("tollgate_anomaly_alerts_total",
+			"Revisions of alerts, by detector and status.", "detector", "status"),
 		folded: prometheus.NewCounter(prometheus.CounterOpts{Name: "tollgate_anomaly_folded_findings_total",
 			Help: "Findings that another alert speaks for."}),
 		entities: gauge("tollgate_anomaly_entities",

@@ -148,15 +148,15 @@ func (r *relay) run(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.As(err, &failed): // what the target has taken is known here only: wait, do not begin anew
-			r.s.options.Log.Error("notices wait for ClickHouse", "target", r.sender.Name(), "again_in", wait,
-				"error", err)
+			r.s.options.Log.Error("notices wait for ClickHouse", "target", r.sender.Name(),
+				"again_in", wait, "error", err)
 			if sleep(ctx, wait) != nil {
 				return nil
 			}
 			wait = min(2*wait, 30*time.Second)
 		default:
-			return fmt.Errorf("relay %s partition %d to %s: %w", r.partition.Topic, r.partition.ID,
-				r.sender.Name(), err)
+			return fmt.Errorf("relay %s partition %d to %s: %w", r.partition.Topic,
+				r.partition.ID, r.sender.Name(), err)
 		}
 	}
 	return nil

@@ -130,8 +130,8 @@ func (s *Service) restore(ctx context.Context) (*owner, error) {
 	}
 	places, err := o.engine.Restore(state.Body)
 	if err != nil {
-		s.options.Log.Error("the detectors begin anew: nothing is usual to them for the first day", "error",
-			err)
+		s.options.Log.Error("the detectors begin anew: nothing is usual to them for the first day",
+			"error", err)
 		o = fresh()
 		o.seq = state.Seq
 		return o, nil
@@ -413,8 +413,8 @@ func (o *owner) emit(ctx context.Context, alerts []schemas.Alert) error {
 		if o.unsaid {
 			return nil
 		}
-		s.options.Log.Error("alerts wait for ClickHouse", "alerts", len(alerts), "again_in", wait, "error",
-			err)
+		s.options.Log.Error("alerts wait for ClickHouse", "alerts", len(alerts), "again_in", wait,
+			"error", err)
 		if sleep(ctx, wait) != nil {
 			o.unsaid = true
 			return nil
@@ -422,8 +422,8 @@ func (o *owner) emit(ctx context.Context, alerts []schemas.Alert) error {
 	}
 	for _, a := range alerts {
 		s.metrics.alerts.WithLabelValues(a.Detector, string(a.Status)).Inc()
-		s.options.Log.Info("alert "+string(a.Status), "alert", a.ID, "severity", a.Severity, "detector",
-			a.Detector)
+		s.options.Log.Info("alert "+string(a.Status), "alert", a.ID, "severity", a.Severity,
+			"detector", a.Detector)
 	}
 	select {
 	case s.said <- struct{}{}:
@@ -451,8 +451,8 @@ func (o *owner) save(ctx context.Context) error {
 			return fmt.Errorf("anomaly: %w", err)
 		}
 		if ctx.Err() == nil {
-			o.s.options.Log.Error("state of the detectors not stored; a restart reads more again", "error",
-				err)
+			o.s.options.Log.Error("state of the detectors not stored; a restart reads more again",
+				"error", err)
 		}
 		return nil
 	}

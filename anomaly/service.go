@@ -79,8 +79,8 @@ func (o Options) Validate() error {
 	for name, n := range map[string]int{"Entities": o.Limits.Entities, "Tallies": o.Limits.Tallies,
 		"Repeats": o.Limits.Repeats} {
 		if n < 0 || n > 1<<26 {
-			errs = append(errs, fmt.Errorf("Limits.%s: %d is not between 0 (the default) and %d", name, n,
-				1<<26))
+			errs = append(errs, fmt.Errorf("Limits.%s: %d is not between 0 (the default) and %d", name,
+				n, 1<<26))
 		}
 	}
 	return errors.Join(errs...)

@@ -44,8 +44,8 @@ func ParseSettings(detectors map[string]map[string]string) (Settings, error) {
 		for _, name := range slices.Sorted(maps.Keys(detectors[detector])) {
 			set, ok := table[name]
 			if !ok {
-				problems = append(problems, fmt.Errorf("detectors: %s: setting %q is not one of %s", detector,
-					name, names(table)))
+				problems = append(problems,
+					fmt.Errorf("detectors: %s: setting %q is not one of %s", detector, name, names(table)))
 				continue
 			}
 			if err := set(strings.TrimSpace(detectors[detector][name])); err != nil {
@@ -90,8 +90,8 @@ func minutes(field *int32, low time.Duration) setting {
 	return func(text string) error {
 		d, err := time.ParseDuration(text)
 		if err != nil || d < low || d > 90*24*time.Hour || d%time.Minute != 0 {
-			return fmt.Errorf("%q is not a duration of whole minutes between %s and 2160h, such as 30m", text,
-				low)
+			return fmt.Errorf("%q is not a duration of whole minutes between %s and 2160h, such as 30m",
+				text, low)
 		}
 		*field = int32(d / time.Minute)
 		return nil

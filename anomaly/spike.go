@@ -44,8 +44,8 @@ type SpikeSettings struct {
 }
 
 func defaultSpike() SpikeSettings {
-	return SpikeSettings{Calls: 300, Factor: 3, Deviations: 5, Top: 1.5, NewCalls: 1000, NewFactor: 3,
-		WarmUp: 24 * 60}
+	return SpikeSettings{Calls: 300, Factor: 3, Deviations: 5, Top: 1.5, NewCalls: 1000,
+		NewFactor: 3, WarmUp: 24 * 60}
 }
 
 func (s *SpikeSettings) table() map[string]setting {

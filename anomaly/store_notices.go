@@ -40,8 +40,8 @@ SELECT DISTINCT id FROM notice_deliveries WHERE target = {target:String} AND id 
 // DeliveredNotices tells which of the notices a target has got or given up.
 func (s *Store) DeliveredNotices(ctx context.Context, target string,
 	ids []string) (found map[string]bool, err error) {
-	rows, err := s.db.Conn().Query(ctx, deliveredNotices, native.Named("target", target),
-		native.Named("ids", ids))
+	rows, err := s.db.Conn().Query(ctx, deliveredNotices,
+		native.Named("target", target), native.Named("ids", ids))
 	if err != nil {
 		return nil, fmt.Errorf("look for %d notices delivered to %s: %w", len(ids), target, err)
 	}

@@ -210,8 +210,8 @@ func (a *Agreement) segmentsOf(c *catalog.Customer, period, span schemas.Period)
 		return out, err
 	}
 	for _, gap := range gaps(span, covered) {
-		out = append(out, Segment{Customer: c.ID, Plan: plan, Period: utc(period), Stretch: gap,
-			Implied: true})
+		out = append(out, Segment{Customer: c.ID, Plan: plan, Period: utc(period),
+			Stretch: gap, Implied: true})
 	}
 	slices.SortStableFunc(out, func(x, y Segment) int { return x.Stretch.From.Compare(y.Stretch.From) })
 	return out, nil

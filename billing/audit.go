@@ -205,8 +205,8 @@ func (b *Billing) auditLines(ctx context.Context, o AuditOptions, out *Audited,
 			if !ok || !have.says(l) {
 				found := "no such line"
 				if ok {
-					found = fmt.Sprintf("quantity %s, amount %s in table invoice_lines", have.quantity,
-						have.amount)
+					found = fmt.Sprintf("quantity %s, amount %s in table invoice_lines",
+						have.quantity, have.amount)
 				}
 				out.add(schemas.AuditProblem{Kind: "line_altered", Where: where, Found: found,
 					Expected: fmt.Sprintf("quantity %s, amount %s, by the document", l.Quantity, l.Amount),

@@ -51,8 +51,8 @@ func Credit(inv *schemas.Invoice, earlier []schemas.CreditNote, plan CreditPlan)
 			return fail("line %d: %s cannot be taken back, %s is left", c.Line, c.Amount, rest.Fixed(places))
 		}
 		if c.Amount.Places() > places {
-			return fail("line %d: %s has more than the %d digits of %s", c.Line, c.Amount, places,
-				inv.Currency)
+			return fail("line %d: %s has more than the %d digits of %s", c.Line, c.Amount,
+				places, inv.Currency)
 		}
 		note.Lines = append(note.Lines, schemas.CreditLine{Line: c.Line, Label: line.Label, Amount: c.Amount})
 		note.Net = note.Net.Add(c.Amount)

@@ -29,8 +29,8 @@ func (b *Billing) Explain(ctx context.Context, number string, line int) (Explana
 		return Explanation{}, err
 	}
 	if line < 1 || line > len(inv.Lines) {
-		return Explanation{}, fmt.Errorf("explain line %d of invoice %s: it has the lines 1 to %d", line,
-			number, len(inv.Lines))
+		return Explanation{}, fmt.Errorf("explain line %d of invoice %s: it has the lines 1 to %d",
+			line, number, len(inv.Lines))
 	}
 	l := inv.Lines[line-1]
 	e := Explanation{Invoice: number, Customer: inv.Customer.ID, Line: l, Agrees: true}

@@ -21,8 +21,8 @@ func (a *Agreement) draft(customer, currency string, period schemas.Period, line
 	period = utc(period)
 	inv := schemas.Invoice{
 		Status: schemas.InvoiceDraft, Currency: currency, From: period.From, To: period.To,
-		Issuer: schemas.Party{ID: a.issuerID(), Name: issuer.Name, Address: issuer.Address,
-			TaxID: issuer.TaxID},
+		Issuer: schemas.Party{ID: a.issuerID(), Name: issuer.Name,
+			Address: issuer.Address, TaxID: issuer.TaxID},
 		Customer:    schemas.Party{ID: customer, Name: c.Name, Address: c.Address, Email: c.Email},
 		TaxCategory: c.TaxCategory, Zone: a.zoneOf(c).String(),
 		Catalog: a.Version.Catalog, Change: a.Version.Change, Lines: lines,

@@ -228,8 +228,8 @@ func (a *Agreement) shares(segments []Segment, lines []schemas.InvoiceLine) []sc
 			Key: lineKey(s.Plan.ID, "share", s.Period), Kind: schemas.LineShare, Label: "Revenue share",
 			Plan: s.Plan.ID, Price: "share", From: s.Period.From, To: s.Period.To,
 			PeriodFrom: s.Period.From, PeriodTo: s.Period.To, Quantity: one, Amount: share.Neg(),
-			Formula: fmt.Sprintf("%s %% of %s = %s, given back", s.Plan.RevenueShare, money(net, places),
-				money(share, places)),
+			Formula: fmt.Sprintf("%s %% of %s = %s, given back", s.Plan.RevenueShare,
+				money(net, places), money(share, places)),
 		})
 	}
 	return out

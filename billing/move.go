@@ -77,8 +77,8 @@ func begunRuns(plans []planned, through int64) []*begunRun {
 			if plans[i].offset > through {
 				continue
 			}
-			r = &begunRun{period: p.period(), version: p.Version, through: p.Through,
-				billed: map[string]bool{}}
+			r = &begunRun{period: p.period(), version: p.Version,
+				through: p.Through, billed: map[string]bool{}}
 			of[r.period], out = r, append(out, r)
 		}
 		for customer := range keyed(plans[i : i+1]) {
@@ -276,8 +276,8 @@ func (b *Billing) runsAround(ctx context.Context, period schemas.Period, plans [
 		if known[r.version] == nil {
 			then, err := b.o.Agreements.At(ctx, r.version)
 			if err != nil {
-				return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", r.version.Catalog,
-					r.version.Change, err)
+				return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w",
+					r.version.Catalog, r.version.Change, err)
 			}
 			known[r.version] = then
 		}

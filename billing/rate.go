@@ -52,8 +52,8 @@ func Rate(price *catalog.Price, quantity schemas.Decimal) (Rating, error) {
 	}
 	switch price.Model {
 	case catalog.PriceFlat:
-		return Rating{exactly(price.Amount), []Step{{Kind: StepFlat, Units: one, Rate: price.Amount,
-			Per: one}}}, nil
+		return Rating{exactly(price.Amount),
+			[]Step{{Kind: StepFlat, Units: one, Rate: price.Amount, Per: one}}}, nil
 	case catalog.PricePerUnit:
 		if rest.Sign() > 0 {
 			steps = append(steps, unitsStep(rest, price.Amount, per))
@@ -71,8 +71,8 @@ func Rate(price *catalog.Price, quantity schemas.Decimal) (Rating, error) {
 
 func ratePackage(price *catalog.Price, rest schemas.Decimal, steps []Step) (Rating, error) {
 	if price.Size.Sign() <= 0 {
-		return Rating{}, fmt.Errorf("rate price %q: size of a package is %s, want more than 0", price.ID,
-			price.Size)
+		return Rating{}, fmt.Errorf("rate price %q: size of a package is %s, want more than 0",
+			price.ID, price.Size)
 	}
 	packages := rest.DivCeil(price.Size)
 	if price.Round == "down" {

@@ -150,8 +150,8 @@ func (s *Store) MarkDone(ctx context.Context, claim int64, p *Plan) error {
 		from, to = time.Unix(0, 0), time.Unix(0, 0)
 	}
 	err := s.insert(ctx, insertRun, func(add func(...any)) error {
-		add(p.Issuer, claim, string(p.Kind), from, to, uint32(p.Part), p.Last, uint64(p.First),
-			uint64(p.Count), p.Digest)
+		add(p.Issuer, claim, string(p.Kind), from, to, uint32(p.Part), p.Last,
+			uint64(p.First), uint64(p.Count), p.Digest)
 		return nil
 	})
 	if err != nil {

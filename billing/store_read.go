@@ -233,8 +233,8 @@ func (s *Store) Billed(ctx context.Context, period schemas.Period, through int64
 		}
 		i, ok := at[key]
 		if !ok {
-			return fmt.Errorf("BUG: a credit note takes back line %s of %s that was never billed", key.line,
-				key.customer)
+			return fmt.Errorf("BUG: a credit note takes back line %s of %s that was never billed",
+				key.line, key.customer)
 		}
 		l := &out[i].Line
 		l.Quantity, l.Amount = l.Quantity.Sub(quantity), l.Amount.Sub(amount)

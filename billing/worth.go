@@ -128,8 +128,8 @@ func (b *Billing) measure(ctx context.Context, m *measured, q question, query sc
 	err := b.o.Usage.Usage(ctx, query, func(u schemas.Usage) error {
 		key := customerMeter{u.Customer, u.Meter}
 		if _, twice := answers[key]; twice {
-			return fmt.Errorf("BUG: usage of meter %s was answered twice for customer %q", u.Meter,
-				u.Customer)
+			return fmt.Errorf("BUG: usage of meter %s was answered twice for customer %q",
+				u.Meter, u.Customer)
 		}
 		if u.Customer != "" {
 			answers[key] = u.Quantity
@@ -168,8 +168,8 @@ func (r *roll) admit(m *measured) {
 func (b *Billing) compute(ctx context.Context, in inputs) (drafts []schemas.Invoice, open []bool, err error) {
 	a, err := b.o.Agreements.At(ctx, in.version)
 	if err != nil {
-		return nil, nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", in.version.Catalog,
-			in.version.Change, err)
+		return nil, nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w",
+			in.version.Catalog, in.version.Change, err)
 	}
 	billed, err := b.moves(ctx, a, in.period, in.plans, in.through)
 	if err != nil {
@@ -216,8 +216,8 @@ func (b *Billing) earlierRoll(ctx context.Context, e Adjusted, in inputs) (*roll
 	change, plans, customers, through := in.version.Change, in.plans, in.customers, in.through
 	then, err := b.o.Agreements.At(ctx, e.Version)
 	if err != nil {
-		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog,
-			e.Version.Change, err)
+		return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w",
+			e.Version.Catalog, e.Version.Change, err)
 	}
 	parts, _ := runOf(plans, e.period())
 	if len(parts) == 0 {
@@ -227,8 +227,8 @@ func (b *Billing) earlierRoll(ctx context.Context, e Adjusted, in inputs) (*roll
 	if change != e.Version.Change {
 		now, err := b.o.Agreements.At(ctx, Version{Catalog: e.Version.Catalog, Change: change})
 		if err != nil {
-			return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w", e.Version.Catalog,
-				change, err)
+			return nil, fmt.Errorf("read the agreement of catalog %d, change %d: %w",
+				e.Version.Catalog, change, err)
 		}
 		a = now.inZonesOf(then)
 	}

@@ -155,8 +155,8 @@ func (c *checker) identity(o *origin, place decode.Place, a *schemas.AccessEvent
 				fmt.Sprintf("at most %d bytes; send a hash of a longer one", t.most)}
 		}
 		if !printable(t.value) {
-			return &Fault{ReasonBadID, t.name + " holds control characters or is not UTF-8",
-				"send printable text"}
+			return &Fault{ReasonBadID,
+				t.name + " holds control characters or is not UTF-8", "send printable text"}
 		}
 	}
 	if out.Time == 0 {
@@ -180,8 +180,8 @@ func (c *checker) right(o *origin, a *schemas.AccessEvent, out *schemas.UsageEve
 			"send corrections with a key or on a topic that has the right to amend"}
 	}
 	if strings.TrimSpace(a.Reason) == "" {
-		return &Fault{ReasonNoReason, fmt.Sprintf("revision %d does not say why", a.Revision),
-			"give a reason"}
+		return &Fault{ReasonNoReason,
+			fmt.Sprintf("revision %d does not say why", a.Revision), "give a reason"}
 	}
 	return nil
 }

@@ -358,8 +358,8 @@ func (c *Collector) count(ctx context.Context) {
 	err := c.o.Quota.Count(ctx)
 	if c.uncounted = err != nil; c.uncounted {
 		c.metrics.uncounted.Inc()
-		c.o.Log.Warn("count quota: counters are behind until it succeeds, or they are reconciled", "error",
-			err)
+		c.o.Log.Warn("count quota: counters are behind until it succeeds, or they are reconciled",
+			"error", err)
 	}
 }
 

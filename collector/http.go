@@ -159,8 +159,8 @@ func (in *Ingest) Handler() http.Handler {
 		if status == http.StatusUnauthorized {
 			w.Header().Set("WWW-Authenticate", `Bearer realm="tollgate"`)
 		}
-		body := map[string]any{"type": "about:blank", "title": http.StatusText(status), "status": status,
-			"detail": no.detail}
+		body := map[string]any{"type": "about:blank", "title": http.StatusText(status),
+			"status": status, "detail": no.detail}
 		if len(no.events) > 0 {
 			body["events"] = no.events
 		}
@@ -221,8 +221,8 @@ func (in *Ingest) serve(w http.ResponseWriter, r *http.Request) (accepted int, n
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), in.o.Timeout)
 	defer cancel()
 	if _, err := in.o.Publisher.Produce(ctx, []stream.Record{record}); err != nil {
-		in.o.Log.Warn("publish ingested events: the sender is told to send again", "events", accepted,
-			"error", err)
+		in.o.Log.Warn("publish ingested events: the sender is told to send again",
+			"events", accepted, "error", err)
 		return 0, &refusal{status: http.StatusServiceUnavailable, retryAfter: 5,
 			detail: "Kafka has not acknowledged the events in time: send the same again"}
 	}

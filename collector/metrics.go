@@ -27,8 +27,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Help: help}, labels)
 	}
 	m := &metrics{
-		events: counter("events_total", "Access events read, by format and by what became of them.",
-			"format", "outcome"),
+		events: counter("events_total",
+			"Access events read, by format and by what became of them.", "format", "outcome"),
 		rejected: counter("rejected_total", "Access events rejected, by reason.", "reason"),
 		flushSeconds: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name:    "tollgate_collector_flush_seconds",

@@ -64,8 +64,8 @@ func ParseCustomerFrom(text string) (CustomerFrom, error) {
 	case CustomerByCredential, CustomerByAddress, CustomerByEvent:
 		return c, nil
 	}
-	return "", fmt.Errorf("customer %q: want %s, %s or %s", text, CustomerByCredential, CustomerByAddress,
-		CustomerByEvent)
+	return "", fmt.Errorf("customer %q: want %s, %s or %s", text, CustomerByCredential,
+		CustomerByAddress, CustomerByEvent)
 }
 
 // Topic binds a topic of access events to sources (law 1).
@@ -138,8 +138,8 @@ type origin struct {
 // is certain, so that the rejection has coordinates.
 func (o *origin) read(t *Topic, topicID [16]byte, generation int64, r *stream.Record) *Fault {
 	*o = origin{
-		at: schemas.Coordinates{Topic: t.Name, Generation: generation, Partition: int32(r.Partition),
-			Offset: r.Offset},
+		at: schemas.Coordinates{Topic: t.Name, Generation: generation,
+			Partition: int32(r.Partition), Offset: r.Offset},
 		topicID: topicID, topic: t.Name, record: r, recordTime: r.Time.UnixMilli(),
 		format: t.Format, bound: t.Format != "", customer: t.Customer, amend: t.Amend,
 		anySource: len(t.Sources) == 0, sources: append(o.sources[:0], t.Sources...), scratch: o.scratch[:0],

@@ -46,8 +46,8 @@ func parseApplied(text string, fences int) (applied, error) {
 			out.fences = append(out.fences, fence(one))
 		}
 		if len(out.fences) != fences {
-			return out, fmt.Errorf("count in Redis: %d fences in place of %d: %q", len(out.fences), fences,
-				text)
+			return out, fmt.Errorf("count in Redis: %d fences in place of %d: %q", len(out.fences),
+				fences, text)
 		}
 		return out, nil
 	}
@@ -74,8 +74,8 @@ func (s *Store) arguments(blocks []block) (keys []string, args []any) {
 		}
 		for _, d := range b.adds {
 			keys = append(keys, d.counter.key)
-			args = append(args, d.units.whole, d.units.part, max(d.expire.Milliseconds(), 1),
-				len(d.counter.limits))
+			args = append(args, d.units.whole, d.units.part,
+				max(d.expire.Milliseconds(), 1), len(d.counter.limits))
 			for _, r := range d.counter.limits {
 				args = append(args, r.mark, r.units.whole, r.units.part)
 			}

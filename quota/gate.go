@@ -84,8 +84,8 @@ func NewGate(o GateOptions) (*Gate, error) {
 		o.OnError = AllowOnError
 	}
 	if o.OnError != AllowOnError && o.OnError != DenyOnError {
-		return nil, fmt.Errorf("quota gate: on_error is %q, want %s or %s", o.OnError, AllowOnError,
-			DenyOnError)
+		return nil, fmt.Errorf("quota gate: on_error is %q, want %s or %s", o.OnError,
+			AllowOnError, DenyOnError)
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -180,8 +180,8 @@ func (g *Gate) decide(ctx context.Context, q Question) Decision {
 	if refusal != nil {
 		return *refusal
 	}
-	d := Decision{Allowed: true, Status: 200, Customer: who.customer, Credential: who.credential,
-		Limits: []Standing{}}
+	d := Decision{Allowed: true, Status: 200, Customer: who.customer,
+		Credential: who.credential, Limits: []Standing{}}
 	standings, keys := g.asked(s, q, who, now)
 	if len(standings) == 0 {
 		return d

@@ -98,8 +98,8 @@ func readQuestion(body io.Reader) (q Question, err error) {
 		return q, errors.New("read the question: there is more after the JSON object")
 	}
 	q = Question{Customer: in.Customer, Source: in.Source, Meters: in.Meters, Units: schemas.NewDecimal(1, 0)}
-	q.Call = schemas.AccessEvent{Method: strings.ToUpper(in.Method), Host: in.Host, Route: in.Route,
-		Service: in.Service}
+	q.Call = schemas.AccessEvent{Method: strings.ToUpper(in.Method), Host: in.Host,
+		Route: in.Route, Service: in.Service}
 	q.Call.Path, _, _ = strings.Cut(in.Path, "?")
 	if in.Credential != nil {
 		q.Key, q.Name = in.Credential.Key, in.Credential.Name
@@ -137,8 +137,8 @@ func (d *Decision) headers(h http.Header) {
 		name := structuredString(s.Limit)
 		policies = append(policies, fmt.Sprintf("%s;q=%d;w=%d;qu=%s", name, s.units.wholeNumber(),
 			int64(s.window.Length().Seconds()), structuredString(s.Meter)))
-		states = append(states, fmt.Sprintf("%s;r=%d;t=%d", name, unitsOf(s.Remaining).wholeNumber(),
-			s.Reset))
+		states = append(states,
+			fmt.Sprintf("%s;r=%d;t=%d", name, unitsOf(s.Remaining).wholeNumber(), s.Reset))
 	}
 	if len(states) > 0 {
 		h.Set("RateLimit-Policy", strings.Join(policies, ", "))

@@ -400,8 +400,8 @@ func (s *Store) reading(ctx context.Context, bucket int, key string,
 	raise []SourcePosition) (reading, error) {
 	var args []any
 	for _, p := range raise {
-		args = append(args, p.Topic+"/"+strconv.Itoa(int(p.Partition)), p.Position.Generation,
-			p.Position.Offset)
+		args = append(args, p.Topic+"/"+strconv.Itoa(int(p.Partition)),
+			p.Position.Generation, p.Position.Offset)
 	}
 	keys := []string{s.key(bucket, "fence"), s.key(bucket, key)}
 	answer, err := readingScript.Run(ctx, s.client, keys, args...).Slice()
@@ -411,8 +411,8 @@ func (s *Store) reading(ctx context.Context, bucket int, key string,
 	counter, ok := answer[0].([]any)
 	pairs, ok2 := answer[1].([]any)
 	if !ok || !ok2 || len(counter) != 3 {
-		return reading{}, fmt.Errorf("read counter %s with its fences: an answer of another form: %v", key,
-			answer)
+		return reading{}, fmt.Errorf("read counter %s with its fences: an answer of another form: %v",
+			key, answer)
 	}
 	r := reading{fences: map[string]string{}}
 	if r.units, err = unitsFrom(counter[:2]); err != nil {

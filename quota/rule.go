@@ -69,8 +69,8 @@ func compileRule(limit catalog.Limit, meter *catalog.Meter) (*rule, error) {
 }
 
 // answered are the fields of an event that only the answer to the request fills.
-var answered = map[string]bool{"status": true, "status_class": true, "latency": true, "bytes_in": true,
-	"bytes_out": true}
+var answered = map[string]bool{"status": true, "status_class": true, "latency": true,
+	"bytes_in": true, "bytes_out": true}
 
 // seriesOf names what a limit counts: 64 bits of a hash. Neither the limit's units nor its name take part.
 func seriesOf(l catalog.Limit, m *catalog.Meter) (string, error) {

@@ -12,8 +12,8 @@ type Period struct{ From, To time.Time }
 // MonthOf is the calendar month of t in zone.
 func MonthOf(t time.Time, zone *time.Location) Period {
 	t = t.In(zone)
-	return Period{From: DayBegins(t.Year(), t.Month(), 1, zone), To: DayBegins(t.Year(), t.Month()+1, 1,
-		zone)}
+	return Period{From: DayBegins(t.Year(), t.Month(), 1, zone),
+		To: DayBegins(t.Year(), t.Month()+1, 1, zone)}
 }
 
 // DayBegins is the first instant of a day in zone; months and days beyond their range are normalised, as by

@@ -58,8 +58,8 @@ func (a *alarms) wish(w alarm) {
 	select {
 	case a.wishes <- w:
 	default:
-		a.log.Error("an alert is not written: too many wait for ClickHouse", "alert", w.key(), "sentence",
-			w.alert.Sentence)
+		a.log.Error("an alert is not written: too many wait for ClickHouse", "alert", w.key(),
+			"sentence", w.alert.Sentence)
 	}
 }
 
@@ -77,8 +77,8 @@ func (a *alarms) reads(group, topic string, partition int) {
 }
 
 func partitionEntity(group, topic string, partition int) schemas.Entity {
-	return schemas.Entity{Kind: schemas.EntityPartition, Value: fmt.Sprintf("%s %s/%d", group, topic,
-		partition)}
+	return schemas.Entity{Kind: schemas.EntityPartition,
+		Value: fmt.Sprintf("%s %s/%d", group, topic, partition)}
 }
 
 // Names of the evidence of a gap.
@@ -138,8 +138,8 @@ func (a *alarms) run(ctx context.Context) error {
 			if err == nil || ctx.Err() != nil {
 				break
 			}
-			a.log.Error("alerts are not written; it is tried again", "alerts", len(wishes), "after", wait,
-				"error", err)
+			a.log.Error("alerts are not written; it is tried again", "alerts", len(wishes),
+				"after", wait, "error", err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -158,8 +158,8 @@ func (a *alarms) carryOut(ctx context.Context, wishes []alarm) error {
 			continue
 		}
 		asked[w.alert.Detector] = true
-		list, err := a.store.Alerts(ctx, anomaly.Filter{Open: true, Detector: w.alert.Detector,
-			Limit: alarmsWaiting})
+		list, err := a.store.Alerts(ctx,
+			anomaly.Filter{Open: true, Detector: w.alert.Detector, Limit: alarmsWaiting})
 		if err != nil {
 			return err
 		}
@@ -197,8 +197,8 @@ func (a *alarms) tell(ctx context.Context, alerts []schemas.Alert) {
 		err = a.store.PutDeliveries(ctx, noted)
 	}
 	if err != nil && ctx.Err() == nil {
-		a.log.Warn("alerts are in the table, but perhaps not yet in their topic", "alerts", len(alerts),
-			"error", err)
+		a.log.Warn("alerts are in the table, but perhaps not yet in their topic",
+			"alerts", len(alerts), "error", err)
 	}
 }
 

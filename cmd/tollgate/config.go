@@ -211,8 +211,8 @@ func loadYAML(config *Config, path string, text []byte, origins Origins) (proble
 			case value.Kind == yaml.MappingNode && hasPrefix(names, name+"."):
 				walk(value, name+".")
 			default:
-				problems = append(problems, fmt.Errorf("%s:%d: unknown setting %q%s", path, key.Line, name,
-					nearestHint(name, names)))
+				problems = append(problems,
+					fmt.Errorf("%s:%d: unknown setting %q%s", path, key.Line, name, nearestHint(name, names)))
 			}
 		}
 	}

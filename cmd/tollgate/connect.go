@@ -53,8 +53,8 @@ func (n numbers) place(ctx context.Context, record stream.ClaimRecord) (place in
 			}
 		}
 	}
-	return 0, fmt.Errorf("claim at offset %d of series %s: it is not valid after all", record.Offset,
-		record.Series)
+	return 0, fmt.Errorf("claim at offset %d of series %s: it is not valid after all",
+		record.Offset, record.Series)
 }
 
 // documentSeries is the log of claims as billing sees it.

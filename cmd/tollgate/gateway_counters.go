@@ -74,8 +74,8 @@ func readGatewayCSV(r io.Reader) (out []gatewayHour, err error) {
 				one.hour.Format(time.RFC3339), one.source, before)
 		}
 		if lines[k] = line; len(lines) > maxGatewayHours {
-			return nil, fmt.Errorf("line %d: more than %d hours: compare them in pieces", line,
-				maxGatewayHours)
+			return nil, fmt.Errorf("line %d: more than %d hours: compare them in pieces",
+				line, maxGatewayHours)
 		}
 		out = append(out, one)
 	}

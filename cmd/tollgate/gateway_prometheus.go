@@ -98,8 +98,8 @@ func (c prometheusCounters) read(ctx context.Context, period schemas.Period) (ou
 	notes = answer.Warnings
 	for _, source := range slices.Sorted(maps.Keys(numbers)) {
 		if n := hours - numbers[source]; n > 0 {
-			notes = append(notes, fmt.Sprintf("%s: %d of %d hours have no number and are not compared",
-				source, n, hours))
+			notes = append(notes,
+				fmt.Sprintf("%s: %d of %d hours have no number and are not compared", source, n, hours))
 		}
 	}
 	return out, notes, nil
@@ -137,8 +137,8 @@ func (c prometheusCounters) ask(ctx context.Context, period schemas.Period) (*pr
 	ctx, cancel := context.WithTimeout(ctx, prometheusTimeout)
 	defer cancel()
 	at := func(t time.Time) string { return strconv.FormatInt(t.Unix(), 10) }
-	form := url.Values{"query": {c.query}, "step": {"3600"}, "start": {at(period.From.Add(time.Hour))},
-		"end": {at(period.To)}}
+	form := url.Values{"query": {c.query}, "step": {"3600"},
+		"start": {at(period.From.Add(time.Hour))}, "end": {at(period.To)}}
 	address := strings.TrimRight(c.base, "/") + "/api/v1/query_range"
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, address,
 		strings.NewReader(form.Encode()))

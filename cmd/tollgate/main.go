@@ -91,8 +91,8 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], app{in: os.Stdin, out: os.Stdout, err: os.Stderr,
-		environ: os.Environ()}))
+	os.Exit(run(ctx, os.Args[1:],
+		app{in: os.Stdin, out: os.Stdout, err: os.Stderr, environ: os.Environ()}))
 }
 
 // errReported ends a command with exit code 1 where what is wrong has already been printed.

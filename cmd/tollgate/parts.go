@@ -207,8 +207,8 @@ func (p *parts) connect(ctx context.Context, needs need) error {
 
 func (p *parts) clickhouseOptions() clickhouse.Options {
 	c := p.config.ClickHouse
-	o := clickhouse.Options{Addresses: c.Addresses, Database: c.Database, User: c.User, Password: c.Password,
-		Cluster: c.Cluster}
+	o := clickhouse.Options{Addresses: c.Addresses, Database: c.Database, User: c.User,
+		Password: c.Password, Cluster: c.Cluster}
 	if len(o.Addresses) == 0 {
 		o.Addresses = []string{p.running.ClickHouse}
 	}

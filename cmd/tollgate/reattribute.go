@@ -270,8 +270,8 @@ func recordsAgain(events []schemas.UsageEvent, shards int, chance func() uint64)
 		if err != nil {
 			return fmt.Errorf("encode events attributed again: %w", err)
 		}
-		records = append(records, stream.Record{Topic: stream.TopicUsageEvents, Partition: shard,
-			Value: value})
+		records = append(records,
+			stream.Record{Topic: stream.TopicUsageEvents, Partition: shard, Value: value})
 		delete(open, shard)
 		delete(bytes, shard)
 		return nil

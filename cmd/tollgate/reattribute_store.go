@@ -45,8 +45,8 @@ type staleCredential struct {
 // reattributionStore is the SQL of reattribution.
 type reattributionStore struct{ db *clickhouse.DB }
 
-func (s *reattributionStore) query(ctx context.Context, what, sql string, scan func(driver.Rows) error,
-	args ...any) error {
+func (s *reattributionStore) query(ctx context.Context, what, sql string,
+	scan func(driver.Rows) error, args ...any) error {
 	return clickhouse.Each(ctx, s.db.Conn(), what, sql, scan, args...)
 }
 
@@ -129,8 +129,8 @@ func beyond(column string, p positions) string {
 			column, shard, at.Generation, at.Generation, at.Offset))
 		known = append(known, fmt.Sprint(shard))
 	}
-	return fmt.Sprintf("(%s OR %s NOT IN (%s))", strings.Join(parts, " OR "), column,
-		strings.Join(known, ", "))
+	return fmt.Sprintf("(%s OR %s NOT IN (%s))", strings.Join(parts, " OR "),
+		column, strings.Join(known, ", "))
 }
 
 // changedWords are, for changes after one number up to another, the words that events may carry as credential
@@ -183,8 +183,8 @@ WHERE credential != '' AND ` + known + ` < {change:UInt64} AND %s`
 
 // oldestArrived is the least change that events knew in the buckets of records after the positions, where it
 // is less than last.
-func (s *reattributionStore) oldestArrived(ctx context.Context, after positions, last uint64) (uint64, bool,
-	error) {
+func (s *reattributionStore) oldestArrived(ctx context.Context, after positions, last uint64) (uint64,
+	bool, error) {
 	var oldest, n uint64
 	err := s.query(ctx, "look for late attributions", fmt.Sprintf(selectOldest, arrived(after)),
 		func(rows driver.Rows) error { return rows.Scan(&oldest, &n) }, native.Named("change", last))
@@ -239,8 +239,8 @@ func (s *reattributionStore) rows(ctx context.Context, ids []string) (map[string
 	err := s.query(ctx, "read the history of credentials", selectRows, func(rows driver.Rows) error {
 		var id, kind string
 		var c credentialRow
-		err := rows.Scan(&id, &c.change, &kind, &c.source, &c.match, &c.customer, &c.subject, &c.from, &c.to,
-			&c.blocked, &c.deleted)
+		err := rows.Scan(&id, &c.change, &kind, &c.source, &c.match, &c.customer, &c.subject, &c.from,
+			&c.to, &c.blocked, &c.deleted)
 		c.kind = schemas.CredentialHash
 		if kind == "name" {
 			c.kind = schemas.CredentialName

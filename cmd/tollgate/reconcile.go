@@ -92,8 +92,8 @@ func (c *reconciler) run(ctx context.Context, every time.Duration) error {
 	defer look.Stop()
 	for {
 		if err := c.round(ctx); err != nil && ctx.Err() == nil {
-			c.log.Warn("counters are not reconciled with usage; it is tried again", "after", every, "error",
-				err)
+			c.log.Warn("counters are not reconciled with usage; it is tried again", "after", every,
+				"error", err)
 		}
 		for due := false; !due; {
 			select {
@@ -132,8 +132,8 @@ func (c *reconciler) round(ctx context.Context) error {
 			added, err := c.counter.Reconcile(ctx, u,
 				quota.Account{Customer: customer, Credentials: credentials, At: at})
 			for limit, by := range added {
-				c.log.Info("a counter differed from usage", "customer", customer, "limit", limit, "added",
-					by.String())
+				c.log.Info("a counter differed from usage", "customer", customer, "limit", limit,
+					"added", by.String())
 			}
 			return err
 		})
@@ -178,8 +178,8 @@ func keyOf(q quota.UsageOf) string {
 
 // Certain is usage read before its positions were noted; zero where the window holds history, which no
 // counter counts and usage does not tell apart.
-func (u *usageBounds) Certain(ctx context.Context, q quota.UsageOf) (schemas.Decimal, []quota.SourcePosition,
-	error) {
+func (u *usageBounds) Certain(ctx context.Context, q quota.UsageOf) (schemas.Decimal,
+	[]quota.SourcePosition, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	t, err := u.certainTable(ctx, q)
@@ -325,8 +325,8 @@ func (u *usageBounds) await(ctx context.Context, ask func(context.Context) (bool
 
 // read reads the usage of a meter in a window for all customers.
 func (u *usageBounds) read(ctx context.Context, q quota.UsageOf) (*usageTable, error) {
-	ask := schemas.UsageQuery{Meters: []string{q.Meter}, Period: q.Period, Where: q.Where,
-		By: []string{"customer"}}
+	ask := schemas.UsageQuery{Meters: []string{q.Meter}, Period: q.Period,
+		Where: q.Where, By: []string{"customer"}}
 	if q.Credential != "" {
 		ask.By = append(ask.By, "credential")
 	}

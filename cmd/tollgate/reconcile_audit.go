@@ -129,8 +129,8 @@ func (c *reconciler) compare(ctx context.Context) (quota.Audited, error) {
 			if err != nil {
 				return err
 			}
-			one, err := c.counter.Audit(ctx, u, quota.Account{Customer: customer, Credentials: credentials,
-				At: at})
+			one, err := c.counter.Audit(ctx, u,
+				quota.Account{Customer: customer, Credentials: credentials, At: at})
 			mu.Lock()
 			defer mu.Unlock()
 			all.Counters += one.Counters

@@ -94,8 +94,8 @@ func (r *replayer) replay(ctx context.Context, choose func(context.Context) ([]a
 				return err
 			}
 			record, mine, err := r.claims.ClaimAfter(ctx,
-				stream.Claim{Series: seriesReplays, Previous: previous,
-					Plan: body})
+				stream.Claim{Series: seriesReplays,
+					Previous: previous, Plan: body})
 			won, offset = mine, record.Offset
 			return err
 		})
@@ -146,8 +146,8 @@ func (r *replayer) end(ctx context.Context) (last int64, published int, err erro
 		last = claim.Offset
 		var plan replayClaim
 		if err := json.Unmarshal(claim.Plan, &plan); err != nil {
-			return last, published, fmt.Errorf("claim at offset %d of %s: %w", claim.Offset, seriesReplays,
-				err)
+			return last, published, fmt.Errorf("claim at offset %d of %s: %w", claim.Offset,
+				seriesReplays, err)
 		}
 		if done[plan.Plan] {
 			continue

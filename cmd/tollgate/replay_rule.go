@@ -22,8 +22,8 @@ type knowledge struct {
 
 // with is the knowledge as text, together with how one event is read this time.
 func (k knowledge) with(p *aggregator.Replay) string {
-	text := fmt.Sprintf("catalog %d change %d sources %s program %s", k.catalog, k.change, digest(k.sources),
-		k.program)
+	text := fmt.Sprintf("catalog %d change %d sources %s program %s", k.catalog, k.change,
+		digest(k.sources), k.program)
 	for _, as := range []struct{ what, word string }{{"source", p.AsSource}, {"format", p.AsFormat},
 		{"customer", p.AsCustomer}} {
 		if as.word != "" {

@@ -42,8 +42,8 @@ func (r *roles) startAnomaly(ctx context.Context, a *app) error {
 				r.anomaly.SetNotifiers(hooks.senders(s.Catalog().Webhooks))
 				settings, err := anomaly.ParseSettings(s.Catalog().Detectors)
 				if err != nil {
-					r.log.Error("detector settings of the catalog are not used", "version", s.Version().Seq,
-						"error", err)
+					r.log.Error("detector settings of the catalog are not used",
+						"version", s.Version().Seq, "error", err)
 					continue
 				}
 				r.anomaly.SetSettings(settings)

@@ -137,8 +137,8 @@ func (r *roles) connect(ctx context.Context, a *app, set role) (err error) {
 	r.sources = topicsOf(a.config.Collector)
 	r.billing, err = billing.New(billing.Options{
 		Usage: r.reader, Agreements: agreements{r.catalog}, Series: documentSeries{r.claims},
-		Ready: &readiness{offsets: r.p.kafka, usage: r.reader, sources: topicNames(r.sources),
-			now: r.p.clock},
+		Ready: &readiness{offsets: r.p.kafka, usage: r.reader,
+			sources: topicNames(r.sources), now: r.p.clock},
 		Store: billing.NewStore(r.p.store.Conn()), Now: r.p.clock, Grace: a.config.Billing.Grace,
 		Begin: r.agreedSince, Log: r.log, Metrics: r.p.registry})
 	if err != nil {
@@ -334,8 +334,8 @@ func (r *roles) startConsole(_ context.Context, a *app) error {
 }
 
 func (r *roles) startBilling(ctx context.Context, a *app) error {
-	closer, err := billing.NewCloser(r.billing, billing.CloserOptions{Schedule: a.config.Billing.Cron,
-		Wait: r.wait})
+	closer, err := billing.NewCloser(r.billing,
+		billing.CloserOptions{Schedule: a.config.Billing.Cron, Wait: r.wait})
 	if err != nil {
 		return err
 	}

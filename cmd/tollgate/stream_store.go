@@ -42,8 +42,8 @@ WHERE topic = {topic:String} AND topic_id = {id:String} AND n = {n:Int64} AND ac
 // accepted tells whether somebody let readers go over to a generation of a topic.
 func (s *streamStore) accepted(ctx context.Context, topic, id string, n int64) (bool, error) {
 	var rows uint64
-	row := s.db.Conn().QueryRow(ctx, selectAccepted, native.Named("topic", topic), native.Named("id", id),
-		native.Named("n", n))
+	row := s.db.Conn().QueryRow(ctx, selectAccepted, native.Named("topic", topic),
+		native.Named("id", id), native.Named("n", n))
 	if err := row.Scan(&rows); err != nil {
 		return false, fmt.Errorf("read whether the generation of topic %s is accepted: %w", topic, err)
 	}

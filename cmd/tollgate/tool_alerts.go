@@ -24,8 +24,8 @@ func (c alertsCommand) Run(a *app) (err error) {
 		if err != nil {
 			return err
 		}
-		t := table{columns: []string{"opened", "status", "severity", "detector", "entity", "customer",
-			"sentence"},
+		t := table{columns: []string{"opened", "status", "severity", "detector", "entity",
+			"customer", "sentence"},
 			items: alerts, most: c.Limit,
 			none: "no alert fits; imported history raises none, only live traffic does"}
 		for _, one := range alerts {

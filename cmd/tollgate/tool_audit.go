@@ -74,8 +74,8 @@ func (c eventsCommand) Run(a *app) error {
 			most: c.Limit,
 			none: "no event in " + period.String() + " fits; try other days, and without --customer " +
 				"and --meter; `tollgate rejected list` shows what could not be used"}
-		filter := aggregator.EventFilter{Meter: c.Meter, Customers: c.Customer, Period: period,
-			Limit: int(c.Limit)}
+		filter := aggregator.EventFilter{Meter: c.Meter, Customers: c.Customer,
+			Period: period, Limit: int(c.Limit)}
 		err := reader.Events(a.ctx, filter, func(e schemas.UsageEvent) error {
 			quantities := ""
 			for _, q := range e.Quantities {

@@ -75,8 +75,8 @@ func (c gatewayChoice) counters(ctx context.Context) (out []gatewayHour, notes [
 		if known, ok := gatewayQueries[query]; ok {
 			query = known
 		}
-		return prometheusCounters{base: c.Counters, query: query, label: c.Label, source: c.Source}.read(ctx,
-			period)
+		return prometheusCounters{base: c.Counters, query: query, label: c.Label,
+			source: c.Source}.read(ctx, period)
 	}
 	file, err := os.Open(c.Counters)
 	if err != nil {
@@ -127,8 +127,8 @@ func (c gatewayChoice) compare(a *app, output string) error {
 
 // report prints the hours, and what a person should look at.
 func (c gatewayChoice) report(a *app, hours []comparedHour, output string) error {
-	t := table{items: hours, columns: []string{"source", "hour", "gateway", "events", "rejected", "missing",
-		"percent", "verdict"}}
+	t := table{items: hours,
+		columns: []string{"source", "hour", "gateway", "events", "rejected", "missing", "percent", "verdict"}}
 	number := func(n int64) string { return strconv.FormatInt(n, 10) }
 	short, unknown, held := 0, []string{}, int64(0)
 	for i, h := range hours {
@@ -153,8 +153,8 @@ func (c gatewayChoice) report(a *app, hours []comparedHour, output string) error
 	if short == 0 {
 		return nil
 	}
-	fmt.Fprintf(a.err, "%d of %d hours are below %g %%: docs/audit.md says what a difference means\n", short,
-		len(hours), c.AtLeast)
+	fmt.Fprintf(a.err, "%d of %d hours are below %g %%: docs/audit.md says what a difference means\n",
+		short, len(hours), c.AtLeast)
 	if len(unknown) > 0 {
 		text, err := json.Marshal(unknown)
 		if err != nil {

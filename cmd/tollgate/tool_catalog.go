@@ -107,16 +107,16 @@ func (c catalogApply) Run(a *app) error {
 			return err
 		}
 		if !changed {
-			fmt.Fprintf(a.out, "version %d (%.12s) is in force already and says the same\n", version.Seq,
-				version.Hash)
+			fmt.Fprintf(a.out, "version %d (%.12s) is in force already and says the same\n",
+				version.Seq, version.Hash)
 			return nil
 		}
 		from := "always"
 		if !version.MetersFrom.IsZero() && version.MetersFrom.Year() > 1970 {
 			from = version.MetersFrom.Format(time.RFC3339)
 		}
-		fmt.Fprintf(a.out, "version %d (%.12s) is in force; its meters count from: %s\n", version.Seq,
-			version.Hash, from)
+		fmt.Fprintf(a.out, "version %d (%.12s) is in force; its meters count from: %s\n",
+			version.Seq, version.Hash, from)
 		return nil
 	})
 }
@@ -136,8 +136,8 @@ func (c catalogList) Run(a *app) error {
 			none: "no catalog was applied: the built-in one is in force, a call costs 0.001 EUR; " +
 				"`tollgate catalog apply examples/catalog` puts the example in force"}
 		for _, v := range versions {
-			t.add(strconv.FormatUint(v.Seq, 10), v.Hash, instant(v.MetersFrom), instant(v.Applied), v.By,
-				v.Reason)
+			t.add(strconv.FormatUint(v.Seq, 10), v.Hash, instant(v.MetersFrom), instant(v.Applied),
+				v.By, v.Reason)
 		}
 		return a.show(&t, c.Output)
 	})

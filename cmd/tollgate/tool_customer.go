@@ -280,8 +280,8 @@ func (c changesList) Run(a *app) error {
 			none: fmt.Sprintf("no change of customers, subscriptions or credentials after number %d",
 				c.After)}
 		for _, one := range list {
-			t.add(fmt.Sprint(one.Number), one.State, one.Kind, fmt.Sprint(one.Rows), instant(one.At), one.By,
-				one.Reason)
+			t.add(fmt.Sprint(one.Number), one.State, one.Kind, fmt.Sprint(one.Rows), instant(one.At),
+				one.By, one.Reason)
 		}
 		return a.show(&t, c.Output)
 	})

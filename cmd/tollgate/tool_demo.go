@@ -304,8 +304,8 @@ func (d *demonstration) send(records []demo.Record) ([]stream.Position, error) {
 	batch := make([]stream.Record, len(records))
 	for i, r := range records {
 		headers := []stream.Header{{Key: stream.HeaderSource, Value: []byte(r.Source)}}
-		batch[i] = stream.Record{Topic: stream.TopicAccessEvents, Partition: 0, Value: r.Value,
-			Headers: headers}
+		batch[i] = stream.Record{Topic: stream.TopicAccessEvents, Partition: 0,
+			Value: r.Value, Headers: headers}
 		if r.Amend {
 			if err := collector.GrantAmend(d.r.hasher, "support", &batch[i]); err != nil {
 				return nil, err
@@ -441,8 +441,8 @@ func (d *demonstration) deniedCall() (question []byte, answer string, err error)
 		return nil, "", err
 	}
 	err = d.await("the gate to deny a call over the limit", func() (bool, error) {
-		response, err := http.Post("http://"+d.address+"/v1/check", "application/json",
-			bytes.NewReader(question))
+		response, err := http.Post("http://"+d.address+"/v1/check",
+			"application/json", bytes.NewReader(question))
 		if err != nil {
 			return false, err
 		}

@@ -204,8 +204,8 @@ func (d *demonstration) reportAlerts(c *comparison) error {
 	d.heading("Alerts")
 	found := map[string]bool{}
 	for _, one := range slices.Backward(alerts) {
-		fmt.Fprintf(d.a.out, "%s  %-8s %s\n", one.Opened.Format("2006-01-02 15:04"), one.Severity,
-			printable(one.Sentence))
+		fmt.Fprintf(d.a.out, "%s  %-8s %s\n", one.Opened.Format("2006-01-02 15:04"),
+			one.Severity, printable(one.Sentence))
 		switch {
 		case one.Detector == schemas.DetectorSpike && one.Customer == demo.LeakedCustomer:
 			found["the leaked key"] = true

@@ -179,8 +179,8 @@ func examineKafka(ctx context.Context, a *app, p *parts) (findings []finding, er
 	if err != nil {
 		return findings, err
 	}
-	findings = append(findings, judgeTopics(topicsFacts{topics: topics, specs: specs, sources: sources,
-		embedded: embedded})...)
+	findings = append(findings,
+		judgeTopics(topicsFacts{topics: topics, specs: specs, sources: sources, embedded: embedded})...)
 	there := map[string]bool{}
 	for _, t := range topics {
 		there[t.Name] = t.Exists
@@ -270,8 +270,8 @@ func (a *app) webhookProblems(v catalog.Version) []error {
 			problems[i] = errors.New("the variable is not set here")
 			continue
 		}
-		_, problems[i] = notify.NewWebhook(notify.WebhookOptions{URL: hook.URL, Secret: secret,
-			Events: hook.Events})
+		_, problems[i] = notify.NewWebhook(notify.WebhookOptions{URL: hook.URL,
+			Secret: secret, Events: hook.Events})
 	}
 	return problems
 }
@@ -296,8 +296,8 @@ func (c doctorCommand) print(w io.Writer, findings []finding) error {
 			fmt.Fprintf(&text, "%*s→ %s\n", width+8, "", printable(f.mend))
 		}
 	}
-	fmt.Fprintf(&text, "\n%d ok, %d to look at, %d to mend\n", count[statusOK], count[statusWarn],
-		count[statusFail])
+	fmt.Fprintf(&text, "\n%d ok, %d to look at, %d to mend\n", count[statusOK],
+		count[statusWarn], count[statusFail])
 	_, err := io.WriteString(w, text.String())
 	return err
 }

@@ -74,8 +74,8 @@ func judgeSource(t collector.Topic) finding {
 	format, known := decode.Lookup(t.Format)
 	switch {
 	case !known:
-		return finding{check, statusFail, fmt.Sprintf("format %q is unknown: every record is rejected",
-			t.Format),
+		return finding{check, statusFail,
+			fmt.Sprintf("format %q is unknown: every record is rejected", t.Format),
 			"set the format of topic " + t.Name + " in collector.sources to one of: tollgate formats list"}
 	case !format.HasID && !format.HasTime:
 		return finding{check, statusWarn, "at-least-once: format " + format.Name +
@@ -221,8 +221,8 @@ func judgeDisks(disks []diskFacts) finding {
 	if least == nil {
 		return finding{check, statusOK, "its storage says no size", ""}
 	}
-	found := fmt.Sprintf("%d%% of disk %s is free, %s of %s", share(least), least.name, bytesText(least.free),
-		bytesText(least.total))
+	found := fmt.Sprintf("%d%% of disk %s is free, %s of %s", share(least), least.name,
+		bytesText(least.free), bytesText(least.total))
 	mend := "make room: a larger disk, or drop months that you no longer need"
 	switch {
 	case share(least) < freeFail:

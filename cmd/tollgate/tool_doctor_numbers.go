@@ -48,8 +48,8 @@ func examineNumbers(ctx context.Context, _ *app, p *parts) ([]finding, error) {
 // judgeNumbers tells which numbers lack their document, and which documents their claim.
 func judgeNumbers(n billing.Numbering) (findings []finding) {
 	if len(n.Apart) == 0 {
-		return []finding{{checkNumbers, statusOK, fmt.Sprintf("%d claimed, each has its document", n.Claimed),
-			""}}
+		return []finding{{checkNumbers, statusOK,
+			fmt.Sprintf("%d claimed, each has its document", n.Claimed), ""}}
 	}
 	for _, a := range n.Apart[:min(len(n.Apart), numbersListed)] {
 		table, documents := "invoices", fmt.Sprintf("%d documents from %s on", a.Count, a.Number)

@@ -14,8 +14,8 @@ import (
 type doctorStore struct{ conn driver.Conn }
 
 // each runs a statement and scans its rows.
-func (s doctorStore) each(ctx context.Context, what, query string, scan func(driver.Rows) error,
-	arguments ...any) error {
+func (s doctorStore) each(ctx context.Context, what, query string,
+	scan func(driver.Rows) error, arguments ...any) error {
 	return clickhouse.Each(ctx, s.conn, "ask ClickHouse for "+what, query, scan, arguments...)
 }
 
@@ -122,8 +122,8 @@ func (s doctorStore) sources(ctx context.Context, events uint64) (seen []seenSou
 	}
 	err = s.each(ctx, "the sources of events", readSources, func(rows driver.Rows) error {
 		var one seenSource
-		if err := rows.Scan(&one.name, &one.events, &one.topics, &one.files, &one.oldest,
-			&one.newest); err != nil {
+		if err := rows.Scan(&one.name, &one.events, &one.topics, &one.files,
+			&one.oldest, &one.newest); err != nil {
 			return err
 		}
 		seen = append(seen, one)

@@ -103,15 +103,15 @@ func (c *importCommand) Run(a *app) error {
 
 // account tells new events from duplicates: what the source's set of keys grew by, and what is left of the
 // published. Of the new ones it counts those that nobody pays for.
-func (c *importCommand) account(ctx context.Context, r *roles, before, nobodys int64,
-	result *imported) error {
+func (c *importCommand) account(ctx context.Context, r *roles, before,
+	nobodys int64, result *imported) error {
 	after, left, err := r.reader.Keys(ctx, c.Source)
 	if err != nil {
 		return err
 	}
 	for partition, span := range result.offsets {
-		n, err := r.reader.RejectedCount(ctx, result.ids, stream.TopicAccessEvents, partition, span.first,
-			span.last)
+		n, err := r.reader.RejectedCount(ctx, result.ids, stream.TopicAccessEvents, partition,
+			span.first, span.last)
 		if err != nil {
 			return err
 		}
@@ -273,8 +273,8 @@ func (r *imported) note(list []stream.Position) {
 
 // file cuts one file into records. An event without an id of its own is known by the file's first line and
 // the byte at which it begins (law 1), so that importing the file again counts nothing twice.
-func (c *importCommand) file(ctx context.Context, a *app, name string, batches chan<- []stream.Record,
-	result *imported) error {
+func (c *importCommand) file(ctx context.Context, a *app, name string,
+	batches chan<- []stream.Record, result *imported) error {
 	raw, size, err := openInput(a, name)
 	if err != nil {
 		return err

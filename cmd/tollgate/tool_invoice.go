@@ -63,8 +63,8 @@ func ofCustomers(ids []string) string {
 
 // printInvoices prints one row an invoice; none is what is said where there is no invoice.
 func printInvoices(a *app, invoices []schemas.Invoice, output, none string) error {
-	t := table{columns: []string{"number", "status", "customer", "from", "to", "currency", "net", "tax",
-		"total"},
+	t := table{columns: []string{"number", "status", "customer", "from", "to", "currency", "net",
+		"tax", "total"},
 		items: invoices, none: none}
 	for i := range invoices {
 		one := &invoices[i]
@@ -327,8 +327,8 @@ type invoiceCredit struct {
 // Run credits everything that is left of the invoice.
 func (c invoiceCredit) Run(a *app) error {
 	return a.withRoles(0, func(r *roles) error {
-		note, err := r.billing.Credit(a.ctx, billing.CreditRequest{Invoice: c.Number, Reason: c.Reason,
-			Rebill: c.Rebill})
+		note, err := r.billing.Credit(a.ctx,
+			billing.CreditRequest{Invoice: c.Number, Reason: c.Reason, Rebill: c.Rebill})
 		if err != nil {
 			return hintNumbers(err)
 		}

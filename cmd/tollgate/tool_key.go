@@ -38,8 +38,8 @@ func (c keyCreate) Run(a *app) error {
 		if err != nil {
 			return err
 		}
-		if _, err := store.PutCredentials(a.ctx, []catalog.Credential{credential}, c.Reason,
-			who(c.By)); err != nil {
+		if _, err := store.PutCredentials(a.ctx, []catalog.Credential{credential},
+			c.Reason, who(c.By)); err != nil {
 			return err
 		}
 		fmt.Fprintln(a.out, secret)
@@ -73,8 +73,8 @@ type keyList struct {
 // Run lists credentials by id; of a hash only its beginning is shown.
 func (c keyList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
-		t := table{columns: []string{"credential", "kind", "match", "source", "customer", "from", "to",
-			"blocked"},
+		t := table{columns: []string{"credential", "kind", "match", "source", "customer", "from",
+			"to", "blocked"},
 			none: "no credential" + ofCustomers(c.Customer) + "; `tollgate key create ID CUSTOMER` " +
 				"makes an API key, `tollgate key add` names what a gateway calls a consumer"}
 		err := store.Credentials(a.ctx, catalog.Filter{Customers: c.Customer},

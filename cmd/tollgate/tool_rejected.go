@@ -88,8 +88,8 @@ func rejectedTable(rows []aggregator.Rejected) *table {
 		if slices.Contains(wereReplayed, one.State) {
 			replays++
 		}
-		t.add(placeOf(e).String(), e.Source, line, string(one.State), fmt.Sprint(replays), e.Reason, e.Detail,
-			e.Hint, string(e.Payload))
+		t.add(placeOf(e).String(), e.Source, line, string(one.State), fmt.Sprint(replays), e.Reason,
+			e.Detail, e.Hint, string(e.Payload))
 	}
 	return t
 }
@@ -204,8 +204,8 @@ func (c rejectedReplay) mended() (map[string]string, error) {
 	}
 	var rows []struct{ Coordinates, Payload string }
 	if err := json.Unmarshal(text, &rows); err != nil {
-		return nil, fmt.Errorf("--fixed %s: %w; want what `tollgate rejected list -o json` prints", c.Fixed,
-			err)
+		return nil, fmt.Errorf("--fixed %s: %w; want what `tollgate rejected list -o json` prints",
+			c.Fixed, err)
 	}
 	out := map[string]string{}
 	for i, row := range rows {
@@ -273,8 +273,8 @@ func knownBy(settings CollectorConfig, r *roles) (knowledge, error) {
 		return knowledge{}, err
 	}
 	now := r.follower.Current()
-	return knowledge{catalog: now.Version().Seq, change: now.Change(), sources: string(sources),
-		program: version}, nil
+	return knowledge{catalog: now.Version().Seq, change: now.Change(),
+		sources: string(sources), program: version}, nil
 }
 
 // rejectedAgain counts how many of the replays were rejected.

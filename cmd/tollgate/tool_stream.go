@@ -152,8 +152,8 @@ func newStreamReader(ctx context.Context, p *parts) (*streamReader, error) {
 	s := &streamReader{p: p, now: p.clock(), open: map[string]schemas.Alert{},
 		generations: &generations{claims: claims, store: &streamStore{p.store}, now: p.clock}}
 	alerts, err := anomaly.NewStore(p.store).Alerts(ctx,
-		anomaly.Filter{Open: true, Detector: schemas.DetectorGap,
-			Limit: alarmsWaiting})
+		anomaly.Filter{Open: true,
+			Detector: schemas.DetectorGap, Limit: alarmsWaiting})
 	for _, one := range alerts {
 		s.open[one.Entity.Value] = one
 	}

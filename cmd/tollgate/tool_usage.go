@@ -138,8 +138,8 @@ func (c usageCommand) nothing(period schemas.Period) string {
 		asked += " where " + strings.Join(c.Where, ", ")
 	}
 	wider := "try other days, and without --customer, --where and --meter"
-	return fmt.Sprintf("no %s in %s; %s; `tollgate rejected list` shows what could not be used", asked,
-		period, wider)
+	return fmt.Sprintf("no %s in %s; %s; `tollgate rejected list` shows what could not be used",
+		asked, period, wider)
 }
 
 // setInstants sets from and to where their flags were given.

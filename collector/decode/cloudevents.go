@@ -162,8 +162,8 @@ func (d *Decoder) cloudContext(e *schemas.AccessEvent, c *cloud, name, text stri
 		e.Revision, c.numbered = max(e.Revision, uint16(n)), true // a void may have come before
 	case cloudVoid:
 		if text != "true" && text != "false" {
-			return d.reject(ReasonWrongValue, fmt.Sprintf("%s is %q", name, clip(text, 16)),
-				"give true or false")
+			return d.reject(ReasonWrongValue,
+				fmt.Sprintf("%s is %q", name, clip(text, 16)), "give true or false")
 		}
 		if text == "true" {
 			e.Revision = schemas.RevisionVoid

@@ -39,8 +39,8 @@ func Inspect(format string, r Record) Report {
 	var d Decoder
 	var out Result
 	d.Decode(format, r, &out)
-	report := Report{Format: out.Format, Events: []json.RawMessage{}, Errors: []ReportError{},
-		Missing: []Missing{}}
+	report := Report{Format: out.Format, Events: []json.RawMessage{},
+		Errors: []ReportError{}, Missing: []Missing{}}
 	found, _ := Lookup(out.Format)
 	for _, advice := range found.Advice {
 		m := Missing{Need: advice.Need, Consequence: advice.Need.Consequence(), Setting: advice.Setting}

@@ -354,8 +354,8 @@ func (d *Decoder) nativeAttributes(e *schemas.AccessEvent, fixed int) bool {
 		case kind == 'n':
 			continue
 		case kind == '{' || kind == '[':
-			return d.reject(ReasonWrongValue, fmt.Sprintf("attribute %q is an object or array",
-				clip(name, 64)),
+			return d.reject(ReasonWrongValue,
+				fmt.Sprintf("attribute %q is an object or array", clip(name, 64)),
 				"give a text, number or boolean; one attribute for each part")
 		}
 		if !d.addAttribute(e, name, text, fixed) {
@@ -394,8 +394,8 @@ func (d *Decoder) name(f field, to *string) bool { return d.longName(f, MaxName,
 func (d *Decoder) longName(f field, limit int, to *string) bool {
 	text, ok := d.wantText(f)
 	if len(text) > limit {
-		return d.reject(ReasonTooLarge, fmt.Sprintf("%s has %d bytes, at most %d are allowed", fieldNames[f],
-			len(text),
+		return d.reject(ReasonTooLarge, fmt.Sprintf("%s has %d bytes, at most %d are allowed",
+			fieldNames[f], len(text),
 			limit), "give a shorter one")
 	}
 	*to = text

@@ -184,8 +184,8 @@ func epochMS(t string) (int64, bool) { return floorScaled(t, 0) }
 
 // floorScaled is scaled, but cut off: a time is truncated, never moved into the next millisecond.
 func floorScaled(t string, places int) (int64, bool) {
-	if point := strings.IndexByte(t, '.'); point > 0 && len(t) > point+places+1 && !strings.ContainsAny(t,
-		"eE") {
+	if point := strings.IndexByte(t,
+		'.'); point > 0 && len(t) > point+places+1 && !strings.ContainsAny(t, "eE") {
 		if _, ok := digitsOnly(t[point+1:]); !ok {
 			return 0, false
 		}

@@ -51,8 +51,8 @@ func (e Entry) Validate() error {
 		errs = append(errs, errors.New("audit entry: time is missing"))
 	}
 	if len(e.Reason) > maxReason {
-		errs = append(errs, fmt.Errorf("audit entry: the reason has %d bytes, at most %d", len(e.Reason),
-			maxReason))
+		errs = append(errs, fmt.Errorf("audit entry: the reason has %d bytes, at most %d",
+			len(e.Reason), maxReason))
 	}
 	return errors.Join(errs...)
 }
@@ -80,8 +80,8 @@ func (s *Store) Append(ctx context.Context, entries ...Entry) error {
 			if details == nil {
 				details = map[string]string{}
 			}
-			err = batch.Append(e.Time.UTC(), cmp.Or(e.ID, rand.Text()), e.Actor, e.Action, e.Subject,
-				e.Reason, details)
+			err = batch.Append(e.Time.UTC(), cmp.Or(e.ID, rand.Text()), e.Actor, e.Action,
+				e.Subject, e.Reason, details)
 		}
 		if err != nil {
 			return fmt.Errorf("write %s of %s to the audit log: %w", e.Action, e.Subject,
@@ -128,8 +128,8 @@ func (s *Store) List(ctx context.Context, f Filter) (out []Entry, err error) {
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		var e Entry
-		if err := rows.Scan(&e.Time, &e.ID, &e.Actor, &e.Action, &e.Subject, &e.Reason,
-			&e.Details); err != nil {
+		if err := rows.Scan(&e.Time, &e.ID, &e.Actor, &e.Action, &e.Subject,
+			&e.Reason, &e.Details); err != nil {
 			return nil, fmt.Errorf("list the audit log: %w", err)
 		}
 		e.Time = e.Time.UTC()

@@ -241,8 +241,8 @@ func (c credentials) attribute(kind schemas.CredentialKind, source, match string
 
 // bound finds the credential of exactly this source, and shortens the stretch of its answer to where no row
 // begins or ends.
-func (c credentials) bound(kind schemas.CredentialKind, source, match string, at int64,
-	out *Attribution) bool {
+func (c credentials) bound(kind schemas.CredentialKind, source, match string,
+	at int64, out *Attribution) bool {
 	key := c.base.matchHash(kind, source, match)
 	var best *credentialRow
 	var in *credentialTable
@@ -308,8 +308,8 @@ func (c credentials) with(changed []Credential) credentials {
 
 // copyFrom takes the rows of another table that keep accepts; deleted ones only where they still hide
 // something.
-func (t *credentialTable) copyFrom(other *credentialTable, seen interner, keep func(id string) bool,
-	deleted bool) {
+func (t *credentialTable) copyFrom(other *credentialTable, seen interner,
+	keep func(id string) bool, deleted bool) {
 	t.bound = t.bound || other.bound
 	for i := range other.rows {
 		row := other.rows[i]

@@ -16,15 +16,15 @@ import (
 // empty).
 var (
 	// CustomerColumns: address is lines separated by "; ", attributes are name=value separated by "; ".
-	CustomerColumns = []string{"id", "name", "zone", "tax_category", "email", "parent", "address",
-		"attributes"}
+	CustomerColumns = []string{"id", "name", "zone", "tax_category", "email", "parent",
+		"address", "attributes"}
 	// SubscriptionColumns: id defaults to the plan; from and to are RFC 3339 or dates (midnight UTC), empty =
 	// open.
 	SubscriptionColumns = []string{"customer", "id", "plan", "from", "to"}
 	// CredentialColumns: kind is key (match is a secret, hashed as it is read), hash or name; blocked is true
 	// or false.
-	CredentialColumns = []string{"id", "kind", "source", "match", "customer", "subject", "from", "to",
-		"blocked"}
+	CredentialColumns = []string{"id", "kind", "source", "match", "customer", "subject", "from",
+		"to", "blocked"}
 )
 
 // maxRows bounds one CSV file; more is imported in several.
@@ -143,8 +143,8 @@ func ReadCustomers(file string, r io.Reader) ([]Customer, Problems) {
 	var out []Customer
 	seen := map[string]int{}
 	for t.next() {
-		c := Customer{ID: t.text("id"), Name: t.text("name"), TaxCategory: t.text("tax_category"),
-			Email:  t.text("email"),
+		c := Customer{ID: t.text("id"), Name: t.text("name"),
+			TaxCategory: t.text("tax_category"), Email: t.text("email"),
 			Parent: t.text("parent"), Address: t.split("address")}
 		if name := t.text("zone"); name != "" {
 			zone, err := parseZone(name)

@@ -143,8 +143,8 @@ func (p *agreementParser) credential(at place, customer string) {
 	if !ok {
 		return
 	}
-	c := Credential{ID: o.need("id", "its public name, shown in usage"), Customer: customer,
-		Source:  o.text("source"),
+	c := Credential{ID: o.need("id", "its public name, shown in usage"),
+		Customer: customer, Source: o.text("source"),
 		Subject: o.text("subject"), From: o.time("from", p.zone), To: o.time("to", p.zone)}
 	c.Blocked = o.word("blocked", "false", "true", "false") == "true"
 	var given []string

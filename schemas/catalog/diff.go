@@ -57,8 +57,8 @@ func describe(c *Catalog) map[string]string {
 	if c.Issuer.Zone != nil {
 		zone = c.Issuer.Zone.String()
 	}
-	out["issuer"] = strings.Join(append([]string{c.Issuer.ID, c.Issuer.Name, c.Issuer.TaxID,
-		c.Issuer.Currency, zone},
+	out["issuer"] = strings.Join(append([]string{c.Issuer.ID, c.Issuer.Name,
+		c.Issuer.TaxID, c.Issuer.Currency, zone},
 		c.Issuer.Address...), ", ")
 	for _, tax := range c.Issuer.Taxes {
 		out["tax "+tax.Category] = tax.Percent.String() + " % " + tax.Label

@@ -100,6 +100,6 @@ func NewCredential(h *Hasher, id, customer string) (secret string, c Credential,
 		return "", c, errors.New("new credential: an id and a customer are needed")
 	}
 	secret = NewKey()
-	return secret, Credential{ID: id, Kind: schemas.CredentialHash, Match: h.Hash(secret),
-		Customer: customer}, nil
+	return secret, Credential{ID: id, Kind: schemas.CredentialHash,
+		Match: h.Hash(secret), Customer: customer}, nil
 }

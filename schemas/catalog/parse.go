@@ -75,8 +75,8 @@ func LoadFS(source fs.FS, patterns ...string) (map[string][]byte, error) {
 				return nil, fmt.Errorf("read catalog: %w", err)
 			}
 			if info.Size() > maxFileBytes {
-				return nil, fmt.Errorf("read catalog: %s has %d bytes, at most %d are read", name,
-					info.Size(), maxFileBytes)
+				return nil, fmt.Errorf("read catalog: %s has %d bytes, at most %d are read",
+					name, info.Size(), maxFileBytes)
 			}
 			if files[path.Base(name)], err = fs.ReadFile(source, name); err != nil {
 				return nil, fmt.Errorf("read catalog: %w", err)
@@ -290,8 +290,8 @@ func (p *parser) webhook(item place) {
 	if !ok {
 		return
 	}
-	w := Webhook{URL: o.need("url", "where alerts go"), SecretEnv: o.text("secret_env"),
-		Events: o.texts("events")}
+	w := Webhook{URL: o.need("url", "where alerts go"),
+		SecretEnv: o.text("secret_env"), Events: o.texts("events")}
 	if u, err := url.Parse(w.URL); w.URL != "" && (err != nil || u.Host == "" ||
 		u.Scheme != "https" && u.Scheme != "http") {
 		p.wrong(o.at("url"), "url %q: want https://host/path", w.URL)

@@ -76,8 +76,8 @@ func (p *parser) aggregate(o *object, m *Meter) {
 		p.wrong(at, "meter %s: count looks at no field", m.Name)
 	case m.Aggregate == Count:
 	case m.Field == "":
-		p.wrong(o.place, "meter %s: %s needs a field, such as %s: bytes_out", m.Name, m.Aggregate,
-			m.Aggregate)
+		p.wrong(o.place, "meter %s: %s needs a field, such as %s: bytes_out", m.Name,
+			m.Aggregate, m.Aggregate)
 	default:
 		p.aggregateField(at, *m)
 	}

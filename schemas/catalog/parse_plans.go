@@ -21,8 +21,8 @@ func (p *parser) plan(item place) {
 		Every:    o.word("every", "month", "month", "quarter", "year"),
 	}
 	if first, twice := p.planAt[plan.ID]; twice && plan.ID != "" {
-		p.wrong(o.at("plan"), "plan %q is given twice, first in %s line %d", plan.ID, first.file,
-			first.node.Line)
+		p.wrong(o.at("plan"), "plan %q is given twice, first in %s line %d", plan.ID,
+			first.file, first.node.Line)
 	}
 	p.planAt[plan.ID] = o.at("plan")
 	if share, at, ok := o.decimal("revenue_share"); ok {

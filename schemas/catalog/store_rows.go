@@ -200,8 +200,8 @@ func (s *Store) Customers(ctx context.Context, f Filter, yield func(Customer) er
 	return s.each(ctx, "read customers", selectCustomers, args, func(rows driver.Rows) error {
 		var c Customer
 		var zone string
-		err := rows.Scan(&c.ID, &c.Change, &c.Name, &zone, &c.TaxCategory, &c.Address, &c.Email, &c.Parent,
-			&c.Attributes, &c.Deleted)
+		err := rows.Scan(&c.ID, &c.Change, &c.Name, &zone, &c.TaxCategory, &c.Address, &c.Email,
+			&c.Parent, &c.Attributes, &c.Deleted)
 		if err != nil {
 			return err
 		}
@@ -274,8 +274,8 @@ func (s *Store) Credentials(ctx context.Context, f Filter, yield func(Credential
 		var c Credential
 		var kind string
 		var from, to int64
-		err := rows.Scan(&c.ID, &c.Change, &kind, &c.Source, &c.Match, &c.Customer, &c.Subject, &from, &to,
-			&c.Blocked, &c.Deleted)
+		err := rows.Scan(&c.ID, &c.Change, &kind, &c.Source, &c.Match, &c.Customer, &c.Subject, &from,
+			&to, &c.Blocked, &c.Deleted)
 		if err != nil {
 			return err
 		}

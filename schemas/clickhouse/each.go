@@ -9,8 +9,8 @@ import (
 )
 
 // Each runs a query and calls scan for every row; what says in errors what was attempted.
-func Each(ctx context.Context, conn driver.Conn, what, query string, scan func(driver.Rows) error,
-	args ...any) error {
+func Each(ctx context.Context, conn driver.Conn, what, query string,
+	scan func(driver.Rows) error, args ...any) error {
 	rows, err := conn.Query(ctx, query, args...)
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)

@@ -111,8 +111,8 @@ func (o Options) Validate() error {
 // String is where o points at; never the password.
 func (o Options) String() string {
 	o = o.WithDefaults()
-	return fmt.Sprintf("clickhouse %s, database %s, user %s", strings.Join(o.Addresses, ","), o.Database,
-		o.User)
+	return fmt.Sprintf("clickhouse %s, database %s, user %s", strings.Join(o.Addresses, ","),
+		o.Database, o.User)
 }
 
 // config reads the files of t.

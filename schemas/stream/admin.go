@@ -98,8 +98,8 @@ func (c *Client) create(ctx context.Context, s TopicSpec) error {
 		if addr == "" {
 			return fmt.Errorf("no controller: %w", kafka.NotController)
 		}
-		m, err := c.ask(ctx, addr, &createtopics.Request{Topics: []createtopics.RequestTopic{request},
-			TimeoutMs: 30_000})
+		m, err := c.ask(ctx, addr,
+			&createtopics.Request{Topics: []createtopics.RequestTopic{request}, TimeoutMs: 30_000})
 		if err != nil {
 			return err
 		}
@@ -121,8 +121,8 @@ func (c *Client) create(ctx context.Context, s TopicSpec) error {
 		}
 		for _, p := range t.partitions {
 			if p.leader < 0 || p.code != 0 {
-				return fmt.Errorf("wait for topic %s partition %d: %w", s.Name, p.id,
-					kafka.LeaderNotAvailable)
+				return fmt.Errorf("wait for topic %s partition %d: %w", s.Name,
+					p.id, kafka.LeaderNotAvailable)
 			}
 		}
 		return s.fits(TopicInfo{Partitions: len(t.partitions)})
@@ -212,8 +212,8 @@ func (c *Client) Brokers(ctx context.Context) ([]BrokerInfo, error) {
 const resourceTopic = 2
 
 // configs reads settings of topics; all of them where no keys are named.
-func (c *Client) configs(ctx context.Context, topics []string, keys ...string) (map[string]map[string]string,
-	error) {
+func (c *Client) configs(ctx context.Context, topics []string,
+	keys ...string) (map[string]map[string]string, error) {
 	request := &describeconfigs.Request{}
 	for _, t := range topics {
 		request.Resources = append(request.Resources,

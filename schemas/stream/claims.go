@@ -123,8 +123,8 @@ func (c *Client) NewClaims(ctx context.Context, topic string) (*Claims, error) {
 	case !info[0].Exists:
 		return nil, fmt.Errorf("open claims: topic %s does not exist", topic)
 	case info[0].Partitions != 1:
-		return nil, fmt.Errorf("open claims: topic %s has %d partitions, a chain needs exactly 1", topic,
-			info[0].Partitions)
+		return nil, fmt.Errorf("open claims: topic %s has %d partitions, a chain needs exactly 1",
+			topic, info[0].Partitions)
 	case known && ms >= 0:
 		return nil, fmt.Errorf("open claims: topic %s forgets after %d ms: set its retention.ms to -1, "+
 			"or numbers will be drawn twice", topic, ms)
@@ -156,8 +156,8 @@ func (s *Claims) append(ctx context.Context, c Claim, token string) (int64, erro
 	case c.Series == "" || len(c.Series) > 200:
 		return -1, fmt.Errorf("claim: series %q must have 1 to 200 bytes", c.Series)
 	case len(c.Plan) > MaxPlanBytes:
-		return -1, fmt.Errorf("claim of %s: the plan has %d bytes, at most %d fit", c.Series, len(c.Plan),
-			MaxPlanBytes)
+		return -1, fmt.Errorf("claim of %s: the plan has %d bytes, at most %d fit", c.Series,
+			len(c.Plan), MaxPlanBytes)
 	case c.Previous < -1:
 		return -1, fmt.Errorf("claim of %s: previous is %d, must be an offset or -1", c.Series, c.Previous)
 	}
@@ -230,8 +230,8 @@ func (s *Claims) add(b Batch) error {
 // Claim appends a claim that continues the series, as this process knows it now, and reads it back. Of all
 // who claim at the same time exactly one wins; the others get the record that won in their place, and may
 // carry out its plan. After an error it is unknown whether the claim was won: Read tells.
-func (s *Claims) Claim(ctx context.Context, series string, plan json.RawMessage) (r ClaimRecord, won bool,
-	err error) {
+func (s *Claims) Claim(ctx context.Context, series string, plan json.RawMessage) (r ClaimRecord,
+	won bool, err error) {
 	if _, err := s.Read(ctx); err != nil {
 		return r, false, err
 	}

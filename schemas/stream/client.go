@@ -238,8 +238,8 @@ func (c *Client) leader(ctx context.Context, topic string, partition int) (strin
 	c.mu.Unlock()
 	if !ok {
 		c.forget(topic)
-		return "", t, fmt.Errorf("topic %s partition %d has no leader: %w", topic, partition,
-			kafka.LeaderNotAvailable)
+		return "", t, fmt.Errorf("topic %s partition %d has no leader: %w", topic,
+			partition, kafka.LeaderNotAvailable)
 	}
 	return addr, t, nil
 }

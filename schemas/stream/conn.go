@@ -212,8 +212,8 @@ func (c *conn) exchange(ctx context.Context, request func(correlation int32) []b
 // metadata asks for topics, with their ids.
 func (c *conn) metadata(ctx context.Context, topics []string) (metadataAnswer, error) {
 	body, err := c.exchange(ctx, func(id int32) []byte {
-		return appendMetadataRequest(nil, id, c.clientID,
-			topics)
+		return appendMetadataRequest(nil, id,
+			c.clientID, topics)
 	})
 	if err != nil {
 		return metadataAnswer{}, err

@@ -57,8 +57,8 @@ func (f *fetcher) fetch(ctx context.Context) (Batch, error) {
 			return Batch{}, err
 		}
 		if f.failures++; f.failures == 3 {
-			f.c.log.Warn("cannot fetch, trying again", "topic", f.topic, "partition", f.partition, "error",
-				err)
+			f.c.log.Warn("cannot fetch, trying again", "topic", f.topic, "partition", f.partition,
+				"error", err)
 		}
 		if err := pause(ctx, f.failures); err != nil {
 			return Batch{}, err
@@ -228,8 +228,8 @@ func (f *fetcher) gap(ctx context.Context, g GapError) error {
 	if !ok {
 		return g
 	}
-	f.c.log.Warn("passing an accepted gap", "topic", f.topic, "partition", f.partition, "want", g.Want,
-		"got", g.Got)
+	f.c.log.Warn("passing an accepted gap", "topic", f.topic, "partition", f.partition,
+		"want", g.Want, "got", g.Got)
 	return nil
 }
 

@@ -240,8 +240,8 @@ func (g *group) session(ctx context.Context) error {
 		}
 	}
 	g.c.metrics.rebalance.WithLabelValues(g.o.Group).Inc()
-	g.c.log.Info("partitions assigned", "group", g.o.Group, "generation", g.who.generation, "partitions",
-		mine)
+	g.c.log.Info("partitions assigned", "group", g.o.Group, "generation", g.who.generation,
+		"partitions", mine)
 	alive, stopBeating := context.WithCancel(context.WithoutCancel(ctx))
 	beaten := make(chan struct{})
 	go func() { defer close(beaten); s.beat(alive) }()

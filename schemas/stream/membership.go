@@ -61,8 +61,8 @@ func (g *group) layout(ctx context.Context) (layout, error) {
 	}
 	configs, err := g.c.configs(ctx, g.o.Topics, "cleanup.policy")
 	if errors.Is(err, kafka.TopicAuthorizationFailed) || errors.Is(err, kafka.ClusterAuthorizationFailed) {
-		g.c.log.Warn("cannot test for compaction: no right to describe the configuration of topics", "topics",
-			g.o.Topics)
+		g.c.log.Warn("cannot test for compaction: no right to describe the configuration of topics",
+			"topics", g.o.Topics)
 		return out, nil
 	}
 	if err != nil {
@@ -277,8 +277,8 @@ func (g *group) heartbeat(ctx context.Context, within time.Duration) error {
 	if err == nil {
 		var body []byte
 		body, err = k.exchange(ctx, func(id int32) []byte {
-			return appendHeartbeatRequest(nil, id, k.clientID,
-				g.who)
+			return appendHeartbeatRequest(nil, id,
+				k.clientID, g.who)
 		})
 		g.c.release(k, err)
 		var code int16

@@ -47,13 +47,13 @@ func newMetrics(registry prometheus.Registerer) (*metrics, error) {
 	m.open = gauge("open_transaction_seconds", "For how long this process has seen an open "+
 		"transaction hold a partition that it has otherwise read to its end.", "group", "topic", "partition")
 	m.fetched = counter("fetched_records_total", "Records read.", "topic")
-	m.fetchedB = counter("fetched_bytes_total", "Bytes of record batches read, as compressed on the wire.",
-		"topic")
-	m.skipped = counter("skipped_batches_total", "Markers and batches of aborted transactions passed over.",
-		"topic")
+	m.fetchedB = counter("fetched_bytes_total",
+		"Bytes of record batches read, as compressed on the wire.", "topic")
+	m.skipped = counter("skipped_batches_total",
+		"Markers and batches of aborted transactions passed over.", "topic")
 	m.produced = counter("produced_records_total", "Records acknowledged by all in-sync replicas.", "topic")
-	m.producedB = counter("produced_bytes_total", "Bytes of record batches acknowledged, as compressed.",
-		"topic")
+	m.producedB = counter("produced_bytes_total",
+		"Bytes of record batches acknowledged, as compressed.", "topic")
 	m.failed = counter("failed_records_total", "Records given back to their producer with an error.", "topic")
 	m.retries = counter("produce_retries_total", "Produce requests sent again after an error.", "topic")
 	m.owned = gauge("owned_partitions", "Partitions that this process reads.", "group", "topic")

@@ -70,8 +70,8 @@ func (c *Client) watermark(ctx context.Context, topic string, partition int) (Wa
 		}
 		r := m.(*listoffsets.Response)
 		if len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
-			return w, fmt.Errorf("list offsets of %s partition %d: the answer is about something else", topic,
-				partition)
+			return w, fmt.Errorf("list offsets of %s partition %d: the answer is about something else",
+				topic, partition)
 		}
 		if code := r.Topics[0].Partitions[0].ErrorCode; code != 0 {
 			c.forget(topic)
@@ -84,8 +84,8 @@ func (c *Client) watermark(ctx context.Context, topic string, partition int) (Wa
 
 // epochEnd is the offset at which a leader epoch of a partition ended, as its leader knows: the end of the
 // log for the present one; negative where it knows nothing of that epoch.
-func (c *Client) epochEnd(ctx context.Context, topic string, partition int, epoch int32) (end int64,
-	err error) {
+func (c *Client) epochEnd(ctx context.Context, topic string, partition int,
+	epoch int32) (end int64, err error) {
 	err = c.retry(ctx, func(ctx context.Context) error {
 		addr, _, err := c.leader(ctx, topic, partition)
 		if err != nil {
@@ -110,8 +110,8 @@ func (c *Client) epochEnd(ctx context.Context, topic string, partition int, epoc
 		return err
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read where leader epoch %d of %s partition %d ended: %w", epoch, topic,
-			partition, err)
+		return 0, fmt.Errorf("read where leader epoch %d of %s partition %d ended: %w", epoch,
+			topic, partition, err)
 	}
 	return end, nil
 }
@@ -206,8 +206,8 @@ func (c commit) isEarlier(topicID [16]byte, generation int64) bool {
 }
 
 // commits reads what a group has stored for some partitions of a topic.
-func (c *Client) commits(ctx context.Context, group, topic string, partitions []int32) (map[int32]commit,
-	error) {
+func (c *Client) commits(ctx context.Context, group, topic string,
+	partitions []int32) (map[int32]commit, error) {
 	request := &offsetfetch.Request{GroupID: group,
 		Topics: []offsetfetch.RequestTopic{{Name: topic, PartitionIndexes: partitions}}}
 	m, err := c.askGroup(ctx, group, request,
@@ -226,8 +226,8 @@ func (c *Client) commits(ctx context.Context, group, topic string, partitions []
 					p.PartitionIndex,
 					kafka.Error(p.ErrorCode))
 			}
-			out[p.PartitionIndex] = commit{offset: p.CommittedOffset, epoch: p.ComittedLeaderEpoch,
-				note: p.Metadata}
+			out[p.PartitionIndex] = commit{offset: p.CommittedOffset,
+				epoch: p.ComittedLeaderEpoch, note: p.Metadata}
 		}
 	}
 	return out, nil

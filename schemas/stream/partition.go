@@ -91,8 +91,8 @@ func (p *Partition) SeekTo(offset int64) {
 // commit what it finished while it is being stopped; give it a ctx of its own then.
 func (p *Partition) Commit(ctx context.Context, next int64) error {
 	if read := p.read.Load(); next > read {
-		return fmt.Errorf("commit offset %d of %s partition %d: only %d has been read", next, p.Topic, p.ID,
-			read)
+		return fmt.Errorf("commit offset %d of %s partition %d: only %d has been read", next, p.Topic,
+			p.ID, read)
 	}
 	err := p.c.commit(ctx, p.who, p.Topic, offsetcommit.RequestPartition{PartitionIndex: int32(p.ID),
 		CommittedOffset: next, CommittedLeaderEpoch: p.led.Load() - 1,

@@ -177,8 +177,8 @@ func (p *Producer) Produce(ctx context.Context, records []Record) ([]Position, e
 		if k.left == 0 {
 			return k.positions, errors.Join(k.errs...)
 		}
-		unsure := fmt.Errorf("produce: %d records are on their way and may be written: %w", k.left,
-			context.Cause(ctx))
+		unsure := fmt.Errorf("produce: %d records are on their way and may be written: %w",
+			k.left, context.Cause(ctx))
 		return slices.Clone(k.positions), errors.Join(append(k.errs, unsure)...)
 	}
 }

@@ -130,8 +130,8 @@ func (s *session) open(at place, seen *lastSeen) (*Partition, error) {
 			return nil, fmt.Errorf("number topic %s with id %x: %w", at.topic, t.id, err)
 		}
 	}
-	p.f = &fetcher{c: c, topic: at.topic, topicID: t.id, partition: at.partition, wait: o.MaxWait,
-		maxBytes: o.MaxBytes}
+	p.f = &fetcher{c: c, topic: at.topic, topicID: t.id, partition: at.partition,
+		wait: o.MaxWait, maxBytes: o.MaxBytes}
 	for _, name := range o.AllowCompacted {
 		p.f.holes = p.f.holes || name == at.topic
 	}

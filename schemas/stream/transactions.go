@@ -45,16 +45,16 @@ func (c *Client) OpenTransactions(ctx context.Context, topic string) ([]OpenTran
 		if w.Stable >= w.High {
 			continue
 		}
-		t := OpenTransaction{Topic: topic, Partition: w.Partition, Offset: w.Stable,
-			Behind: w.High - w.Stable}
+		t := OpenTransaction{Topic: topic, Partition: w.Partition,
+			Offset: w.Stable, Behind: w.High - w.Stable}
 		open := false
 		err := c.retry(ctx, func(ctx context.Context) (err error) {
 			t.Since, open, err = c.writtenAt(ctx, topic, w.Partition, w.Stable)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("read since when a transaction is open in %s partition %d: %w", topic,
-				w.Partition, err)
+			return nil, fmt.Errorf("read since when a transaction is open in %s partition %d: %w",
+				topic, w.Partition, err)
 		}
 		if open {
 			out = append(out, t)

@@ -274,8 +274,8 @@ func parseMetadata(body []byte) (metadataAnswer, error) {
 	w.tags()
 	w.int32() // throttle
 	for n := w.count(); n > 0 && w.err == nil; n-- {
-		out.brokers = append(out.brokers, metadataBroker{id: w.int32(), host: w.string(), port: w.int32(),
-			rack: w.string()})
+		out.brokers = append(out.brokers,
+			metadataBroker{id: w.int32(), host: w.string(), port: w.int32(), rack: w.string()})
 		w.tags()
 	}
 	out.clusterID = w.string()

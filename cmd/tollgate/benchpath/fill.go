@@ -70,8 +70,8 @@ func newFiller(ctx context.Context, h *house, s settings, days int) (*filler, er
 			return nil, fmt.Errorf("%s: %w", f.path, err)
 		}
 		if f.state.Total != s.events || f.state.Shards != s.shards {
-			return nil, fmt.Errorf("%s: it is a store of %d events in %d shards", h.dir, f.state.Total,
-				f.state.Shards)
+			return nil, fmt.Errorf("%s: it is a store of %d events in %d shards", h.dir,
+				f.state.Total, f.state.Shards)
 		}
 	case !os.IsNotExist(err):
 		return nil, err
@@ -163,8 +163,9 @@ func (f *filler) event(at time.Time) (shard int) {
 	fact := facts{id: [2]uint64{r.Uint64(), r.Uint64()}, address: r.IntN(addresses)}
 	address := [16]byte{10: 0xff, 11: 0xff, 12: 198, 13: 51, 14: byte(fact.address / 250),
 		15: byte(fact.address % 250)}
+	last := f.state.period().To.UnixMilli() - 1
 	e := wire.UsageEvent{Source: "gateway-1", Id: string(fact.idText(nil)),
-		Time: min(at.UnixMilli()+int64(r.IntN(1_000)), f.state.period().To.UnixMilli()-1), Change: knowsAll, Content: r.Uint64(),
+		Time: min(at.UnixMilli()+int64(r.IntN(1_000)), last), Change: knowsAll, Content: r.Uint64(),
 		Customer: customerID(who), Credential: "key-" + customerID(who), Product: products[end],
 		Route:  routes[end],
 		Method: endpoints[end].method, Host: t.hosts[r.IntN(len(t.hosts))], Path: path,
@@ -250,8 +251,8 @@ func (f *filler) settle(ctx context.Context) error {
 		return err
 	}
 	if sums != known.totals || lost+doubled > 0 {
-		return fmt.Errorf("usage says %v and the truth is %v: %d lost, %d doubled", sums, known.totals, lost,
-			doubled)
+		return fmt.Errorf("usage says %v and the truth is %v: %d lost, %d doubled", sums, known.totals,
+			lost, doubled)
 	}
 	return f.save()
 }

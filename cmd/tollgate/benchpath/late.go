@@ -139,8 +139,8 @@ func (s *lateSettings) sendTrickle(ctx context.Context, w *watcher, before time.
 }
 
 // beside measures live traffic while late events come.
-func (s *lateSettings) beside(ctx context.Context, name string, rate int, send lateSender) (f lateFigures,
-	err error) {
+func (s *lateSettings) beside(ctx context.Context, name string, rate int,
+	send lateSender) (f lateFigures, err error) {
 	h, err := fresh(ctx, s.settings, name)
 	if err != nil {
 		return f, err
@@ -183,8 +183,8 @@ func (s *lateSettings) beside(ctx context.Context, name string, rate int, send l
 }
 
 // run sends both beside each other, and watches how fresh usage is and how many parts there are.
-func (f *lateFigures) run(ctx context.Context, w *watcher, sendOld, sendLive func(context.Context) error,
-	known *truth) error {
+func (f *lateFigures) run(ctx context.Context, w *watcher, sendOld,
+	sendLive func(context.Context) error, known *truth) error {
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
 	read, failed := &ages{}, make(chan error, 3)

@@ -88,8 +88,8 @@ func (w *watcher) drained(ctx context.Context, limit time.Duration) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d access events and %d records of usage events are left: %w", access, usage,
-				ctx.Err())
+			return fmt.Errorf("%d access events and %d records of usage events are left: %w", access,
+				usage, ctx.Err())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
@@ -133,8 +133,8 @@ func runPlain() error {
 	if err != nil {
 		return err
 	}
-	follower, err := catalog.NewFollower(ctx, catalog.NewStore(c.db, nil, time.Now),
-		catalog.FollowerOptions{})
+	follower, err := catalog.NewFollower(ctx,
+		catalog.NewStore(c.db, nil, time.Now), catalog.FollowerOptions{})
 	if err != nil {
 		return err
 	}

@@ -48,8 +48,8 @@ const groupReference = "reference"
 // reference measures it on a backlog of the same traffic. The clock starts when the worker has its first
 // event: how long a group takes to form says nothing about the worker. Ours has no such grace.
 func reference(ctx context.Context, s pathSettings, out *figures) (err error) {
-	b, err := newBacklog(ctx, s.settings, "reference", s.reference, referenceTable, referenceUsage,
-		referenceView)
+	b, err := newBacklog(ctx, s.settings, "reference", s.reference, referenceTable,
+		referenceUsage, referenceView)
 	if err != nil {
 		return err
 	}

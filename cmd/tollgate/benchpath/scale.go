@@ -92,8 +92,8 @@ func (r *scaled) run(ctx context.Context, s settings, name string) error {
 		return err
 	}
 	r.EventsPerS = float64(r.Events) / took.Seconds()
-	b.house.report(fmt.Sprintf("%d shards, %d processes", r.Shards, r.Processes), r.Events, took, before,
-		r.CPU)
+	b.house.report(fmt.Sprintf("%d shards, %d processes", r.Shards, r.Processes), r.Events, took,
+		before, r.CPU)
 	r.Peak = b.house.peaks()
 	if r.Lost, r.Doubled, err = b.watcher.differences(ctx, b.known); err != nil {
 		return err

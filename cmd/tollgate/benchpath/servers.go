@@ -40,8 +40,8 @@ type house struct {
 // openHouse starts the servers in an empty folder, or in one that a house was in before. The broker is the
 // embedded one in a process of its own, Apache Kafka, or one that runs already.
 func openHouse(ctx context.Context, dir string, s settings) (h *house, err error) {
-	h = &house{dir: dir, binary: s.binary, shards: s.shards, profiles: s.profiles, scratch: s.scratch,
-		pids: map[string][]int{}}
+	h = &house{dir: dir, binary: s.binary, shards: s.shards, profiles: s.profiles,
+		scratch: s.scratch, pids: map[string][]int{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, h.close())

@@ -151,8 +151,8 @@ func (s *storeSettings) at(ctx context.Context, f *filler, mark int) (c cost, er
 	asking, stop := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() {
-		_, err := produceSteadily(asking, f.watcher.kafka, newTraffic(3, s.format), s.rate, time.Hour,
-			&truth{})
+		_, err := produceSteadily(asking, f.watcher.kafka, newTraffic(3, s.format), s.rate,
+			time.Hour, &truth{})
 		if asking.Err() != nil {
 			err = nil
 		}
@@ -292,8 +292,8 @@ func (f *filler) ask(ctx context.Context, asked int) (map[string]answers, error)
 }
 
 // usage is what one customer used, by parts of time.
-func (f *filler) usage(ctx context.Context, who int, period schemas.Period, by string) (rows []schemas.Usage,
-	err error) {
+func (f *filler) usage(ctx context.Context, who int, period schemas.Period,
+	by string) (rows []schemas.Usage, err error) {
 	err = f.watcher.reader.Usage(ctx, schemas.UsageQuery{Customers: []string{customerID(who)}, Period: period,
 		By: []string{by}}, func(u schemas.Usage) error {
 		rows = append(rows, u)

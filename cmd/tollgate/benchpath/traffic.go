@@ -57,8 +57,8 @@ var endpoints = []endpoint{{"GET", "/v1/search"}, {"GET", "/v1/suggest"}, {"GET"
 // What the collector makes of an endpoint.
 var (
 	products = []string{"search", "search", "maps", "maps", "llm"}
-	routes   = []string{"/v1/search", "/v1/suggest", "/v1/tiles/{z}/{x}/{y}", "/v1/geocode",
-		"/v1/completions"}
+	routes   = []string{"/v1/search", "/v1/suggest", "/v1/tiles/{z}/{x}/{y}",
+		"/v1/geocode", "/v1/completions"}
 )
 
 func customerID(i int) string { return fmt.Sprintf("customer-%04d", i) }
@@ -103,8 +103,8 @@ func newTraffic(seed uint64, format string) *traffic {
 	t := &traffic{random: random, zipf: rand.NewZipf(random, 1.1, 8, customers-1), format: format,
 		partitions: accessPartitions}
 	for i := range 300 {
-		t.agents = append(t.agents, fmt.Sprintf("acme-sdk/%d.%d.%d (linux; amd64; build %04d)", i%5, i%7,
-			i%11, i*37%10_000))
+		t.agents = append(t.agents,
+			fmt.Sprintf("acme-sdk/%d.%d.%d (linux; amd64; build %04d)", i%5, i%7, i%11, i*37%10_000))
 	}
 	for i := range 8 {
 		t.hosts = append(t.hosts, fmt.Sprintf("api-%d.bench.example", i))

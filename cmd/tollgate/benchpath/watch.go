@@ -79,8 +79,8 @@ func (w *watcher) totals(ctx context.Context) (sums [5]int64, err error) {
 
 // calls is what usage says of each customer's calls.
 func (w *watcher) calls(ctx context.Context) (of [customers]int64, err error) {
-	err = w.reader.Usage(ctx, schemas.UsageQuery{Meters: meters[:1], Period: w.period,
-		By: []string{"customer"}},
+	err = w.reader.Usage(ctx,
+		schemas.UsageQuery{Meters: meters[:1], Period: w.period, By: []string{"customer"}},
 		func(u schemas.Usage) error {
 			var i int
 			if _, err := fmt.Sscanf(u.Customer, "customer-%04d", &i); err != nil {

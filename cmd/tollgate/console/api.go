@@ -48,8 +48,8 @@ func (c *console) routeAPI(mux *http.ServeMux) {
 func describe(summary, description string) func(*huma.Operation) {
 	return func(o *huma.Operation) {
 		o.Summary, o.Description = summary, description
-		o.Errors = []int{http.StatusBadRequest, http.StatusNotFound, http.StatusInternalServerError,
-			http.StatusGatewayTimeout}
+		o.Errors = []int{http.StatusBadRequest, http.StatusNotFound,
+			http.StatusInternalServerError, http.StatusGatewayTimeout}
 	}
 }
 

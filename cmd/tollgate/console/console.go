@@ -157,6 +157,6 @@ func writeProblem(w http.ResponseWriter, p *problem) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(p.status)
 	// The only error is a reader that has gone.
-	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(p.status), "status": p.status,
-		"detail": p.text})
+	_ = json.NewEncoder(w).Encode(map[string]any{"title": http.StatusText(p.status),
+		"status": p.status, "detail": p.text})
 }

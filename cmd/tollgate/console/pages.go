@@ -50,11 +50,11 @@ func parsePages() map[string]*pageTemplate {
 				schemas.DetectorGap, schemas.DetectorConflicts}
 		},
 	}
-	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files, "pages/layout.html",
-		"pages/parts.html"))
+	layout := template.Must(template.New("layout.html").Funcs(functions).ParseFS(files,
+		"pages/layout.html", "pages/parts.html"))
 	pages := map[string]*pageTemplate{}
-	for _, name := range []string{"overview", "usage", "invoices", "invoice", "alerts", "rejected",
-		"problem"} {
+	for _, name := range []string{"overview", "usage", "invoices", "invoice", "alerts",
+		"rejected", "problem"} {
 		pages[name] = template.Must(template.Must(layout.Clone()).ParseFS(files, "pages/"+name+".html"))
 	}
 	return pages
@@ -86,8 +86,8 @@ func (c *console) routePages(mux *http.ServeMux) {
 			name, p, err := show(r)
 			if err != nil {
 				told := c.problemOf(pattern, err)
-				c.render(w, "problem", told.status, &page{Title: http.StatusText(told.status),
-					Body: told.text})
+				c.render(w, "problem", told.status,
+					&page{Title: http.StatusText(told.status), Body: told.text})
 				return
 			}
 			c.render(w, name, http.StatusOK, p)

@@ -216,8 +216,8 @@ type invoicesBody struct {
 func (c *console) invoicesPage(r *http.Request) (string, *page, error) {
 	body := invoicesBody{Customer: r.URL.Query().Get("customer")}
 	var err error
-	body.Invoices, err = c.invoices(r.Context(), billing.Filter{Customer: body.Customer, Limit: maxShown,
-		Newest: true})
+	body.Invoices, err = c.invoices(r.Context(),
+		billing.Filter{Customer: body.Customer, Limit: maxShown, Newest: true})
 	body.Full = len(body.Invoices) == maxShown
 	return "invoices", &page{Title: "Invoices", Section: "invoices", Body: body}, err
 }

@@ -36,8 +36,8 @@ func customers() (list []Customer) {
 		"Ember Fitness", "Falcon Couriers", "Glacier Water", "Hazel Books", "Iris Optics",
 		"Jasper Motors", "Kelp Aquariums", "Laurel Legal", "Maple Rentals", "Nettle Gardens"}
 	for i, name := range names {
-		c := Customer{ID: fmt.Sprintf("c%02d", i+1), Name: name, Zone: "UTC", Kong: i%3 == 2,
-			weight: 1 / float64(i+2)}
+		c := Customer{ID: fmt.Sprintf("c%02d", i+1), Name: name, Zone: "UTC",
+			Kong: i%3 == 2, weight: 1 / float64(i+2)}
 		switch {
 		case i%10 == 9:
 			c.Plan = "partner"
@@ -87,8 +87,8 @@ const (
 	endpointProbe  = 6
 )
 
-var probes = []string{"/admin/", "/backup/", "/.env.", "/wp-login.php?", "/phpmyadmin/", "/api/v0/",
-	"/debug/", "/config."}
+var probes = []string{"/admin/", "/backup/", "/.env.", "/wp-login.php?", "/phpmyadmin/",
+	"/api/v0/", "/debug/", "/config."}
 
 var agents = []string{"meridian-go/2.3.1", "meridian-python/1.9.0", "meridian-js/4.0.2", "okhttp/4.12.0",
 	"python-requests/2.32.3", "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36"}

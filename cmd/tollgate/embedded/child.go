@@ -141,8 +141,8 @@ func serveLibrary(o libraryOptions, parentGone <-chan struct{}) error {
 	if err != nil {
 		return fmt.Errorf("listen for ClickHouse clients: %w", err)
 	}
-	fmt.Printf("%s%s %d.%d.%d\n", ready, listener.Addr(), front.version[0], front.version[1],
-		front.version[2])
+	fmt.Printf("%s%s %d.%d.%d\n", ready, listener.Addr(), front.version[0],
+		front.version[1], front.version[2])
 	served := make(chan error, 1)
 	go func() { served <- front.serve(listener) }()
 	select {

@@ -176,8 +176,8 @@ type statementCall struct {
 }
 
 // call passes a statement to the library, through the variant with parameters only when there are some.
-func (c *libraryConn) call(plain func(conn, sql ptr, n uintptr, f ptr, fn uintptr) ptr, bound withParams,
-	s statementCall) ptr {
+func (c *libraryConn) call(plain func(conn, sql ptr, n uintptr, f ptr, fn uintptr) ptr,
+	bound withParams, s statementCall) ptr {
 	var pin runtime.Pinner
 	defer pin.Unpin()
 	defer runtime.KeepAlive(s)

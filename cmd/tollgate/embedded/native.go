@@ -359,8 +359,8 @@ func (w *window) skip(n int) error {
 
 func (w *window) skipRows(rows, width int) error {
 	if rows > maxColumnBytes/width {
-		return fmt.Errorf("%d rows of %d bytes, at most %d bytes pass in one block", rows, width,
-			maxColumnBytes)
+		return fmt.Errorf("%d rows of %d bytes, at most %d bytes pass in one block", rows,
+			width, maxColumnBytes)
 	}
 	return w.skip(rows * width)
 }

@@ -111,8 +111,8 @@ func (r rule) try(ctx context.Context) (red []string, err error) {
 
 // test runs the tests over changed files. One that hangs without the rule is found too: by the time limit.
 func (r rule) test(ctx context.Context, overlay string) ([]string, error) {
-	c := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count=1", "-timeout", "10m", "-run",
-		r.run, r.pkg)
+	c := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-count=1", "-timeout", "10m",
+		"-run", r.run, r.pkg)
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
 	if err := c.Run(); err == nil {

@@ -10,8 +10,8 @@ const publishes = "	published := f == nil || c.publish(ctx, f)\n"
 // rules are the safety rules of the path, each with the smallest change that removes it.
 var rules = []rule{
 	{"the fence's previous",
-		[]edit{{"quota/redis.go", "apply = apply and now[f] == ARGV[a - 3 * (fences - f) - 2]",
-			"apply = true"}},
+		[]edit{{"quota/redis.go",
+			"apply = apply and now[f] == ARGV[a - 3 * (fences - f) - 2]", "apply = true"}},
 		"./quota", "CountOnce"},
 	{"collector: commit after publish",
 		[]edit{{"collector/collector.go", publishes,
