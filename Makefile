@@ -13,6 +13,7 @@ AUDIT_EVENTS ?= 10000000
 EXPLORED := ./aggregator ./billing ./cmd/tollgate
 SEEDS ?= 50
 OUTAGE ?= 60s
+PROFILE := cmd/tollgate/hot.pgo
 ROLES ?= collector aggregator quota anomaly billing
 MODEL ?= 2000
 SEED ?= 1
@@ -22,14 +23,14 @@ PARALLEL ?= 8
 MEMORY := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 4e6 { print "/dev/shm" }')
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check crashmatrix explore soak soak-long bench bench-audit bench-path bench-scale bench-memory bench-late bench-store benchpath mutate fuzz services services-stop test-services outages run clean vuln proto
+.PHONY: help build demo test check crashmatrix explore soak soak-long bench bench-audit bench-path bench-scale bench-memory bench-late bench-store benchpath mutate fuzz services services-stop test-services outages profile run clean vuln proto
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 build: ## compile bin/tollgate
 	@mkdir -p bin; echo "compiling bin/tollgate (the first time takes some minutes)"
-	$(GO) build -trimpath -o bin/tollgate ./cmd/tollgate
+	$(GO) build -trimpath -pgo=$(PROFILE) -o bin/tollgate ./cmd/tollgate
 
 demo: build ## play a month of traffic on embedded parts, close it, report, keep serving (DEMO_ARGS=--exit ends after the report)
 	./bin/tollgate demo $(DEMO_ARGS)
@@ -57,7 +58,16 @@ bench: ## run every benchmark once, three seconds each
 	$(GO) test -run '^$$' -bench . -benchtime 3s -benchmem ./...
 
 benchpath: build
-	$(GO) build -trimpath -o bin/benchpath ./cmd/tollgate/benchpath
+	$(GO) build -trimpath -pgo=$(PROFILE) -o bin/benchpath ./cmd/tollgate/benchpath
+
+# Where the profile says in which folder it was taken, dots of the same number take its place.
+profile: benchpath ## take the processor profile that `make build` optimises the hot path by
+	rm -rf .cache/profiles; mkdir -p .cache/profiles/native .cache/profiles/kong
+	./bin/benchpath -only catchup,steady -steady 30s -profiles .cache/profiles/native
+	./bin/benchpath -only catchup -events 1000000 -format kong -profiles .cache/profiles/kong
+	$(GO) tool pprof -proto .cache/profiles/*/*.pprof 2>/dev/null | gunzip | \
+	  LC_ALL=C sed "s#$(CURDIR)#$$(printf '%s' '$(CURDIR)' | tr -c / .)#g" | gzip -n9 > .cache/profiles/hot.pgo
+	mv .cache/profiles/hot.pgo $(PROFILE)
 
 bench-path: benchpath ## measure the whole path: catch-up, steady traffic, cost of exactness, a reference worker (BENCH_ARGS=-apache, -h)
 	./bin/benchpath $(BENCH_ARGS)
