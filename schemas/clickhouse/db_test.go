@@ -175,7 +175,7 @@ ENGINE = MergeTree ORDER BY n;`
 	f(was, "")
 	f(was, "")
 	f(strings.ReplaceAll(was, "\n", "\n  -- a comment and spaces change nothing\n   "), "")
-	f(strings.Replace(was, "UInt64", "UInt32", 1), "one.sql migration 1 (a table) was changed after it was applied")
+	f(strings.Replace(was, "UInt64", "UInt32", 1), "one.sql migration 1 (a table): the tables were made by another build")
 	f(was+"\n-- migration 2: a column\nALTER TABLE one ADD COLUMN IF NOT EXISTS m UInt8;", "")
 	f(was, "") // an older program beside a newer one
 	f(was+"\n-- migration 2: a column\nALTER TABLE one ADD COLUMN IF NOT EXISTS m UInt8;"+

@@ -99,8 +99,11 @@ func compare(all []migration, applied map[migrationKey]string) error {
 	var problems []error
 	for _, m := range all {
 		if was, ok := applied[migrationKey{m.file, m.number}]; ok && was != m.checksum {
-			problems = append(problems, fmt.Errorf("%s was changed after it was applied "+
-				"(checksum %s, was %s): restore it and add a new migration below", m, m.checksum, was))
+			problems = append(problems, fmt.Errorf("%s: the tables were made by another build "+
+				"(checksum %s, this one has %s): run that build, or begin with an empty database "+
+				"(another --data) and deliver the events again; whoever changes a section restores it "+
+				"and adds a new one below",
+				m, was, m.checksum))
 		}
 	}
 	return errors.Join(problems...)
