@@ -28,7 +28,6 @@ type filler struct {
 	random   *rand.Rand
 	open     [][]byte // of each shard the events of its next record
 	counts   []int
-	flush    uint64
 	state    filled
 	path     string
 }
