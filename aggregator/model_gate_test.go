@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"tollgate/schemas"
@@ -276,7 +277,7 @@ type modelLog struct {
 	shard     int
 	values    [][]byte
 	events    [][]*wire.UsageEvent // of each record
-	committed int64
+	committed atomic.Int64
 	holder    *soakOwner
 }
 
@@ -325,7 +326,7 @@ func (f *modelFeed) Commit(_ context.Context, next int64) error {
 		if f.log.holder != f.owner {
 			return errors.New("commit: not the owner")
 		}
-		f.log.committed = next
+		f.log.committed.Store(next)
 		return nil
 	}
 	return f.wait("commit", fmt.Sprint(f.log.shard), run, func(func(int) bool) func() error { return run })

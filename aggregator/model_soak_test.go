@@ -115,9 +115,10 @@ func (h *modelHistory) consume(ctx context.Context, o *soakOwner) error {
 			o.lanes[l] = cancel
 			running.Go(func() {
 				for lane.Err() == nil {
-					f := &modelFeed{gated: gated{h, o}, log: l, next: max(l.committed, 0)}
+					from := l.committed.Load()
+					f := &modelFeed{gated: gated{h, o}, log: l, next: max(from, 0)}
 					_ = o.agg.own(lane, place{topic: topicUsage, usage: true, partition: l.shard,
-						generation: 1}, l.committed, f)
+						generation: 1}, from, f)
 					time.Sleep(50 * time.Millisecond)
 				}
 			})
@@ -323,7 +324,9 @@ func (h *modelHistory) play(steps int) {
 	h.model.promised = h.promised
 	time.Sleep(time.Until(start2020))
 	for shard := range 1 + h.rnd.IntN(2) {
-		h.logs = append(h.logs, &modelLog{shard: shard, committed: -1})
+		l := &modelLog{shard: shard}
+		l.committed.Store(-1)
+		h.logs = append(h.logs, l)
 	}
 	for range 1 + h.rnd.IntN(2) {
 		h.startOwner()
