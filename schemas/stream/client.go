@@ -340,11 +340,17 @@ func (c *Client) retry(ctx context.Context, do func(context.Context) error) erro
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	began := time.Now()
+	deadline, _ := ctx.Deadline() // it passes a moment before ctx ends
+	var before error
 	for attempt := 0; ; attempt++ {
 		err := do(ctx)
 		if err == nil || !retriable(err) {
 			return err
 		}
+		if !time.Now().Before(deadline) && before != nil {
+			err = before // what was wrong, rather than that time was over
+		}
+		before = err
 		missing := errors.Is(err, kafka.UnknownTopicOrPartition) && time.Since(began) > missingFor
 		if missing || pause(ctx, attempt) != nil {
 			return fmt.Errorf("%w (gave up after %d attempts)", err, attempt+1)
