@@ -59,28 +59,35 @@ func (r *recomputer) lookAtAll() bool {
 
 // old recomputes the old buckets of a turn: all of them, or a piece while live events come.
 func (r *recomputer) old(ctx context.Context, level schemas.Level, t turn) error {
+	if t.beside {
+		return r.oldPiece(ctx, level, t)
+	}
 	for i := range t.old {
-		if !t.beside {
-			if _, err := r.recompute(ctx, &t.old[i], t.bounds, maxJobRows); err != nil {
-				return err
-			}
-			if r.liveCame() {
-				return nil
-			}
-			continue
-		}
-		began := time.Now()
-		left, err := r.recompute(ctx, &t.old[i], t.bounds, besideRows)
-		if err != nil {
+		if _, err := r.recompute(ctx, &t.old[i], t.bounds, maxJobRows); err != nil {
 			return err
 		}
-		r.next[level] = t.old[i].to
-		if len(left) > 0 {
-			r.next[level] = left[0].Start
+		if r.liveCame() {
+			return nil
 		}
-		r.restOld = time.Now().Add(rest(time.Since(began), r.pace.Beside))
+	}
+	return nil
+}
+
+// oldPiece recomputes a piece of what is old, and notes where the next round goes on, and when.
+func (r *recomputer) oldPiece(ctx context.Context, level schemas.Level, t turn) error {
+	if len(t.old) == 0 {
 		return nil
 	}
+	began, first := time.Now(), &t.old[0]
+	left, err := r.recompute(ctx, first, t.bounds, besideRows)
+	if err != nil {
+		return err
+	}
+	r.next[level] = first.to
+	if len(left) > 0 {
+		r.next[level] = left[0].Start
+	}
+	r.restOld = time.Now().Add(rest(time.Since(began), r.pace.Beside))
 	return nil
 }
 

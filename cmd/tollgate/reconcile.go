@@ -119,9 +119,28 @@ func (c *reconciler) round(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var group errgroup.Group // one customer's failure does not keep the others from being reconciled
+	c.eachLimited(ctx, &group, func(u *usageBounds, account quota.Account) error {
+		added, err := c.counter.Reconcile(ctx, u, account)
+		for limit, by := range added {
+			c.log.Info("a counter differed from usage", "customer", account.Customer, "limit", limit,
+				"added", by.String())
+		}
+		return err
+	})
+	if err := errors.Join(group.Wait(), ctx.Err()); err != nil {
+		return err
+	}
+	c.answered = asked
+	return c.counter.NoteRound(ctx, quota.Round{Asked: asked, Reach: reach})
+}
+
+// eachLimited calls do, in group, for every registered customer that has a limit now, with bounds of usage
+// that all of them share.
+func (c *reconciler) eachLimited(ctx context.Context, group *errgroup.Group,
+	do func(u *usageBounds, account quota.Account) error) {
 	at, agreement := c.now(), c.agreement()
 	u := &usageBounds{reconciler: c, certain: map[string]*usageTable{}, most: map[string]*usageTable{}}
-	var group errgroup.Group // one customer's failure does not keep the others from being reconciled
 	group.SetLimit(reconcileAtOnce)
 	quota.Limited(agreement, at, func(customer string) bool {
 		group.Go(func() error {
@@ -129,21 +148,10 @@ func (c *reconciler) round(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			added, err := c.counter.Reconcile(ctx, u,
-				quota.Account{Customer: customer, Credentials: credentials, At: at})
-			for limit, by := range added {
-				c.log.Info("a counter differed from usage", "customer", customer, "limit", limit,
-					"added", by.String())
-			}
-			return err
+			return do(u, quota.Account{Customer: customer, Credentials: credentials, At: at})
 		})
 		return ctx.Err() == nil
 	})
-	if err := errors.Join(group.Wait(), ctx.Err()); err != nil {
-		return err
-	}
-	c.answered = asked
-	return c.counter.NoteRound(ctx, quota.Round{Asked: asked, Reach: reach})
 }
 
 // usageTable is the usage of one meter in one window, by customer and credential.

@@ -117,28 +117,17 @@ func (c *reconciler) awaitRound(ctx context.Context) (bool, error) {
 
 // compare compares every counter that a round would reconcile.
 func (c *reconciler) compare(ctx context.Context) (quota.Audited, error) {
-	at, agreement := c.now(), c.agreement()
-	u := &usageBounds{reconciler: c, certain: map[string]*usageTable{}, most: map[string]*usageTable{}}
 	var mu sync.Mutex
 	var all quota.Audited
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(reconcileAtOnce)
-	quota.Limited(agreement, at, func(customer string) bool {
-		group.Go(func() error {
-			credentials, err := u.credentials(ctx, agreement, customer, at)
-			if err != nil {
-				return err
-			}
-			one, err := c.counter.Audit(ctx, u,
-				quota.Account{Customer: customer, Credentials: credentials, At: at})
-			mu.Lock()
-			defer mu.Unlock()
-			all.Counters += one.Counters
-			all.NotKept += one.NotKept
-			all.Differences = append(all.Differences, one.Differences...)
-			return err
-		})
-		return ctx.Err() == nil
+	c.eachLimited(ctx, group, func(u *usageBounds, account quota.Account) error {
+		one, err := c.counter.Audit(ctx, u, account)
+		mu.Lock()
+		defer mu.Unlock()
+		all.Counters += one.Counters
+		all.NotKept += one.NotKept
+		all.Differences = append(all.Differences, one.Differences...)
+		return err
 	})
 	err := group.Wait()
 	return all, err
