@@ -199,11 +199,11 @@ func (g gated) patchedOf(ctx context.Context, shard int, now time.Time, yield fu
 	}, nil)
 }
 
-func (g gated) outdatedBy(ctx context.Context, shards []int, from int64, seq uint64,
-	yield func(Bucket, schemas.Position)) error {
-	slices.Sort(shards)
-	return g.wait("outdated", fmt.Sprint(shards, seq), func() error {
-		return g.h.tables.outdatedBy(ctx, shards, from, seq, yield)
+func (g gated) outdatedBy(ctx context.Context, o outdated,
+	yield func(b Bucket, at schemas.Position, catalog uint64)) error {
+	slices.Sort(o.shards)
+	return g.wait("outdated", fmt.Sprint(o.shards, o.catalog), func() error {
+		return g.h.tables.outdatedBy(ctx, o, yield)
 	}, nil)
 }
 

@@ -246,14 +246,14 @@ func (m *model) patchedOf(_ context.Context, shard int, now time.Time, yield fun
 	return nil
 }
 
-func (m *model) outdatedBy(_ context.Context, shards []int, from int64, seq uint64,
-	yield func(Bucket, schemas.Position)) error {
+func (m *model) outdatedBy(_ context.Context, o outdated,
+	yield func(b Bucket, at schemas.Position, catalog uint64)) error {
 	for b := range m.heads {
-		if b.Level != schemas.Minute || b.Start < from || !slices.Contains(shards, b.Shard) {
+		if b.Level != schemas.Minute || b.Start < o.from || !slices.Contains(o.shards, b.Shard) {
 			continue
 		}
-		if h, _ := m.inForce(b); h.Catalog < seq {
-			yield(b, h.Covers)
+		if h, _ := m.inForce(b); h.Catalog < o.catalog && h.Covers.Compare(o.after) > 0 {
+			yield(b, h.Covers, h.Catalog)
 		}
 	}
 	return nil

@@ -139,16 +139,14 @@ func (w *twin) patchedOf(ctx context.Context, shard int, now time.Time, yield fu
 		func(y func(Bucket, dirt)) error { return w.engine.patchedOf(context.Background(), shard, now, y) })
 }
 
-func (w *twin) outdatedBy(ctx context.Context, shards []int, from int64, seq uint64,
-	yield func(Bucket, schemas.Position)) error {
-	as := func(y func(Bucket, dirt)) func(Bucket, schemas.Position) {
-		return func(b Bucket, at schemas.Position) { y(b, dirt{first: at}) }
+func (w *twin) outdatedBy(ctx context.Context, o outdated,
+	yield func(b Bucket, at schemas.Position, catalog uint64)) error {
+	as := func(y func(Bucket, dirt)) func(Bucket, schemas.Position, uint64) {
+		return func(b Bucket, at schemas.Position, catalog uint64) { y(b, dirt{first: at, catalog: catalog}) }
 	}
-	return w.dirts("outdated minutes", func(b Bucket, d dirt) { yield(b, d.first) },
-		func(y func(Bucket, dirt)) error { return w.model.outdatedBy(ctx, shards, from, seq, as(y)) },
-		func(y func(Bucket, dirt)) error {
-			return w.engine.outdatedBy(context.Background(), shards, from, seq, as(y))
-		})
+	return w.dirts("outdated minutes", func(b Bucket, d dirt) { yield(b, d.first, d.catalog) },
+		func(y func(Bucket, dirt)) error { return w.model.outdatedBy(ctx, o, as(y)) },
+		func(y func(Bucket, dirt)) error { return w.engine.outdatedBy(context.Background(), o, as(y)) })
 }
 
 func (w *twin) headsBefore(ctx context.Context, j *job) (map[Bucket]headBefore, error) {

@@ -79,17 +79,22 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 		return err
 	}
 	timeline := r.catalog()
+	outdated := func(b Bucket, d dirt) {
+		if was, ok := found[b]; ok {
+			d.first, d.last, d.rows = was.first, was.last, was.rows
+			d.catalog = max(d.catalog, was.catalog)
+		}
+		found[b] = d
+	}
 	for _, v := range timeline {
 		if v.Seq > from.catalog {
-			if err := r.outdated(ctx, v, []int{shard}, now, func(b Bucket, d dirt) {
-				if was, ok := found[b]; ok {
-					d.first, d.last, d.rows = was.first, was.last, was.rows
-				}
-				found[b] = d
-			}); err != nil {
+			if err := r.outdated(ctx, v, []int{shard}, now, outdated); err != nil {
 				return err
 			}
 		}
+	}
+	if err := r.forgotten(ctx, shard, from, timeline, now, outdated); err != nil {
+		return err
 	}
 	r.with(func(l *ledger) {
 		l.own(shard, bound, now)
@@ -102,10 +107,28 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 	return nil
 }
 
+// outdated yields the minutes of shards that a version meters otherwise than their heads do.
 func (r *recomputer) outdated(ctx context.Context, v catalog.Version, shards []int, now time.Time,
 	yield func(Bucket, dirt)) error {
-	return r.store.outdatedBy(ctx, shards, edgeOf(v.MetersFrom), v.Seq, func(b Bucket, at schemas.Position) {
+	o := outdated{shards, edgeOf(v.MetersFrom), v.Seq, schemas.Position{Generation: -1, Offset: -1}}
+	return r.store.outdatedBy(ctx, o, func(b Bucket, at schemas.Position, _ uint64) {
 		yield(b, dirt{first: at, last: at, catalog: v.Seq, since: now, rows: 1})
+	})
+}
+
+// forgotten yields the minutes whose heads know less than those before them: of versions that were known
+// where the shard was settled, an owner may not have heard that computed minutes with later marks.
+func (r *recomputer) forgotten(ctx context.Context, shard int, from settlement, t catalog.Timeline,
+	now time.Time, yield func(Bucket, dirt)) error {
+	if from.catalog == 0 {
+		return nil
+	}
+	wanted := agreedBy(t)
+	o := outdated{[]int{shard}, 0, from.catalog, from.at}
+	return r.store.outdatedBy(ctx, o, func(b Bucket, at schemas.Position, catalog uint64) {
+		if seq := wanted(b.Start).Seq; catalog < seq && seq <= from.catalog {
+			yield(b, dirt{first: at, last: at, catalog: seq, since: now, rows: 1})
+		}
 	})
 }
 

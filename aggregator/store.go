@@ -168,32 +168,34 @@ func (s *store) patchedOf(ctx context.Context, shard int, now time.Time, yield f
 	}, named("shard", shard))
 }
 
-// outdated finds minutes of shards whose head in force was metered by an older catalog than one that holds
-// from then on.
-const outdated = `
-SELECT toUnixTimestamp(bucket), shard, v.1, v.2 FROM (
-    SELECT bucket, shard, argMax((generation, covers, catalog, rows), (generation, covers, catalog,
-        revision)) AS v
+// outdatedMinutes finds minutes of shards whose head in force was metered by an older catalog than one that
+// holds from then on.
+const outdatedMinutes = `
+SELECT toUnixTimestamp(bucket), shard, v.1, v.2, v.3 FROM (
+    SELECT bucket, shard, max((generation, covers, catalog)) AS v
     FROM heads WHERE level = 'minute' AND bucket >= toDateTime({from:UInt32}, 'UTC') AND shard IN (%s)
+        AND (generation, covers) > ({generation:Int64}, {offset:Int64})
     GROUP BY bucket, shard
 ) WHERE v.3 < {catalog:UInt64}`
 
-// outdatedBy yields the minutes, from a minute on, whose heads do not know a catalog that they are to be
-// metered by.
-func (s *store) outdatedBy(ctx context.Context, shards []int, from int64, seq uint64,
-	yield func(Bucket, schemas.Position)) error {
-	if len(shards) == 0 {
+// outdatedBy yields the minutes whose heads do not know a catalog that they are to be metered by, with what
+// these heads cover and know.
+func (s *store) outdatedBy(ctx context.Context, o outdated,
+	yield func(b Bucket, at schemas.Position, catalog uint64)) error {
+	if len(o.shards) == 0 {
 		return nil
 	}
-	return s.query(ctx, "read minutes of older catalogs", fmt.Sprintf(outdated, numbers(shards)),
+	return s.query(ctx, "read minutes of older catalogs", fmt.Sprintf(outdatedMinutes, numbers(o.shards)),
 		func(rows driver.Rows) error {
 			var minute uint32
 			var shard uint16
 			var at schemas.Position
-			err := rows.Scan(&minute, &shard, &at.Generation, &at.Offset)
-			yield(Bucket{schemas.Minute, int64(minute), int(shard)}, at)
+			var catalog uint64
+			err := rows.Scan(&minute, &shard, &at.Generation, &at.Offset, &catalog)
+			yield(Bucket{schemas.Minute, int64(minute), int(shard)}, at, catalog)
 			return err
-		}, named("from", max(from, 0)), named("catalog", seq))
+		}, named("from", max(o.from, 0)), named("catalog", o.catalog), named("generation", o.after.Generation),
+		named("offset", o.after.Offset))
 }
 
 // numbers is a list for IN.

@@ -48,8 +48,16 @@ type settlements interface {
 type dirtiness interface {
 	dirtyOf(ctx context.Context, shard int, from settlement, now time.Time, yield func(Bucket, dirt)) error
 	patchedOf(ctx context.Context, shard int, now time.Time, yield func(Bucket, dirt)) error
-	outdatedBy(ctx context.Context, shards []int, from int64, seq uint64,
-		yield func(Bucket, schemas.Position)) error
+	outdatedBy(ctx context.Context, o outdated, yield func(b Bucket, at schemas.Position, catalog uint64)) error
+}
+
+// outdated says which minutes are looked for: those of shards, from a second on, whose heads know less than a
+// catalog and cover a mark after a position.
+type outdated struct {
+	shards  []int
+	from    int64
+	catalog uint64
+	after   schemas.Position
 }
 
 // keyChecks compare what a recomputation found with the heads before it.
