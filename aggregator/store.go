@@ -194,8 +194,8 @@ func (s *store) outdatedBy(ctx context.Context, o outdated,
 			err := rows.Scan(&minute, &shard, &at.Generation, &at.Offset, &catalog)
 			yield(Bucket{schemas.Minute, int64(minute), int(shard)}, at, catalog)
 			return err
-		}, named("from", max(o.from, 0)), named("catalog", o.catalog), named("generation", o.after.Generation),
-		named("offset", o.after.Offset))
+		}, named("from", max(o.from, 0)), named("catalog", o.catalog),
+		named("generation", o.after.Generation), named("offset", o.after.Offset))
 }
 
 // numbers is a list for IN.

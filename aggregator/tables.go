@@ -48,7 +48,8 @@ type settlements interface {
 type dirtiness interface {
 	dirtyOf(ctx context.Context, shard int, from settlement, now time.Time, yield func(Bucket, dirt)) error
 	patchedOf(ctx context.Context, shard int, now time.Time, yield func(Bucket, dirt)) error
-	outdatedBy(ctx context.Context, o outdated, yield func(b Bucket, at schemas.Position, catalog uint64)) error
+	outdatedBy(ctx context.Context, o outdated,
+		yield func(b Bucket, at schemas.Position, catalog uint64)) error
 }
 
 // outdated says which minutes are looked for: those of shards, from a second on, whose heads know less than a
