@@ -307,7 +307,6 @@ func (a *Aggregator) settledElsewhere(ctx context.Context, topic string, partiti
 	if err != nil {
 		return false, err
 	}
-	dirty := 0
-	err = a.store.dirtyOf(ctx, partition, from, time.Time{}, func(Bucket, dirt) { dirty++ })
-	return err == nil && dirty == 0, err
+	found, err := a.recomputer.found(ctx, partition, from, a.options.Catalog(), time.Time{})
+	return err == nil && len(found) == 0, err
 }

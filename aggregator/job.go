@@ -33,7 +33,10 @@ type job struct {
 	agreed   Agreed  // the meters, for minutes
 	from, to int64   // seconds, [from, to) spans the buckets
 	shards   []int
-	apart    bool // a live minute that is recomputed by slots lies between them: they are named one by one
+	// of each shard, as it was when this was planned
+	owned map[int]*shardState
+	// a live minute that is recomputed by slots lies between them: they are named one by one
+	apart bool
 }
 
 // jobs cuts due buckets into statements. agreed says which meters hold in a minute.
@@ -88,7 +91,7 @@ func (l *ledger) cut(due []Bucket, agreed func(minute int64) Agreed, limit int) 
 		last := len(out) - 1
 		if last < 0 || out[last].agreed.Segment != a.Segment || rows+d.rows > maxJobRows ||
 			len(out[last].buckets) >= limit || !months[month] && len(months) >= maxJobMonths {
-			out = append(out, job{level: b.Level, agreed: a, from: b.Start})
+			out = append(out, job{level: b.Level, agreed: a, from: b.Start, owned: map[int]*shardState{}})
 			last, rows = len(out)-1, 0
 			clear(months)
 			clear(shards)
@@ -101,12 +104,20 @@ func (l *ledger) cut(due []Bucket, agreed func(minute int64) Agreed, limit int) 
 		if !shards[b.Shard] {
 			shards[b.Shard] = true
 			j.shards = append(j.shards, b.Shard)
+			j.owned[b.Shard] = l.shards[b.Shard]
 		}
 	}
 	for i := range out {
 		slices.Sort(out[i].shards)
 	}
 	return out
+}
+
+// ownedSince tells whether a shard has been ours since the job was planned. One that was given away and came
+// back may have got events meanwhile that what was planned knows nothing of.
+func (l *ledger) ownedSince(j *job, shard int) bool {
+	s := l.shards[shard]
+	return s != nil && s == j.owned[shard]
 }
 
 // monthOf numbers the months of the partitions of the tables.

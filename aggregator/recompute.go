@@ -66,9 +66,9 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 	if err != nil {
 		return err
 	}
-	now := time.Now()
-	found := map[Bucket]dirt{}
-	if err := r.store.dirtyOf(ctx, shard, from, now, func(b Bucket, d dirt) { found[b] = d }); err != nil {
+	now, timeline := time.Now(), r.catalog()
+	found, err := r.found(ctx, shard, from, timeline, now)
+	if err != nil {
 		return err
 	}
 	if err := r.store.patchedOf(ctx, shard, now, func(b Bucket, d dirt) {
@@ -76,24 +76,6 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 			found[b] = d
 		}
 	}); err != nil {
-		return err
-	}
-	timeline := r.catalog()
-	outdated := func(b Bucket, d dirt) {
-		if was, ok := found[b]; ok {
-			d.first, d.last, d.rows = was.first, was.last, was.rows
-			d.catalog = max(d.catalog, was.catalog)
-		}
-		found[b] = d
-	}
-	for _, v := range timeline {
-		if v.Seq > from.catalog {
-			if err := r.outdated(ctx, v, []int{shard}, now, outdated); err != nil {
-				return err
-			}
-		}
-	}
-	if err := r.forgotten(ctx, shard, from, timeline, now, outdated); err != nil {
 		return err
 	}
 	r.with(func(l *ledger) {
@@ -105,6 +87,30 @@ func (r *recomputer) own(ctx context.Context, shard int, bound schemas.Position)
 		r.settled[shard] = from
 	})
 	return nil
+}
+
+// found is what is dirty in a shard beyond what is settled, by marks and by the versions of the catalog.
+func (r *recomputer) found(ctx context.Context, shard int, from settlement, t catalog.Timeline,
+	now time.Time) (map[Bucket]dirt, error) {
+	found := map[Bucket]dirt{}
+	if err := r.store.dirtyOf(ctx, shard, from, now, func(b Bucket, d dirt) { found[b] = d }); err != nil {
+		return nil, err
+	}
+	outdated := func(b Bucket, d dirt) {
+		if was, ok := found[b]; ok {
+			d.first, d.last, d.rows = was.first, was.last, was.rows
+			d.catalog = max(d.catalog, was.catalog)
+		}
+		found[b] = d
+	}
+	for _, v := range t {
+		if v.Seq > from.catalog {
+			if err := r.outdated(ctx, v, []int{shard}, now, outdated); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return found, r.forgotten(ctx, shard, from, t, now, outdated)
 }
 
 // outdated yields the minutes of shards that a version meters otherwise than their heads do.
@@ -239,7 +245,7 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 		case j.level == schemas.Minute:
 			return r.store.writeHeads(ctx, j, all, revision, bounds, lost)
 		}
-		return r.store.writeCombinedHeads(ctx, j, revision, pick, claim{bounds, r.followed(j.shards), lost})
+		return r.store.writeCombinedHeads(ctx, j, revision, pick, claim{bounds, r.followed(j), lost})
 	})
 	if err != nil {
 		return err
@@ -267,7 +273,7 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64,
 				r.metrics.freshness.Observe(now.Sub(d.since).Seconds())
 			}
 			l.cover(h, planned)
-			if p, ok := patches[h.Bucket]; ok {
+			if p, ok := patches[h.Bucket]; ok && l.ownedSince(j, h.Shard) {
 				l.patched(h, p, found[h.Bucket], bounds[h.Shard])
 			}
 		}
@@ -379,18 +385,17 @@ func (r *recomputer) noteSettled(ctx context.Context) error {
 	return nil
 }
 
-// followed is the newest catalog whose outdated minutes were found in every one of shards, so that they are
-// dirty until they know it; 0 where one is no longer ours.
-func (r *recomputer) followed(shards []int) uint64 {
+// followed is the newest catalog whose outdated minutes were found in every shard of a job, so that they are
+// dirty until they know it; 0 where one has not been ours since the job was planned.
+func (r *recomputer) followed(j *job) uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	out := ^uint64(0)
-	for _, shard := range shards {
-		s := r.ledger.shards[shard]
-		if s == nil {
+	for _, shard := range j.shards {
+		if !r.ledger.ownedSince(j, shard) {
 			return 0
 		}
-		out = min(out, s.catalog)
+		out = min(out, r.ledger.shards[shard].catalog)
 	}
 	return out
 }

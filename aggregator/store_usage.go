@@ -58,7 +58,7 @@ func (j *job) split() []job {
 	var out []job
 	for part := range slices.Chunk(j.buckets, maxPairs) {
 		out = append(out, job{level: j.level, buckets: part, agreed: j.agreed, shards: j.shards,
-			from: part[0].Start, to: part[len(part)-1].end()})
+			owned: j.owned, from: part[0].Start, to: part[len(part)-1].end()})
 	}
 	return out
 }
