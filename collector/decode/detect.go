@@ -98,7 +98,7 @@ func (c *clues) note(name string, kind byte) string {
 	case "remote_addr", "remote_user", "time_local", "time_iso8601", "msec", "body_bytes_sent",
 		"request_method", "request_uri", "request_length", "request_time", "http_user_agent", "http_referer",
 		"http_host", "http_x_forwarded_for", "server_protocol", "upstream_addr", "upstream_response_time",
-		"server_name", "consumer_name", "client_ip", "clientip", "remote_ip":
+		"server_name", "consumer_name", "client_ip", "clientip", "remote_ip", "@timestamp", flatFields:
 		c.nginx++
 	default:
 		if fieldOf(name) != noField {

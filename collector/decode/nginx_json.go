@@ -48,6 +48,9 @@ func (d *Decoder) nginxJSON(e *schemas.AccessEvent) bool {
 // flat takes one member named after a variable of NGINX. known tells whether it says something of the
 // request.
 func (d *Decoder) flat(e *schemas.AccessEvent, name string) (ok, known bool) {
+	if d.scan.peek() == '{' {
+		return d.flatNested(e, name)
+	}
 	if rank := timeRank(name); rank > 0 {
 		return d.flatTime(e, rank), true
 	}

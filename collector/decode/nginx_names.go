@@ -2,44 +2,85 @@ package decode
 
 import "tollgate/schemas"
 
+// flatFields is the object that holds all variables in formats made for the first Logstash.
+const flatFields = "@fields"
+
+// flatNested takes the members of an object: under a joined name where that is a usual one
+// ("http":{"request":{"method":"GET"}} is http.request.method), and of flatFields all of them. What else
+// objects hold is passed over: headers, cookies, and numbers that nobody counts.
+func (d *Decoder) flatNested(e *schemas.AccessEvent, name string) (ok, known bool) {
+	s := &d.scan
+	s.open('{')
+	for n := 0; ; n++ {
+		member, more := s.key(n)
+		if !more {
+			return !s.failed(), known
+		}
+		said := false
+		switch {
+		case name == flatFields:
+			ok, said = d.flat(e, member)
+		case s.peek() == '{':
+			ok, said = d.flatNested(e, d.joined(name, member))
+		default:
+			if said, ok = d.flatUsual(e, d.joined(name, member)); !said {
+				ok = s.skip()
+			}
+		}
+		if known = known || said; !ok {
+			return false, known
+		}
+	}
+}
+
+// joined is the name of a member of an object: both, with a point between them.
+func (d *Decoder) joined(name, member string) string {
+	s := &d.scan
+	start := len(s.arena)
+	s.arena = append(append(append(s.arena, name...), '.'), member...)
+	return alias(s.arena[start:len(s.arena):len(s.arena)])
+}
+
 // flatUsual takes members under the names that operators often give to NGINX's variables. The variables' own
 // names say the same better: what is known from these stays. known tells whether name is such a name.
 func (d *Decoder) flatUsual(e *schemas.AccessEvent, name string) (known, ok bool) {
 	var folded [24]byte
 	switch foldName(&folded, name) {
-	case "apisixrequestid", "requestid", "reqid":
+	case "apisixrequestid", "requestid", "reqid", "httprequestid":
 		if text := d.given(); e.ID == "" {
 			e.ID = text
 		}
 	case "remoteaddr", "remoteaddress", "remotehost", "clientip", "clientaddr", "clientaddress", "remoteip",
 		"realip", "sourceip", "srcip", "address", "ipaddress":
 		d.flatAddress(e, d.given(), 1)
-	case "useragent", "httpuseragent":
+	case "useragent", "httpuseragent", "useragentoriginal":
 		if text := d.given(); e.UserAgent == "" {
 			e.UserAgent = clip(text, MaxText)
 		}
-	case "requestmethod", "httpmethod", "verb":
+	case "requestmethod", "httpmethod", "httprequestmethod", "verb":
 		if text := d.given(); e.Method == "" {
 			d.setMethod(e, text)
 		}
-	case "requesturi", "requesturl", "requestpath", "requestline", "httprequest", "httpurl", "httppath":
+	case "requesturi", "requesturl", "requestpath", "requestline", "httprequest", "httpurl", "httppath",
+		"urloriginal", "urlfull", "urlpath":
 		d.flatRequest(e, d.given())
-	case "domain", "servername", "httphost", "virtualhost":
+	case "domain", "urldomain", "servername", "httphost", "virtualhost":
 		d.flatHost(e, d.given(), 2)
-	case "statuscode", "httpstatus", "httpstatuscode", "responsecode", "responsestatus", "respstatus":
+	case "statuscode", "httpstatus", "httpstatuscode", "responsecode", "responsestatus", "respstatus",
+		"httpresponsestatuscode":
 		if status := statusOf(d.given()); e.Status == 0 {
 			e.Status = status
 		}
-	case "requestlength", "requestsize", "reqsize", "requestbytes", "bytesin":
+	case "requestlength", "requestsize", "reqsize", "requestbytes", "httprequestbytes", "bytesin":
 		if !d.said.has(saysBytesIn) {
 			d.bytesIn(e)
 		} else {
 			d.scan.skip()
 		}
-	case "bytessent":
+	case "bytessent", "httpresponsebytes":
 		d.flatBytesOut(e, 2)
 	case "bodybytessent", "bodybytes", "bodysize", "respbodysize", "respsize", "responsesize",
-		"responselength", "responsebytes", "bytesout":
+		"responselength", "responsebytes", "httpresponsebodybytes", "bytesout":
 		d.flatBytesOut(e, 1)
 	case "responsetime", "resptime", "requesttime", "requestduration", "duration", "latency", "elapsed":
 		return d.flatSeconds(e)
