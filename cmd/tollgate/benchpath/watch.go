@@ -94,9 +94,10 @@ func (w *watcher) calls(ctx context.Context) (of [customers]int64, err error) {
 }
 
 // equal waits until usage equals what is known to be sent. Until the groups have caught up it asks Kafka, and
-// until no minute is dirty it asks for that: both cost next to nothing, while reading all usage costs as much
-// as making it of a quarter of a million events.
+// until no minute is dirty it asks for that, three times a second: it takes the engine 10 ms. Reading
+// all usage costs as much as making it of a quarter of a million events.
 func (w *watcher) equal(ctx context.Context, known *truth) error {
+	pause := 100 * time.Millisecond
 	for caughtUp := false; ; {
 		if !caughtUp {
 			access, err := w.behind(ctx, groupCollector, stream.TopicAccessEvents)
@@ -107,7 +108,9 @@ func (w *watcher) equal(ctx context.Context, known *truth) error {
 			if err != nil {
 				return err
 			}
-			caughtUp = access+usage == 0
+			if caughtUp = access+usage == 0; caughtUp {
+				pause = 333 * time.Millisecond
+			}
 		} else if dirty, err := w.reader.Dirty(ctx, w.period); err != nil && ctx.Err() == nil {
 			return err
 		} else if err == nil && dirty == 0 {
@@ -127,7 +130,7 @@ func (w *watcher) equal(ctx context.Context, known *truth) error {
 			sums, err := w.totals(context.WithoutCancel(ctx))
 			return errors.Join(err,
 				fmt.Errorf("usage says %v and the truth is %v: %w", sums, known.totals, ctx.Err()))
-		case <-time.After(100 * time.Millisecond):
+		case <-time.After(pause):
 		}
 	}
 }
