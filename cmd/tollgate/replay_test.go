@@ -1,14 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -156,6 +160,32 @@ func (h replayHouse) killedAt(step seam.Step, after bool, command rejectedReplay
 	})
 	if err == nil {
 		h.t.Errorf("a replay that is killed at %s (after: %t) ends well", step, after)
+	}
+}
+
+// TestListedAndGivenBack: a payload of any bytes that a list shows and --fixed gives back as it stands is not
+// mended, and CSV is text whatever was rejected.
+func TestListedAndGivenBack(t *testing.T) {
+	event := &wire.RejectedEvent{Topic: "access-events", Payload: []byte("\xe4\xf6\x00 \xef\xbf\xbd é\n")}
+	listed := rejectedTable([]aggregator.Rejected{{Event: event}})
+	var text bytes.Buffer
+	if err := listed.print(&text, "csv"); err != nil || !utf8.Valid(text.Bytes()) {
+		t.Errorf("CSV that is no text: %q %v", text.Bytes(), err)
+	}
+	text.Reset()
+	if err := listed.print(&text, "json"); err != nil {
+		t.Fatal(err)
+	}
+	command := rejectedReplay{Fixed: filepath.Join(t.TempDir(), "listed.json"), Why: "as it was"}
+	if err := os.WriteFile(command.Fixed, text.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fixed, err := command.mended()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, named := command.replayOf(&aggregator.Rejected{Event: event}, fixed, nil); !named || p.Payload != nil {
+		t.Errorf("given back as listed: named %v, payload %q", named, p.Payload)
 	}
 }
 

@@ -89,10 +89,14 @@ func rejectedTable(rows []aggregator.Rejected) *table {
 			replays++
 		}
 		t.add(placeOf(e).String(), e.Source, line, string(one.State), fmt.Sprint(replays), e.Reason,
-			e.Detail, e.Hint, string(e.Payload))
+			e.Detail, e.Hint, textOf(e.Payload))
 	}
 	return t
 }
+
+// textOf is a payload as lists write it: one character for each byte that is not UTF-8, which JSON and CSV
+// cannot hold.
+func textOf(payload []byte) string { return string([]rune(string(payload))) }
 
 // reasonCount is one line of `rejected list --by reason`.
 type reasonCount struct {
@@ -260,7 +264,7 @@ func (c rejectedReplay) replayOf(one *aggregator.Rejected, fixed map[string]stri
 		return p, true
 	}
 	payload, named := fixed[placeOf(one.Event).String()]
-	if payload != string(one.Event.Payload) {
+	if payload != textOf(one.Event.Payload) { // what was only listed and given back is not mended
 		p.Payload, p.Reason = collector.RedactPayload(r.hasher, []byte(payload)), c.Why
 	}
 	return p, named
