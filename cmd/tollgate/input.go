@@ -37,10 +37,18 @@ func openInput(a *app, name string) (io.ReadCloser, int64, error) {
 	return file, info.Size(), nil
 }
 
-// plain decompresses gzip, which it knows by its first bytes, and leaves everything else as it is.
+// plain decompresses gzip, which it knows by its first bytes, refuses what is packed otherwise, and leaves
+// everything else as it is.
 func plain(r io.Reader) (*bufio.Reader, error) {
 	buffered := bufio.NewReaderSize(r, decode.MaxRecordBytes)
-	if magic, _ := buffered.Peek(2); !bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+	head, err := buffered.Peek(6)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	if unpack := packedBy(head); unpack != "" {
+		return nil, fmt.Errorf("it is packed; only gzip is read: %s FILE | tollgate …", unpack)
+	}
+	if !bytes.HasPrefix(head, []byte("\x1f\x8b")) {
 		return buffered, nil
 	}
 	unzipped, err := gzip.NewReader(buffered)
@@ -48,6 +56,18 @@ func plain(r io.Reader) (*bufio.Reader, error) {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	return bufio.NewReaderSize(unzipped, decode.MaxRecordBytes), nil
+}
+
+// packedBy is the command that unpacks what begins with head, where nothing here does; "" where that is not
+// packed, or by gzip. Lines cut from packed bytes would all be rejected, one by one.
+func packedBy(head []byte) string {
+	for _, known := range [...]struct{ magic, unpack string }{{"BZh", "bzcat"}, {"PK\x03\x04", "unzip -p"},
+		{"\xfd7zXZ\x00", "xzcat"}, {"\x28\xb5\x2f\xfd", "zstdcat"}} {
+		if bytes.HasPrefix(head, []byte(known.magic)) {
+			return known.unpack
+		}
+	}
+	return ""
 }
 
 // damaged says that an error of reading is one of the compressed data, where it is.

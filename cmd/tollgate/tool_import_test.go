@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -51,4 +52,23 @@ func shownResult(out *decode.Result, offset int64) string {
 		fmt.Fprintf(&b, "%d %s %q\n", offset+int64(e.Offset), e.Reason, e.Raw)
 	}
 	return b.String()
+}
+
+// TestPacked: what is packed by another than gzip is refused with the command that unpacks it; a log is not.
+func TestPacked(t *testing.T) {
+	for head, unpack := range map[string]string{"BZh91AY&SY": "bzcat FILE", "\xfd7zXZ\x00\x00": "xzcat FILE",
+		"\x28\xb5\x2f\xfd\x04": "zstdcat FILE", "PK\x03\x04\x14\x00": "unzip -p FILE"} {
+		if _, err := plain(strings.NewReader(head)); err == nil || !strings.Contains(err.Error(), unpack) {
+			t.Errorf("%q: %v, want %s", head, err, unpack)
+		}
+	}
+	for _, text := range []string{"", "B", "BZ.example - -", "PK - - [", "192.0.2.1 - -"} {
+		got, err := plain(strings.NewReader(text))
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if b, err := io.ReadAll(got); err != nil || string(b) != text {
+			t.Errorf("%q: read %q, %v", text, b, err)
+		}
+	}
 }
