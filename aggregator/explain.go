@@ -23,7 +23,8 @@ type EventFilter struct {
 
 // Events reads the raw events behind usage, each key once, in order of time: what a line of an invoice is
 // explained by. A meter counts an event by the catalog that holds at its minute; where versions of a meter
-// change within the period, the filter is the last one's.
+// change within the period, the filter is the last one's. A long listing is read a piece of the period after
+// the other, each as it is by then.
 func (r *Reader) Events(ctx context.Context, f EventFilter, yield func(schemas.UsageEvent) error) error {
 	fail := func(err error) error { return fmt.Errorf("read events of %s: %w", f.Period, err) }
 	if err := f.Period.Validate(); err != nil {
@@ -45,6 +46,47 @@ func (r *Reader) Events(ctx context.Context, f EventFilter, yield func(schemas.U
 		return fail(err)
 	}
 	return nil
+}
+
+// A listing is read in pieces of about so many deliveries, an hour at least: the first is small, so that it
+// begins at once, and each is four times as large as the one before it. Not more: a piece is sorted in
+// memory, about 1 kB an event, and the next is read while it is handed over. Not less: each piece takes its
+// time before the first row.
+const (
+	firstPiece   = 10_000
+	largestPiece = 160_000
+)
+
+// hourOfDeliveries is how many deliveries of an hour a listing may find its events among.
+type hourOfDeliveries struct {
+	start int64 // s since 1970
+	n     uint64
+}
+
+// piecesOf cuts a period between hours; hours without deliveries are left out where a piece begins or ends.
+func piecesOf(p schemas.Period, hours []hourOfDeliveries) (out []schemas.Period) {
+	size, n := uint64(firstPiece), uint64(0)
+	for i, h := range hours {
+		from := time.Unix(h.start, 0).UTC()
+		if n == 0 {
+			out = append(out, schemas.Period{From: from})
+		}
+		n += h.n
+		out[len(out)-1].To = from.Add(time.Hour)
+		if n >= size && i+1 < len(hours) {
+			size, n = min(4*size, largestPiece), 0
+		}
+	}
+	if len(out) > 0 {
+		first, last := &out[0], &out[len(out)-1]
+		if first.From.Before(p.From) {
+			first.From = p.From
+		}
+		if last.To.After(p.To) {
+			last.To = p.To
+		}
+	}
+	return out
 }
 
 // Reattribution says which events to publish again after a credential changed.

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 
@@ -45,42 +47,188 @@ func scanEvent(rows driver.Rows) (schemas.UsageEvent, error) {
 	return e, nil
 }
 
-// eventsOf reads the events that count, in order of time, source and id.
+// deliveriesByHour counts what may hold events that a listing asks for: also deliveries that another one of
+// their key supersedes, and repeats.
+const deliveriesByHour = `
+SELECT toUnixTimestamp(toStartOfHour(minute)) AS hour, count() FROM events WHERE %s
+GROUP BY hour ORDER BY hour`
+
+// eventsListed reads the events of a piece of a listing.
+const eventsListed = `
+SELECT ` + eventColumnsOf + ` FROM events FINAL WHERE %s AND %s%s ORDER BY time, source, id`
+
+// minutesAsked leaves the index those granules that have a minute with a delivery that was ever the
+// customer's, which is read of three columns, without FINAL. All deliveries of a key are of one minute, so
+// FINAL still sees all of them, and what they say is tested after it. A month has 44,640 minutes at most.
+const minutesAsked = `
+  AND minute IN (SELECT minute FROM events WHERE %s)`
+
+// eventsOf reads the events that count, in order of time, source and id: a piece of the period after the
+// other, so that a listing begins at once, ends with its limit, and is sorted in bounded memory.
 func (s *store) eventsOf(ctx context.Context, f EventFilter, meter *catalog.Meter,
 	yield func(schemas.UsageEvent) error) error {
-	sql := fmt.Sprintf("SELECT %s FROM events FINAL "+
-		"WHERE minute >= toDateTime(%d, 'UTC') AND minute < toDateTime(%d, 'UTC')",
-		eventColumnsOf, f.Period.From.Unix(), f.Period.To.Unix())
-	if !f.Voided {
-		sql += " AND rank < " + voidRank
+	asked, more, err := f.conditions(meter)
+	if err != nil {
+		return err
 	}
+	pieces, err := s.piecesOf(ctx, f.Period, asked)
+	if err != nil {
+		return err
+	}
+	var statements []string
+	for _, piece := range pieces {
+		where, minutes := ofPeriod(piece)+asked, ""
+		if asked != "" {
+			minutes = fmt.Sprintf(minutesAsked, where)
+		}
+		sql := fmt.Sprintf(eventsListed, where, more, minutes)
+		if f.Limit > 0 {
+			sql += fmt.Sprintf(" LIMIT %d", f.Limit)
+		}
+		statements = append(statements, sql)
+	}
+	if f.Limit == 0 {
+		return s.eventsInTurn(ctx, statements, yield)
+	}
+	left := f.Limit
+	for i := 0; i < len(statements) && left > 0; i++ { // none is read ahead: the first is mostly enough
+		err := s.eventsInTurn(ctx, statements[i:i+1], func(e schemas.UsageEvent) error {
+			if left == 0 {
+				return nil
+			}
+			left--
+			return yield(e)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// piecesOf cuts the period of a listing. An hour is one piece, whatever it holds: it is not counted first.
+func (s *store) piecesOf(ctx context.Context, p schemas.Period, asked string) ([]schemas.Period, error) {
+	if p.To.Sub(p.From) <= time.Hour {
+		return []schemas.Period{p}, nil
+	}
+	var hours []hourOfDeliveries
+	err := s.query(ctx, "count deliveries", fmt.Sprintf(deliveriesByHour, ofPeriod(p)+asked),
+		func(rows driver.Rows) error {
+			var start uint32
+			var n uint64
+			err := rows.Scan(&start, &n)
+			hours = append(hours, hourOfDeliveries{int64(start), n})
+			return err
+		})
+	return piecesOf(p, hours), err
+}
+
+// ofPeriod is the condition that an event lies within a period.
+func ofPeriod(p schemas.Period) string {
+	return fmt.Sprintf("minute >= toDateTime(%d, 'UTC') AND minute < toDateTime(%d, 'UTC')",
+		p.From.Unix(), p.To.Unix())
+}
+
+// conditions are those of a filter beside its period: what may be asked of every delivery for little, to find
+// where the events are, and the rest.
+func (f EventFilter) conditions(meter *catalog.Meter) (asked, more string, err error) {
 	if len(f.Customers) > 0 {
-		sql += " AND customer IN (" + literals(f.Customers) + ")"
+		asked += " AND customer IN (" + literals(f.Customers) + ")"
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Where)) {
 		d, err := catalog.LookupField(name)
 		if err != nil {
-			return err
+			return "", "", err
 		}
-		sql += fmt.Sprintf(" AND toString(%s) IN (%s)", d.SQL, literals(f.Where[name]))
+		asked += fmt.Sprintf(" AND toString(%s) IN (%s)", d.SQL, literals(f.Where[name]))
+	}
+	more = "1"
+	if !f.Voided {
+		more = "rank < " + voidRank
 	}
 	if meter != nil {
-		sql += " AND (" + meter.Where.SQL() + ")"
+		more += " AND (" + meter.Where.SQL() + ")"
 		if d, err := catalog.LookupField(meter.Field); meter.Field != "" && err == nil && d.Absent != "" {
-			sql += " AND NOT (" + d.Absent + ")"
+			more += " AND NOT (" + d.Absent + ")"
 		}
 	}
-	sql += " ORDER BY time, source, id"
-	if f.Limit > 0 {
-		sql += fmt.Sprintf(" LIMIT %d", f.Limit)
+	return asked, more, nil
+}
+
+// Events travel from who scans to who takes them 1,000 at a time, and so many of these may wait: not fewer,
+// or each waits for the other; not more, they are in memory, about 1 kB an event.
+const (
+	eventsAtOnce  = 1_000
+	eventsWaiting = 8
+)
+
+// answer is what a statement of a listing answers, as it comes; its error is known once it is closed.
+type answer struct {
+	events chan []schemas.UsageEvent
+	err    error
+}
+
+// eventsInTurn yields what statements answer, in their order. While one is yielded the next is already asked.
+func (s *store) eventsInTurn(ctx context.Context, statements []string,
+	yield func(schemas.UsageEvent) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	var working sync.WaitGroup
+	defer working.Wait()
+	defer stop()
+	answers := make(chan *answer)
+	working.Go(func() {
+		defer close(answers)
+		for _, sql := range statements {
+			a := &answer{events: make(chan []schemas.UsageEvent, eventsWaiting)}
+			working.Go(func() {
+				defer close(a.events)
+				a.err = s.readEvents(ctx, sql, a.events)
+			})
+			select {
+			case <-ctx.Done():
+				return
+			case answers <- a:
+			}
+		}
+	})
+	for a := range answers {
+		for events := range a.events {
+			for _, e := range events {
+				if err := yield(e); err != nil {
+					return err
+				}
+			}
+		}
+		if a.err != nil {
+			return a.err
+		}
 	}
-	return s.query(ctx, "read events", sql, func(rows driver.Rows) error {
+	return ctx.Err()
+}
+
+// readEvents sends what a statement answers.
+func (s *store) readEvents(ctx context.Context, sql string, to chan<- []schemas.UsageEvent) error {
+	var events []schemas.UsageEvent
+	send := func() error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case to <- events:
+			events = make([]schemas.UsageEvent, 0, eventsAtOnce)
+			return nil
+		}
+	}
+	err := s.query(ctx, "read events", sql, func(rows driver.Rows) error {
 		e, err := scanEvent(rows)
-		if err != nil {
+		if events = append(events, e); err != nil || len(events) < eventsAtOnce {
 			return err
 		}
-		return yield(e)
+		return send()
 	})
+	if err != nil {
+		return err
+	}
+	return send()
 }
 
 // attributedBefore are the events of a credential whose attribution did not know a change, after a key, in
