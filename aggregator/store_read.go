@@ -42,17 +42,18 @@ func headsFrom(cut schemas.CutID) (from string, args []any) {
 }
 
 // levelSummaries are the heads of one coarse level in a stretch of time, each with how far its minutes reach.
-// Of a month's minutes, hundreds of thousands, only what is compared is read. Where a minute is recomputed
-// between the two reads, its hour looks stale and is read from its minutes: as right, and slower.
+// Of a month's minutes, hundreds of thousands, the projection reaches has what is compared, by hour. Where
+// a minute is recomputed between the two reads, its hour looks stale and is read from its minutes: as right,
+// and slower.
 const levelSummaries = `
 SELECT start, shard, sum(parts), maxIf(reach, parts > 0) AS r, r.1, r.2, max(newest),
        maxIf(head, parts = 0) AS v, v.1, v.2, v.3, v.4, v.5, v.6
 FROM (
-    SELECT toUnixTimestamp(%[1]s(bucket)) AS start, shard, count() AS parts,
+    SELECT toUnixTimestamp(%[1]s(toStartOfHour(bucket))) AS start, shard, count() AS parts,
         max((generation, covers)) AS reach, max(catalog) AS newest,
         (toInt64(0), toInt64(0), toUInt64(0), toUInt64(0), toUInt64(0), toUInt64(0)) AS head
-    FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC')
-        AND level = 'minute' GROUP BY start, shard
+    FROM %[3]s AND toStartOfHour(bucket) >= toDateTime(%[4]d, 'UTC')
+        AND toStartOfHour(bucket) < toDateTime(%[5]d, 'UTC') AND level = 'minute' GROUP BY start, shard
     UNION ALL
     SELECT toUnixTimestamp(bucket) AS start, shard, 0, (toInt64(0), toInt64(0)), 0,
         argMax((generation, covers, catalog, revision, keys, rows), (generation, covers, catalog, revision))

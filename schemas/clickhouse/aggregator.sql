@@ -351,3 +351,12 @@ ALTER TABLE usage_day {{on_cluster}} ADD PROJECTION IF NOT EXISTS revisions (
     SELECT bucket, shard, slot, revision, count() GROUP BY bucket, shard, slot, revision);
 ALTER TABLE usage_day {{on_cluster}} MATERIALIZE PROJECTION by_customer;
 ALTER TABLE usage_day {{on_cluster}} MATERIALIZE PROJECTION revisions;
+
+-- migration 7: how far the minutes of an hour reach, at once
+-- A day is read where its head still says what its minutes say. Of a month these are hundreds of thousands of heads, of
+-- which only the furthest of each hour and shard matters: a question about a month reads some thousand rows instead.
+ALTER TABLE heads {{on_cluster}} MODIFY SETTING lightweight_mutation_projection_mode = 'rebuild';
+ALTER TABLE heads {{on_cluster}} ADD PROJECTION IF NOT EXISTS reaches (
+    SELECT level, toStartOfHour(bucket), shard, count(), max((generation, covers)), max(catalog)
+    GROUP BY level, toStartOfHour(bucket), shard);
+ALTER TABLE heads {{on_cluster}} MATERIALIZE PROJECTION reaches;
