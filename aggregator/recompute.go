@@ -96,7 +96,7 @@ func (r *recomputer) found(ctx context.Context, shard int, from settlement, t ca
 	if err := r.store.dirtyOf(ctx, shard, from, now, func(b Bucket, d dirt) { found[b] = d }); err != nil {
 		return nil, err
 	}
-	outdated := func(b Bucket, d dirt) {
+	add := func(b Bucket, d dirt) {
 		if was, ok := found[b]; ok {
 			d.first, d.last, d.rows = was.first, was.last, was.rows
 			d.catalog = max(d.catalog, was.catalog)
@@ -105,12 +105,12 @@ func (r *recomputer) found(ctx context.Context, shard int, from settlement, t ca
 	}
 	for _, v := range t {
 		if v.Seq > from.catalog {
-			if err := r.outdated(ctx, v, []int{shard}, now, outdated); err != nil {
+			if err := r.outdated(ctx, v, []int{shard}, now, add); err != nil {
 				return nil, err
 			}
 		}
 	}
-	return found, r.forgotten(ctx, shard, from, t, now, outdated)
+	return found, r.forgotten(ctx, shard, from, t, now, add)
 }
 
 // outdated yields the minutes of shards that a version meters otherwise than their heads do.

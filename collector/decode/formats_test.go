@@ -357,3 +357,21 @@ func TestNothingIsNotMissing(t *testing.T) {
 		}
 	}
 }
+
+// TestNestedNamesTakeNoMemory: an object with a long name and many members, which a client that can send records may
+// choose, costs no more than the record.
+func TestNestedNamesTakeNoMemory(t *testing.T) {
+	const start = `{"remote_addr":"192.0.2.1","time_iso8601":"2026-01-02T03:04:05Z","status":200,`
+	for _, object := range []string{strings.Repeat("k", 30_000), strings.Repeat("k", 60)} {
+		value := []byte(start + `"` + object + `":{` + strings.Repeat(`"ab":1,"c":{"d":2},`, 20_000) + `"e":3}}`)
+		var d Decoder
+		var out Result
+		d.Decode(NginxJSON, Record{Value: value}, &out)
+		if len(out.Events) != 1 || out.Events[0].Status != 200 {
+			t.Fatalf("decoded %+v, rejected %v", out.Events, out.Errors)
+		}
+		if got := cap(out.arena); got > 2*len(value) {
+			t.Errorf("an object of %d bytes of name: %d bytes are kept for a record of %d", len(object), got, len(value))
+		}
+	}
+}

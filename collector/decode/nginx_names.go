@@ -17,20 +17,38 @@ func (d *Decoder) flatNested(e *schemas.AccessEvent, name string) (ok, known boo
 			return !s.failed(), known
 		}
 		said := false
-		switch {
-		case name == flatFields:
+		if name == flatFields {
 			ok, said = d.flat(e, member)
-		case s.peek() == '{':
-			ok, said = d.flatNested(e, d.joined(name, member))
-		default:
-			if said, ok = d.flatUsual(e, d.joined(name, member)); !said {
-				ok = s.skip()
-			}
+		} else {
+			ok, said = d.flatMember(e, name, member)
 		}
 		if known = known || said; !ok {
 			return false, known
 		}
 	}
+}
+
+// maxJoined bounds object and member of a joined name, in bytes. Default 64: the longest usual one has 25.
+// Not more: each member of an object has one made, and a record chooses how long they are.
+const maxJoined = 64
+
+// flatMember takes a member of an object under both names, or passes it over.
+func (d *Decoder) flatMember(e *schemas.AccessEvent, object, member string) (ok, known bool) {
+	s := &d.scan
+	if len(object)+len(member) > maxJoined {
+		return s.skip(), false
+	}
+	mark := len(s.arena)
+	name := d.joined(object, member)
+	if s.peek() == '{' {
+		ok, known = d.flatNested(e, name)
+	} else if known, ok = d.flatUsual(e, name); !known {
+		ok = s.skip()
+	}
+	if !known {
+		s.arena = s.arena[:mark] // nothing is left that aliases the name
+	}
+	return ok, known
 }
 
 // joined is the name of a member of an object: both, with a point between them.
