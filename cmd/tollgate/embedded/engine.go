@@ -81,6 +81,9 @@ func (e *Engine) Err() error {
 	}
 }
 
+// LogTail is the end of what the engine's process has logged, in some words.
+func (e *Engine) LogTail() string { return e.child.logTail() }
+
 // Close stops the engine. Its data stay.
 func (e *Engine) Close() error {
 	if err := e.child.stop(); err != nil {

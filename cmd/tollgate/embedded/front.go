@@ -175,6 +175,8 @@ type session struct {
 	engine  *libraryConn      // nil until wanted, and after an error
 	history []string          // USE and SET statements that a fresh engine session must repeat
 	applied map[string]string // the settings of queries that engine carries now
+
+	doing atomic.Int32 // a stage
 }
 
 func newSession(f *front, conn net.Conn) *session {

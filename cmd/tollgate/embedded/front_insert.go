@@ -44,7 +44,7 @@ func (s *session) insert(st statement, params []parameter) error {
 
 // receive tells the client the columns of an INSERT and spools the blocks it sends.
 func (s *session) receive(st statement, params []parameter, file io.Writer) (rows int, err error) {
-	columns, err := s.columnsOf(st.sample(), params)
+	columns, err := s.described(st.sample(), params)
 	if err != nil {
 		return 0, err
 	}
@@ -52,7 +52,10 @@ func (s *session) receive(st statement, params []parameter, file io.Writer) (row
 		return 0, err
 	}
 	spool := bufio.NewWriterSize(file, 1<<18)
-	if rows, err = s.readBlocks(spool); err != nil {
+	s.doing.Store(readingRows)
+	rows, err = s.readBlocks(spool)
+	s.doing.Store(waitingForEngine)
+	if err != nil {
 		return rows, err
 	}
 	if err := spool.Flush(); err != nil {

@@ -33,7 +33,9 @@ func (s *session) query() error {
 			"insert the rows into a table, or use a ClickHouse server. (NOT_IMPLEMENTED)"))
 		return nil
 	}
+	slow := time.AfterFunc(slowAfter, func() { s.reportSlow(q.Body) })
 	err := s.execute(q)
+	slow.Stop()
 	var broken brokenError
 	if errors.As(err, &broken) {
 		return err
@@ -63,9 +65,11 @@ func (s *session) execute(q proto.Query) error {
 	if err != nil {
 		return err
 	}
+	s.doing.Store(openingSession)
 	if err := s.prepare(q.Settings); err != nil {
 		return err
 	}
+	s.doing.Store(waitingForEngine)
 	tag := "/* front " + strconv.FormatUint(s.front.queries.Add(1), 10) + " */"
 	switch st.kind {
 	case statementInsert:
@@ -150,16 +154,15 @@ func (s *session) selectRows(sql, plain string, params []parameter) error {
 	if err != nil || blocks > 0 {
 		return err
 	}
-	err = s.sendHeader("SELECT * FROM ("+plain+"\n) LIMIT 0", params)
-	if err != nil {
-		// Some results cannot stand in a subquery: two columns of one name, for example.
+	columns, err := s.described(plain, params)
+	if err != nil { // some results cannot stand in a subquery
 		s.dropEngine()
 		if err := s.prepareAgain(); err != nil {
 			return err
 		}
 		return s.sendHeader(plain, params)
 	}
-	return nil
+	return s.sendColumns(columns)
 }
 
 // prepareAgain opens a fresh session of the engine with the settings of the current query.
@@ -197,61 +200,6 @@ func tellsColumns(sql string) bool {
 		return true
 	}
 	return false
-}
-
-// sendHeader sends a block without rows that has the columns of a statement.
-func (s *session) sendHeader(sql string, params []parameter) error {
-	columns, err := s.columnsOf(sql, params)
-	if err != nil {
-		return err
-	}
-	return s.sendColumns(columns)
-}
-
-// resultColumn is the name and type of a column.
-type resultColumn struct{ name, typ string }
-
-// columnsOf asks the engine for the columns of a statement's result. RowBinary writes them even when there is
-// no row.
-func (s *session) columnsOf(sql string, params []parameter) ([]resultColumn, error) {
-	var columns []resultColumn
-	err := s.engine.run(sql, "RowBinaryWithNamesAndTypes", params, func(result []byte) error {
-		w := &window{buf: result}
-		n, err := w.length()
-		if err != nil {
-			return err
-		}
-		columns = make([]resultColumn, min(n, len(result)))
-		for i := range columns {
-			if columns[i].name, err = w.text(); err != nil {
-				return err
-			}
-		}
-		for i := range columns {
-			if columns[i].typ, err = w.text(); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	return columns, nil
-}
-
-// sendColumns sends a block without rows.
-func (s *session) sendColumns(columns []resultColumn) error {
-	var block proto.Buffer
-	proto.Block{Info: proto.BlockInfo{BucketNum: -1}, Columns: len(columns)}.EncodeAware(&block, s.revision)
-	for _, c := range columns {
-		block.PutString(c.name)
-		block.PutString(c.typ)
-		if proto.FeatureCustomSerialization.In(s.revision) {
-			block.PutBool(false)
-		}
-	}
-	return s.sendBlock(&block)
 }
 
 // sendBlocks sends all blocks of a piece of a result, the first time a block without rows before them.
@@ -345,6 +293,8 @@ func (s *session) sendBlock(block *proto.Buffer) error {
 
 // flushBlock sends what has been gathered; a client that is gone ends the query.
 func (s *session) flushBlock() error {
+	was := s.doing.Swap(sendingRows)
+	defer s.doing.Store(was)
 	if err := s.flush(); err != nil {
 		return brokenError{err}
 	}

@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"testing"
 
 	"github.com/ClickHouse/ch-go/proto"
@@ -200,4 +201,19 @@ func TestSplitException(t *testing.T) {
 	f("Code: 1. two\nlines", 1, "two\nlines")
 	f("disk full", unknownException, "disk full")
 	f("Code: 99999999999999999999. x", unknownException, "Code: 99999999999999999999. x")
+}
+
+func TestOutline(t *testing.T) {
+	for sql, want := range map[string]string{
+		"SELECT a, 'secret' FROM t -- of 'b'\nWHERE c = 17 AND d = $$x$$": "SELECT a FROM t WHERE c AND d",
+		"INSERT INTO usage (a) FORMAT Native":                             "INSERT INTO usage a FORMAT Native",
+		"":                                                                "",
+		"'":                                                               "",
+		strings.Repeat("x ", 100): strings.TrimSpace(
+			strings.Repeat("x ", outlineWords)),
+	} {
+		if got := outline(sql); got != want {
+			t.Errorf("outline(%q) = %q, want %q", sql, got, want)
+		}
+	}
 }

@@ -374,5 +374,5 @@ func (s statement) sample() string {
 	if len(table) > len(function) && strings.EqualFold(table[:len(function)], function) {
 		table = table[len(function):]
 	}
-	return "SELECT " + columns + " FROM " + table + " LIMIT 0"
+	return "SELECT " + columns + " FROM " + table
 }

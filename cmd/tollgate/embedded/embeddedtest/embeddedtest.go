@@ -72,6 +72,9 @@ func Main(m *testing.M) {
 		os.Exit(embedded.EngineMain(os.Args[2:]))
 	}
 	code := m.Run()
+	if code != 0 && process.engine != nil {
+		fmt.Fprintln(os.Stderr, "embedded engine:", process.engine.LogTail())
+	}
 	if err := stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "stop embedded parts:", err)
 		code = max(code, 1)
