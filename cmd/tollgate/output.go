@@ -11,6 +11,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"unicode/utf8"
+
+	"tollgate/schemas/catalog"
 )
 
 // form is how a tool answers; commands whose answer is a table embed it.
@@ -115,16 +117,11 @@ func (t *table) printJSON(w io.Writer) error {
 	return encoder.Encode(items)
 }
 
-// safeCells keeps a spreadsheet from running text as a formula: a text that begins like one gets an
-// apostrophe. Numbers stay as they are.
+// safeCells keeps a spreadsheet from running text as a formula.
 func safeCells(row []string) []string {
 	out := make([]string, len(row))
 	for i, cell := range row {
-		if cell != "" && strings.ContainsRune("=+@\t\r", rune(cell[0])) ||
-			len(cell) > 1 && cell[0] == '-' && (cell[1] < '0' || cell[1] > '9') {
-			cell = "'" + cell
-		}
-		out[i] = cell
+		out[i] = catalog.SafeCell(cell)
 	}
 	return out
 }

@@ -33,18 +33,14 @@ type customerList struct {
 	form
 }
 
-// Run lists customers by id.
+// Run lists customers by id; as CSV it is what customer import reads.
 func (c customerList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
-		t := table{columns: []string{"customer", "name", "zone", "tax_category", "parent", "email"},
+		t := table{columns: catalog.CustomerColumns,
 			none: nobody(c.ID) + "; `tollgate customer add ID` registers one, `tollgate customer " +
 				"import FILE` many"}
 		err := store.Customers(a.ctx, catalog.Filter{IDs: c.ID}, func(one catalog.Customer) error {
-			zone := ""
-			if one.Zone != nil {
-				zone = one.Zone.String()
-			}
-			t.add(one.ID, one.Name, zone, one.TaxCategory, one.Parent, one.Email)
+			t.add(one.Cells()...)
 			return nil
 		})
 		if err != nil {
@@ -70,7 +66,7 @@ type customerAdd struct {
 	Email       string            `help:"Where invoices go." placeholder:"ADDRESS"`
 	Parent      string            `help:"Customer whose part it is." placeholder:"ID"`
 	Address     []string          `sep:"none" help:"Line of the postal address; repeat for more." placeholder:"LINE"`
-	Attributes  map[string]string `name:"attribute" help:"Anything else worth keeping; repeat for more." placeholder:"NAME=VALUE"`
+	Attributes  map[string]string `name:"attribute" mapsep:"none" help:"Anything else worth keeping; repeat for more." placeholder:"NAME=VALUE"`
 	Plan        string            `help:"Subscribe it to this plan as well, from the next minute on."`
 	change
 }
@@ -131,6 +127,9 @@ func (c customerImport) Run(a *app) error {
 		if len(problems) > 0 {
 			return problems.Err()
 		}
+		if len(rows) == 0 {
+			return noRows(a, c.File)
+		}
 		return a.withCatalog(func(store *catalog.Store) error {
 			number, err := store.PutCustomers(a.ctx, rows, c.Reason, who(c.By))
 			return told(a, number, len(rows), "customers", err)
@@ -144,6 +143,12 @@ func withFile(a *app, name string, do func(io.Reader) error) error {
 		return err
 	}
 	return errors.Join(do(file), file.Close())
+}
+
+// noRows says that a file of rows has none, which is no fault: it is how an empty list is exported.
+func noRows(a *app, file string) error {
+	_, err := fmt.Fprintf(a.out, "%s has no rows; nothing is changed\n", file)
+	return err
 }
 
 // told says what a change did.
@@ -160,15 +165,15 @@ type subscriptionsList struct {
 	form
 }
 
-// Run lists subscriptions by customer and beginning.
+// Run lists subscriptions by customer and beginning; as CSV it is what import-subscriptions reads.
 func (c subscriptionsList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
-		t := table{columns: []string{"subscription", "customer", "plan", "from", "to"},
+		t := table{columns: catalog.SubscriptionColumns,
 			none: "no subscription" + ofCustomers(c.Customer) + ": who has none is on the catalog's " +
 				"default_plan, if it names one; `tollgate customer subscribe CUSTOMER PLAN` adds one"}
 		err := store.Subscriptions(a.ctx, catalog.Filter{Customers: c.Customer},
 			func(s catalog.Subscription) error {
-				t.add(s.ID, s.Customer, s.Plan, instant(s.From), instant(s.To))
+				t.add(s.Cells()...)
 				return nil
 			})
 		if err != nil {
@@ -255,6 +260,9 @@ func (c subscriptionsImport) Run(a *app) error {
 			rows, problems := catalog.ReadSubscriptions(c.File, r, versions.Last().Catalog)
 			if len(problems) > 0 {
 				return problems.Err()
+			}
+			if len(rows) == 0 {
+				return noRows(a, c.File)
 			}
 			number, err := store.PutSubscriptions(a.ctx, rows, c.Reason, who(c.By))
 			return told(a, number, len(rows), "subscriptions", err)

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 
 	"gopkg.in/yaml.v3"
@@ -70,21 +72,18 @@ type keyList struct {
 	form
 }
 
-// Run lists credentials by id; of a hash only its beginning is shown.
+// Run lists credentials by id; as CSV it is what key import reads. People see only the beginning of a hash.
 func (c keyList) Run(a *app) error {
 	return a.withCatalog(func(store *catalog.Store) error {
-		t := table{columns: []string{"credential", "kind", "match", "source", "customer", "from",
-			"to", "blocked"},
+		t := table{columns: catalog.CredentialColumns,
 			none: "no credential" + ofCustomers(c.Customer) + "; `tollgate key create ID CUSTOMER` " +
 				"makes an API key, `tollgate key add` names what a gateway calls a consumer"}
 		err := store.Credentials(a.ctx, catalog.Filter{Customers: c.Customer},
 			func(one catalog.Credential) error {
-				kind, match := "name", one.Match
-				if one.Kind == schemas.CredentialHash {
-					kind, match = "hash", shorten(one.Match, 20)
+				if one.Kind == schemas.CredentialHash && c.Output == "table" {
+					one.Match = shorten(one.Match, 20)
 				}
-				t.add(one.ID, kind, match, one.Source, one.Customer, instant(one.From), instant(one.To),
-					strings.ToLower(fmt.Sprint(one.Blocked)))
+				t.add(one.Cells()...)
 				return nil
 			})
 		if err != nil {
@@ -132,15 +131,44 @@ func (c keyImport) Run(a *app) error {
 		return err
 	}
 	return withFile(a, c.File, func(r io.Reader) error {
-		rows, problems := catalog.ReadCredentials(c.File, r, hasher)
+		rows, hashed, problems := catalog.ReadCredentials(c.File, r, hasher)
 		if len(problems) > 0 {
 			return problems.Err()
 		}
+		if len(rows) == 0 {
+			return noRows(a, c.File)
+		}
 		return a.withCatalog(func(store *catalog.Store) error {
 			number, err := store.PutCredentials(a.ctx, rows, c.Reason, who(c.By))
+			if err == nil {
+				fmt.Fprint(a.err, aboutHashes(rows, hashed, hasher.KeyIDs()))
+			}
 			return told(a, number, len(rows), "credentials", err)
 		})
 	})
+}
+
+// aboutHashes says of which imported rows nobody can tell here whether a key will ever match them: those that
+// came as hashes. Under another hash.key than the one they were made with they are only numbers.
+func aboutHashes(rows []catalog.Credential, hashed int, keyIDs []string) string {
+	if hashed == 0 {
+		return ""
+	}
+	strange := map[string]bool{}
+	for i := range rows {
+		if id := strings.Split(rows[i].Match, ":"); rows[i].Kind == schemas.CredentialHash &&
+			!slices.Contains(keyIDs, id[1]) {
+			strange[id[1]] = true
+		}
+	}
+	text := fmt.Sprintf("%d of %d credentials came as keyed hashes: keys match them only where hash.key is "+
+		"the one that they were made under; what was made under another must be imported as keys, or made "+
+		"anew with `tollgate key create`\n", hashed, len(rows))
+	if len(strange) > 0 {
+		text += fmt.Sprintf("this program has no hashing key %s, so that none of its hashes is ever met\n",
+			strings.Join(slices.Sorted(maps.Keys(strange)), ", "))
+	}
+	return text
 }
 
 type keyIngest struct {

@@ -100,7 +100,7 @@ func TestIntegrationToolsAnswerPeople(t *testing.T) {
 	has(t, "registered", out, "acme,Acme Ltd,Asia/Kolkata")
 	h.do(0, "key", "create", "k1", "acme")
 	out, _ = h.do(0, "customer", "subscriptions", "acme", "-o", "csv")
-	has(t, "subscribed", out, "acme-default,acme,default,20")
+	has(t, "subscribed", out, "acme,acme-default,default,20")
 	_, errs = h.do(1, "customer", "unsubscribe", "acme", "gold")
 	has(t, "unknown subscription", errs, "tollgate customer subscriptions acme")
 	h.do(0, "customer", "unsubscribe", "acme", "acme-default", "--to", "2036-01-01")

@@ -15,7 +15,8 @@ import (
 // Columns of the CSV files (RFC 4180, UTF-8, first line names the columns, in any order; what is left out is
 // empty).
 var (
-	// CustomerColumns: address is lines separated by "; ", attributes are name=value separated by "; ".
+	// CustomerColumns: address is lines separated by "; ", attributes are name=value separated by "; ". A
+	// backslash keeps a semicolon, equals sign or backslash after it from being more than itself.
 	CustomerColumns = []string{"id", "name", "zone", "tax_category", "email", "parent",
 		"address", "attributes"}
 	// SubscriptionColumns: id defaults to the plan; from and to are RFC 3339 or dates (midnight UTC), empty =
@@ -97,7 +98,7 @@ func (t *table) text(column string) string {
 	if !ok || i >= len(t.row) {
 		return ""
 	}
-	return strings.Clone(strings.TrimSpace(t.row[i]))
+	return strings.Clone(PlainCell(strings.TrimSpace(t.row[i])))
 }
 
 func (t *table) time(column string) time.Time {
@@ -112,8 +113,11 @@ func (t *table) time(column string) time.Time {
 	return at
 }
 
+// split gives the parts of a column between semicolons, without blank ones, with their escapes.
 func (t *table) split(column string) (out []string) {
-	for part := range strings.SplitSeq(t.text(column), ";") {
+	for rest, more := t.text(column), true; more; {
+		var part string
+		part, rest, more = cutPart(rest, ';')
 		if part = strings.TrimSpace(part); part != "" {
 			out = append(out, part)
 		}
@@ -145,7 +149,10 @@ func ReadCustomers(file string, r io.Reader) ([]Customer, Problems) {
 	for t.next() {
 		c := Customer{ID: t.text("id"), Name: t.text("name"),
 			TaxCategory: t.text("tax_category"), Email: t.text("email"),
-			Parent: t.text("parent"), Address: t.split("address")}
+			Parent: t.text("parent")}
+		for _, line := range t.split("address") {
+			c.Address = append(c.Address, unescape(line))
+		}
 		if name := t.text("zone"); name != "" {
 			zone, err := parseZone(name)
 			if err != nil {
@@ -154,7 +161,7 @@ func ReadCustomers(file string, r io.Reader) ([]Customer, Problems) {
 			c.Zone = zone
 		}
 		for _, pair := range t.split("attributes") {
-			name, value, ok := strings.Cut(pair, "=")
+			name, value, ok := cutPart(pair, '=')
 			if !ok {
 				t.wrong("attributes: %q is not name=value", pair)
 				continue
@@ -162,7 +169,7 @@ func ReadCustomers(file string, r io.Reader) ([]Customer, Problems) {
 			if c.Attributes == nil {
 				c.Attributes = map[string]string{}
 			}
-			c.Attributes[strings.TrimSpace(name)] = strings.TrimSpace(value)
+			c.Attributes[unescape(strings.TrimSpace(name))] = unescape(strings.TrimSpace(value))
 		}
 		t.atLine(CheckCustomers([]Customer{c}))
 		t.once(seen, "customer", c.ID)
@@ -199,17 +206,20 @@ func ReadSubscriptions(file string, r io.Reader, c *Catalog) ([]Subscription, Pr
 }
 
 // ReadCredentials reads CredentialColumns. Secrets (kind key) are hashed as they are read and appear in no
-// problem.
-func ReadCredentials(file string, r io.Reader, h *Hasher) ([]Credential, Problems) {
+// problem; hashed is how many rows came as hashes.
+func ReadCredentials(file string, r io.Reader, h *Hasher) (out []Credential, hashed int, all Problems) {
 	t := openTable(file, r, CredentialColumns)
-	var out []Credential
 	seen := map[string]int{}
 	for t.next() {
 		c := Credential{ID: t.text("id"), Source: t.text("source"), Customer: t.text("customer"),
 			Subject: t.text("subject"), From: t.time("from"), To: t.time("to")}
-		if err := c.setMatch(t.text("kind"), t.text("match"), h); err != nil {
+		kind := t.text("kind")
+		if err := c.setMatch(kind, t.text("match"), h); err != nil {
 			t.wrong("%v", err)
 			continue
+		}
+		if kind == kindHash {
+			hashed++
 		}
 		switch blocked := t.text("blocked"); blocked {
 		case "", "false":
@@ -222,7 +232,7 @@ func ReadCredentials(file string, r io.Reader, h *Hasher) ([]Credential, Problem
 		t.once(seen, "credential", c.ID)
 		out = append(out, c)
 	}
-	return out, t.finish(len(out))
+	return out, hashed, t.finish(len(out))
 }
 
 // setMatch reads the kind and match of a file. A key is hashed at once.
@@ -247,42 +257,37 @@ func (c *Credential) setMatch(kind, match string, h *Hasher) error {
 	return nil
 }
 
-// WriteCustomers writes what ReadCustomers reads.
-func WriteCustomers(w io.Writer, rows []Customer) error {
-	return writeTable(w, CustomerColumns, len(rows), func(i int) []string {
-		c := &rows[i]
-		zone := ""
-		if c.Zone != nil {
-			zone = c.Zone.String()
-		}
-		var attributes []string
-		for _, name := range keys(c.Attributes) {
-			attributes = append(attributes, name+"="+c.Attributes[name])
-		}
-		return []string{c.ID, c.Name, zone, c.TaxCategory, c.Email, c.Parent, strings.Join(c.Address, "; "),
-			strings.Join(attributes, "; ")}
-	})
+// Cells are the customer as a row of CustomerColumns, which ReadCustomers reads back as the same customer.
+func (c *Customer) Cells() []string {
+	zone := ""
+	if c.Zone != nil {
+		zone = c.Zone.String()
+	}
+	var address, attributes []string
+	for _, line := range c.Address {
+		address = append(address, escapeParts.Replace(line))
+	}
+	for _, name := range keys(c.Attributes) {
+		pair := strings.ReplaceAll(escapeParts.Replace(name), "=", `\=`)
+		attributes = append(attributes, pair+"="+escapeParts.Replace(c.Attributes[name]))
+	}
+	return []string{c.ID, c.Name, zone, c.TaxCategory, c.Email, c.Parent, strings.Join(address, "; "),
+		strings.Join(attributes, "; ")}
 }
 
-// WriteSubscriptions writes what ReadSubscriptions reads.
-func WriteSubscriptions(w io.Writer, rows []Subscription) error {
-	return writeTable(w, SubscriptionColumns, len(rows), func(i int) []string {
-		s := &rows[i]
-		return []string{s.Customer, s.ID, s.Plan, openTime(s.From), openTime(s.To)}
-	})
+// Cells are the subscription as a row of SubscriptionColumns.
+func (s *Subscription) Cells() []string {
+	return []string{s.Customer, s.ID, s.Plan, openTime(s.From), openTime(s.To)}
 }
 
-// WriteCredentials writes what ReadCredentials reads: hashes, never secrets.
-func WriteCredentials(w io.Writer, rows []Credential) error {
-	return writeTable(w, CredentialColumns, len(rows), func(i int) []string {
-		c := &rows[i]
-		kind := kindHash
-		if c.Kind == schemas.CredentialName {
-			kind = kindName
-		}
-		return []string{c.ID, kind, c.Source, c.Match, c.Customer, c.Subject, openTime(c.From),
-			openTime(c.To), fmt.Sprint(c.Blocked)}
-	})
+// Cells are the credential as a row of CredentialColumns: with its keyed hash, never a secret.
+func (c *Credential) Cells() []string {
+	kind := kindHash
+	if c.Kind == schemas.CredentialName {
+		kind = kindName
+	}
+	return []string{c.ID, kind, c.Source, c.Match, c.Customer, c.Subject, openTime(c.From),
+		openTime(c.To), fmt.Sprint(c.Blocked)}
 }
 
 func openTime(t time.Time) string {
@@ -292,19 +297,53 @@ func openTime(t time.Time) string {
 	return t.UTC().Format(time.RFC3339)
 }
 
-func writeTable(w io.Writer, columns []string, rows int, row func(int) []string) error {
-	out := csv.NewWriter(w)
-	if err := out.Write(columns); err != nil {
-		return fmt.Errorf("write csv: %w", err)
-	}
-	for i := range rows {
-		if err := out.Write(row(i)); err != nil {
-			return fmt.Errorf("write csv: %w", err)
+// escapeParts keeps a semicolon within a line of an address or an attribute from ending it.
+var escapeParts = strings.NewReplacer(`\`, `\\`, `;`, `\;`)
+
+// cutPart is what stands before the first separator that no backslash precedes, and what follows it. Escapes
+// stay as they are.
+func cutPart(text string, separator byte) (before, after string, found bool) {
+	for i := 0; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case separator:
+			return text[:i], text[i+1:], true
 		}
 	}
-	out.Flush()
-	if err := out.Error(); err != nil {
-		return fmt.Errorf("write csv: %w", err)
+	return text, "", false
+}
+
+// unescape drops the backslash before a backslash, semicolon or equals sign; every other one is itself.
+func unescape(text string) string {
+	var b strings.Builder
+	for i := 0; i < len(text); i++ {
+		if text[i] == '\\' && i+1 < len(text) && strings.IndexByte(`\;=`, text[i+1]) >= 0 {
+			i++
+		}
+		b.WriteByte(text[i])
 	}
-	return nil
+	return b.String()
+}
+
+// SafeCell keeps a spreadsheet from running a text of a CSV file as a formula: one that begins like a formula
+// gets an apostrophe, numbers stay as they are. PlainCell takes it away again.
+func SafeCell(cell string) string {
+	if likeFormula(strings.TrimLeft(cell, "'")) {
+		return "'" + cell
+	}
+	return cell
+}
+
+// PlainCell is the cell from which SafeCell makes this one.
+func PlainCell(cell string) string {
+	if strings.HasPrefix(cell, "'") && likeFormula(strings.TrimLeft(cell, "'")) {
+		return cell[1:]
+	}
+	return cell
+}
+
+func likeFormula(cell string) bool {
+	return cell != "" && strings.IndexByte("=+@\t\r", cell[0]) >= 0 ||
+		len(cell) > 1 && cell[0] == '-' && (cell[1] < '0' || cell[1] > '9')
 }

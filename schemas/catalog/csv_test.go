@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"bytes"
+	"encoding/csv"
 	"fmt"
 	"strings"
 	"testing"
@@ -18,28 +19,64 @@ func TestCSVRoundTrip(t *testing.T) {
 	}
 	from := time.Date(2026, 3, 15, 12, 30, 0, 0, time.UTC)
 	customers := []Customer{{ID: "a", Name: `Ann, "the" first`, Zone: kolkata, TaxCategory: "standard", Email: "a@example.com",
-		Address: []string{"1 Road", "Town"}, Attributes: map[string]string{"x": "1", "y": "b=c"}}, {ID: "b", Parent: "a"}}
-	subscriptions := []Subscription{{ID: "s", Customer: "a", Plan: "default", From: from}}
+		Address:    []string{"1 Road; rear, left", `C:\`, `\;\`, "=1+1", "'s-Hertogenbosch"},
+		Attributes: map[string]string{"x": "1", "y": "b=c;d", `n=\;`: `v\=`, "empty": ""}},
+		{ID: "b", Parent: "a", Name: "=SUM(A1)", Email: "'=quoted"}, {ID: "-c", Name: "''@d", Address: []string{"-5"}}, {ID: "'"}}
+	subscriptions := []Subscription{{ID: "s", Customer: "a", Plan: "default", From: from}, {ID: "t", Customer: "@a", Plan: "default", To: from}}
 	credentials := []Credential{{ID: "k", Kind: schemas.CredentialHash, Match: testHasher(t).Hash("x"), Customer: "a", To: from,
-		Blocked: true}, {ID: "n", Kind: schemas.CredentialName, Match: "ann", Source: "kong", Customer: "a", Subject: "web"}}
-	var buffer bytes.Buffer
-	if err := WriteCustomers(&buffer, customers); err != nil {
-		t.Fatal(err)
+		Blocked: true}, {ID: "n", Kind: schemas.CredentialName, Match: "+ann", Source: "kong", Customer: "a", Subject: "web"}}
+	for _, found := range []Problems{CheckCustomers(customers), CheckSubscriptions(subscriptions, Default()), CheckCredentials(credentials)} {
+		if err := found.Err(); err != nil {
+			t.Fatal(err) // what may not be stored need not be read back
+		}
 	}
-	gotCustomers, problems := ReadCustomers("c.csv", &buffer)
+	gotCustomers, problems := ReadCustomers("c.csv", csvOf(t, CustomerColumns, len(customers), func(i int) []string { return customers[i].Cells() }))
 	same(t, problems, gotCustomers, customers)
-	buffer.Reset()
-	if err := WriteSubscriptions(&buffer, subscriptions); err != nil {
-		t.Fatal(err)
-	}
-	gotSubscriptions, problems := ReadSubscriptions("s.csv", &buffer, Default())
+	gotSubscriptions, problems := ReadSubscriptions("s.csv",
+		csvOf(t, SubscriptionColumns, len(subscriptions), func(i int) []string { return subscriptions[i].Cells() }), Default())
 	same(t, problems, gotSubscriptions, subscriptions)
-	buffer.Reset()
-	if err := WriteCredentials(&buffer, credentials); err != nil {
+	gotCredentials, hashed, problems := ReadCredentials("k.csv",
+		csvOf(t, CredentialColumns, len(credentials), func(i int) []string { return credentials[i].Cells() }), nil)
+	same(t, problems, gotCredentials, credentials)
+	if hashed != 1 {
+		t.Errorf("%d rows came as hashes, want 1", hashed)
+	}
+}
+
+// csvOf is a CSV file of rows, safe for spreadsheets.
+func csvOf(t *testing.T, columns []string, rows int, row func(int) []string) *bytes.Buffer {
+	t.Helper()
+	var buffer bytes.Buffer
+	w := csv.NewWriter(&buffer)
+	all := [][]string{columns}
+	for i := range rows {
+		var cells []string
+		for _, cell := range row(i) {
+			if cells = append(cells, SafeCell(cell)); cell != "" && strings.ContainsRune("=+@", rune(cells[len(cells)-1][0])) {
+				t.Errorf("a spreadsheet runs %q", cell)
+			}
+		}
+		all = append(all, cells)
+	}
+	if err := w.WriteAll(all); err != nil {
 		t.Fatal(err)
 	}
-	gotCredentials, problems := ReadCredentials("k.csv", &buffer, nil)
-	same(t, problems, gotCredentials, credentials)
+	return &buffer
+}
+
+// What files cannot say, or nobody can see, is refused before it is stored.
+func TestRowsThatFilesCannotSay(t *testing.T) {
+	odd := time.Date(2026, 3, 15, 12, 30, 0, 1e6, time.UTC)
+	for _, problems := range []Problems{
+		CheckCustomers([]Customer{{ID: " a"}}), CheckCustomers([]Customer{{ID: "a", Name: "Ann\u00a0"}}),
+		CheckCustomers([]Customer{{ID: "a", Address: []string{""}}}), CheckCustomers([]Customer{{ID: "a", Attributes: map[string]string{"x": "1 "}}}),
+		CheckSubscriptions([]Subscription{{ID: "s", Customer: "a", Plan: "default", From: odd}}, Default()),
+		CheckCredentials([]Credential{{ID: "n", Kind: schemas.CredentialName, Match: "ann ", Customer: "a"}}),
+		CheckCredentials([]Credential{{ID: "n", Kind: schemas.CredentialName, Match: "ann", Customer: "a", To: odd}})} {
+		if len(problems) != 1 {
+			t.Errorf("%d problems: %v", len(problems), problems.Err())
+		}
+	}
 }
 
 func same(t *testing.T, problems Problems, got, want any) {
@@ -83,11 +120,11 @@ func TestCSVProblems(t *testing.T) {
 	_, problems = ReadSubscriptions("s.csv", strings.NewReader("customer,plan,from,to\na,defalt,2026-02-30,\n,default,2026-02-02,2026-02-01"), Default())
 	f(problems, `s.csv:2: from: "2026-02-30" is no time`, `did you mean "default"?`, "s.csv:3: subscription \"/default\": customer is missing",
 		"must be before to")
-	_, problems = ReadCredentials("k.csv", strings.NewReader("id,kind,match,customer,blocked\n1,key,raw-secret,a,yes\n2,kay,raw-secret,a,\n3,hash,raw-secret,a,\n4,key,,a,"),
+	_, _, problems = ReadCredentials("k.csv", strings.NewReader("id,kind,match,customer,blocked\n1,key,raw-secret,a,yes\n2,kay,raw-secret,a,\n3,hash,raw-secret,a,\n4,key,,a,"),
 		testHasher(t))
 	f(problems, `k.csv:2: blocked "yes": want true or false`, `k.csv:3: kind "kay" is unknown; did you mean "key"?`,
 		"k.csv:4: credential \"3\": match is no keyed hash", "k.csv:5: match is missing")
-	_, problems = ReadCredentials("k.csv", strings.NewReader("id,kind,match,customer\n1,key,raw-secret,a\n"), nil)
+	_, _, problems = ReadCredentials("k.csv", strings.NewReader("id,kind,match,customer\n1,key,raw-secret,a\n"), nil)
 	f(problems, "k.csv:2: a secret can only be read where a hashing key is configured")
 }
 

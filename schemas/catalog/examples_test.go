@@ -44,7 +44,7 @@ func TestExamples(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := testHasher(t)
-	credentials, problems := ReadCredentials("credentials.csv", open("credentials.csv"), h)
+	credentials, _, problems := ReadCredentials("credentials.csv", open("credentials.csv"), h)
 	if err := problems.Err(); err != nil {
 		t.Fatal(err)
 	}

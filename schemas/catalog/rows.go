@@ -17,7 +17,8 @@ func (r *rowProblems) add(kind, id string, format string, args ...any) {
 	r.all.add("", 0, 0, "%s %q: %s", kind, id, fmt.Sprintf(format, args...))
 }
 
-// text checks a short text: valid UTF-8 without control characters, at most maxText bytes.
+// text checks a short text: valid UTF-8 without control characters, at most maxText bytes. White space at its
+// ends is refused: no person sees it, files are read without it, and " acme" would be another than "acme".
 func (r *rowProblems) text(kind, id, what, value string, required bool) {
 	switch {
 	case required && value == "":
@@ -26,6 +27,8 @@ func (r *rowProblems) text(kind, id, what, value string, required bool) {
 		r.add(kind, id, "%s has %d bytes, at most %d", what, len(value), maxText)
 	case !utf8.ValidString(value) || strings.ContainsFunc(value, unicode.IsControl):
 		r.add(kind, id, "%s has control characters or is not UTF-8", what)
+	case strings.TrimSpace(value) != value:
+		r.add(kind, id, "%s begins or ends with white space", what)
 	}
 }
 
@@ -36,6 +39,9 @@ func (r *rowProblems) period(kind, id string, from, to time.Time) {
 	for _, t := range []time.Time{from, to} {
 		if ms := t.UnixMilli(); !t.IsZero() && (ms < schemas.MinTime || ms > schemas.MaxTime) {
 			r.add(kind, id, "%s is not between 2000 and 2100", t.Format(time.RFC3339))
+		}
+		if !t.Truncate(time.Minute).Equal(t) { // law 6: periods are cut at minutes
+			r.add(kind, id, "%s is not a whole minute", t.Format(time.RFC3339Nano))
 		}
 	}
 }
@@ -52,7 +58,7 @@ func CheckCustomers(rows []Customer) Problems {
 		r.text("customer", c.ID, "email", c.Email, false)
 		r.text("customer", c.ID, "parent", c.Parent, false)
 		for _, line := range c.Address {
-			r.text("customer", c.ID, "address", line, false)
+			r.text("customer", c.ID, "a line of the address", line, true)
 		}
 		for name, value := range c.Attributes {
 			r.text("customer", c.ID, "attribute name", name, true)
