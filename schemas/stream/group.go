@@ -192,8 +192,8 @@ func (c *Client) Consume(ctx context.Context, o GroupOptions,
 			if time.Since(began) > time.Minute {
 				attempt = 0
 			}
-			// A coordinator that is just starting is no news, nor that it names the member first.
-			if attempt++; attempt%10 == 4 && !errors.Is(err, errMemberID) {
+			// A coordinator that is just starting is no news.
+			if attempt++; attempt%10 == 4 {
 				c.log.Warn("cannot join the group, trying again", "group", o.Group, "error", err)
 			}
 			pause(ctx, attempt)
@@ -208,7 +208,7 @@ func (g *group) mends(err error) bool {
 	if errors.Is(err, kafka.FencedInstanceID) {
 		return false
 	}
-	return retriable(err) || notOwner(err) || errors.Is(err, errMemberID)
+	return retriable(err) || notOwner(err) || errors.Is(err, kafka.MemberIDRequired)
 }
 
 // session joins, reads until the assignment ends, and waits for all runs to return. nil means that a new

@@ -32,10 +32,6 @@ const (
 	layoutEvery = 10 * time.Second
 )
 
-// errMemberID says that the coordinator does not know our member id, or wants us to come back with the one it
-// gave.
-var errMemberID = errors.New("join again with another member id")
-
 // layout is the topics of a group, with their number of partitions.
 type layout map[string]int
 
@@ -93,11 +89,16 @@ func (g *group) join(ctx context.Context, l layout) (map[string][]int, error) {
 		SessionTimeoutMS: int32(g.o.SessionTimeout.Milliseconds()), ProtocolType: protocolType,
 		RebalanceTimeoutMS: int32(g.o.RebalanceTimeout.Milliseconds()),
 		Protocols:          []joingroup.RequestProtocol{{Name: protocolName, Metadata: metadata}}}
-	m, err := g.c.askGroup(ctx, g.o.Group, request,
-		func(m protocol.Message) int16 { return m.(*joingroup.Response).ErrorCode })
+	ask := func() (protocol.Message, error) {
+		return g.c.askGroup(ctx, g.o.Group, request,
+			func(m protocol.Message) int16 { return m.(*joingroup.Response).ErrorCode })
+	}
+	m, err := ask()
 	if errors.Is(err, kafka.MemberIDRequired) {
+		// At once: the id that a newcomer is given is forgotten after a session timeout.
 		g.who.id = m.(*joingroup.Response).MemberID
-		return nil, errMemberID
+		request.MemberID = g.who.id
+		m, err = ask()
 	}
 	if err != nil {
 		g.forgetMember(err)

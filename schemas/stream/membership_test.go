@@ -11,6 +11,9 @@ import (
 	"github.com/segmentio/kafka-go/protocol"
 	"github.com/segmentio/kafka-go/protocol/consumer"
 	"github.com/segmentio/kafka-go/protocol/joingroup"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func TestDealGivesEveryPartitionToOneSubscriber(t *testing.T) {
@@ -203,5 +206,39 @@ func TestIntegrationErrorStopsOnlyItsPartitionAndIsTriedAgain(t *testing.T) {
 	seen[receive(t, ch).value] = true
 	if !seen["a"] || !seen["b"] {
 		t.Errorf("read %v", seen)
+	}
+}
+
+// A coordinator gives a newcomer an id and forgets it after a session timeout, which may be shorter than the pause
+// between two attempts: the newcomer comes back with it at once.
+func TestNewcomerComesBackWithItsIDAtOnce(t *testing.T) {
+	const session = 300 * time.Millisecond
+	cluster := fake(t, kfake.GroupMinSessionTimeout(session))
+	c := client(t, cluster.ListenAddrs())
+	in := topic(t, c, 1, nil)
+	refused := 0
+	cluster.ControlKey(int16(kmsg.JoinGroup), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		if cluster.KeepControl(); refused == 4 { // the next pause is longer than the session
+			return nil, nil, false
+		}
+		refused++
+		resp := r.ResponseKind().(*kmsg.JoinGroupResponse)
+		resp.ErrorCode = kerr.UnknownMemberID.Code
+		return resp, nil, true
+	})
+	ctx, cancel := context.WithCancel(limit(t))
+	ended, owned := make(chan error, 1), make(chan struct{}, 1)
+	go func() {
+		ended <- c.Consume(ctx, GroupOptions{Group: name(t, "group"), Topics: []string{in}, SessionTimeout: session,
+			RebalanceTimeout: session}, func(ctx context.Context, _ *Partition) error {
+			owned <- struct{}{}
+			<-ctx.Done()
+			return nil
+		})
+	}()
+	receive(t, owned)
+	cancel()
+	if err := receive(t, ended); err != nil {
+		t.Fatal(err)
 	}
 }
