@@ -28,7 +28,14 @@ var combinedAdvice = []Advice{
 // old logs are full of requests that are none.
 func (d *Decoder) combined(line []byte, e *schemas.AccessEvent) bool {
 	// A crash leaves zeros before the next line, files put one behind the other a byte order mark.
-	t := d.validText(bytes.TrimLeft(line, "\x00\ufeff"))
+	line = bytes.TrimLeft(line, "\x00\ufeff")
+	if len(line) > 1 && (line[0] == '{' || line[0] == '[' && line[1] == '{') {
+		return d.combinedCarried(line, e)
+	}
+	return d.combinedText(d.validText(line), e)
+}
+
+func (d *Decoder) combinedText(t string, e *schemas.AccessEvent) bool {
 	open := commonTimeAt(t)
 	if open < 0 {
 		return d.notCombined("it has no [day/month/year:time zone]")

@@ -125,6 +125,7 @@ type Decoder struct {
 	ranked ranked
 	said   said
 
+	carries bool   // the current event has a member that may hold a whole line, see envelope.go
 	badTime string // a time of the current event that cannot be read, where another member may say it
 
 	again   bool // the last record was found to be native
@@ -221,7 +222,7 @@ func (d *Decoder) reject(reason, detail, hint string) bool {
 // begin forgets the event before.
 func (d *Decoder) begin() {
 	d.fault, d.timed, d.shown, d.client, d.ranked = fault{}, false, shown{}, "", ranked{}
-	d.badTime, d.said = "", 0
+	d.badTime, d.said, d.carries = "", 0, false
 }
 
 // accept notes where the current event is, and what it says.
@@ -290,14 +291,15 @@ func (d *Decoder) value(decode element) bool {
 	s.peek()
 	from := s.i
 	d.begin()
-	if e := d.out.next(); decode(d, e) && d.finish(e) && !s.failed() {
+	if e := d.out.next(); decode(d, e) && d.finish(e) && !s.failed() &&
+		!(d.carries && d.onlyCarries(e, s.b[from:s.i])) {
 		d.accept(from)
 		return true
 	}
 	d.out.Events = d.out.Events[:len(d.out.Events)-1]
 	s.reset(s.b, from)
 	raw, ok := s.raw()
-	if ok {
+	if ok && !d.unwrapped(raw, from, decode) {
 		d.rejectAt(from, raw)
 	}
 	return ok

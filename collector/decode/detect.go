@@ -8,12 +8,17 @@ func Detect(value []byte, headers []Header) string {
 	if format := headerFormat(headers); format != "" {
 		return format
 	}
+	return detectText(value, false)
+}
+
+// detectText finds a format by text alone; wrapped says that it is a line which a JSON object carries.
+func detectText(value []byte, wrapped bool) string {
 	value = bytes.TrimLeft(bytes.TrimPrefix(value, byteOrderMark), " \t\r\n")
 	if len(value) == 0 {
 		return ""
 	}
 	if value[0] == '{' || value[0] == '[' && !bracketTime(value) {
-		return detectJSON(value)
+		return detectJSON(value, wrapped)
 	}
 	if originText(value) {
 		return APISIX // which says how to change it
@@ -43,10 +48,10 @@ func headerFormat(headers []Header) string {
 func bracketTime(value []byte) bool { return commonTimeAt(alias(value[:min(len(value), 16)])) == 0 }
 
 // clues are what names of members say; several formats may share one.
-type clues struct{ kong, apisix, nginx, native int }
+type clues struct{ kong, apisix, nginx, native, stamped int }
 
 // detectJSON looks at the members of the first object.
-func detectJSON(value []byte) string {
+func detectJSON(value []byte, wrapped bool) string {
 	s := scanner{lenient: true}
 	s.reset(value, 0)
 	for s.peek() == '[' && s.open('[') {
@@ -54,8 +59,10 @@ func detectJSON(value []byte) string {
 	if s.peek() != '{' {
 		return ""
 	}
+	object := s.i
 	s.open('{')
 	var c clues
+	carries := false
 	for n := 0; ; n++ {
 		name, more := s.key(n)
 		if !more {
@@ -64,7 +71,17 @@ func detectJSON(value []byte) string {
 		if format := c.note(name, s.peek()); format != "" {
 			return format
 		}
+		carries = carries || carrying(name)
 		s.skip()
+	}
+	if carries {
+		inner := scanner{lenient: true}
+		inner.reset(value, object)
+		if line, _ := carriedLine(&inner); line != "" && !wrapped {
+			if format := detectText([]byte(line), true); format != "" {
+				return format
+			}
+		}
 	}
 	return c.verdict(s.failed())
 }
@@ -98,8 +115,10 @@ func (c *clues) note(name string, kind byte) string {
 	case "remote_addr", "remote_user", "time_local", "time_iso8601", "msec", "body_bytes_sent",
 		"request_method", "request_uri", "request_length", "request_time", "http_user_agent", "http_referer",
 		"http_host", "http_x_forwarded_for", "server_protocol", "upstream_addr", "upstream_response_time",
-		"server_name", "consumer_name", "client_ip", "clientip", "remote_ip", "@timestamp", flatFields:
+		"server_name", "consumer_name", "client_ip", "clientip", "remote_ip", flatFields:
 		c.nginx++
+	case "@timestamp":
+		c.stamped++
 	default:
 		if fieldOf(name) != noField {
 			c.native++
@@ -116,7 +135,7 @@ func (c *clues) verdict(broken bool) string {
 		return Kong
 	case c.apisix > 0:
 		return APISIX
-	case c.nginx > 0:
+	case c.nginx > 0 || c.stamped > 0:
 		return NginxJSON
 	case c.native > 0 || broken:
 		return Native

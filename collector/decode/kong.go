@@ -338,6 +338,7 @@ func (d *Decoder) custom(e *schemas.AccessEvent, name string) bool {
 	case kind == '"' && numeric(text) && !d.addQuantity(e, name, text):
 		return false
 	}
+	d.carries = d.carries || kind == '"' && carrying(name)
 	return d.addAttribute(e, name, text, 0)
 }
 
