@@ -32,8 +32,16 @@ func (d *Decoder) combined(line []byte, e *schemas.AccessEvent) bool {
 	if len(line) > 1 && (line[0] == '{' || line[0] == '[' && line[1] == '{') {
 		return d.combinedCarried(line, e)
 	}
+	if cr := bytes.IndexByte(line, '\r'); cr >= 0 && commonTimeAt(alias(line[cr:])) >= 0 {
+		// Only the first of these lines would count.
+		return d.reject(ReasonUndecodable, "several lines in one: they end with a carriage return alone",
+			CROnlyHint)
+	}
 	return d.combinedText(d.validText(line), e)
 }
+
+// CROnlyHint is for text whose lines end with a carriage return alone, as old Macs wrote it.
+const CROnlyHint = `end lines with LF: tr '\r' '\n' < FILE | tollgate import`
 
 func (d *Decoder) combinedText(t string, e *schemas.AccessEvent) bool {
 	open := commonTimeAt(t)

@@ -95,3 +95,18 @@ func TestMessageOfARequest(t *testing.T) {
 		}
 	}
 }
+
+// TestNoCalls: what has no request, or several in one line, says so.
+func TestNoCalls(t *testing.T) {
+	for value, want := range map[string]string{
+		`{"session":{"received":180,"sent":92,"status":200,"tls":{}},"latencies":{"session":12,"kong":1},"client_ip":"192.0.2.1",` +
+			`"started_at":1772323200500,"service":{"name":"db"},"route":{"protocols":["tcp"]},"tries":[]}`: "it is no call",
+		"192.0.2.1 - - [01/Mar/2026:00:00:00 +0000] \"GET / HTTP/1.1\" 200 7\r192.0.2.1 - - [01/Mar/2026:00:00:01 +0000] \"GET /b HTTP/1.1\" 200 7\r": "carriage return alone"} {
+		var d Decoder
+		var r Result
+		d.Decode("", Record{Value: []byte(value)}, &r)
+		if len(r.Events) > 0 || len(r.Errors) != 1 || !strings.Contains(r.Errors[0].Error(), want) {
+			t.Errorf("%.60q: %d events, %v; want an error with %q", value, len(r.Events), r.Errors, want)
+		}
+	}
+}

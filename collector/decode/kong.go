@@ -24,7 +24,7 @@ func kongOwn(name string) bool {
 	switch name {
 	case "workspace", "workspace_name", "tries", "upstream_uri", "upstream_status", "source", "tags",
 		"authenticated_groups",
-		"auth_type", "threats", "exporter", "trace_id", "started_at_ns", "websocket", "tls", "session", "jwt":
+		"auth_type", "threats", "exporter", "trace_id", "started_at_ns", "websocket", "tls", "jwt":
 		return true
 	}
 	return false
@@ -38,7 +38,7 @@ func (d *Decoder) kong(e *schemas.AccessEvent) bool {
 		return d.notObject()
 	}
 	s.open('{')
-	known := false
+	known, http, session := false, false, false
 	for n := 0; ; n++ {
 		name, more := s.key(n)
 		if !more {
@@ -46,11 +46,14 @@ func (d *Decoder) kong(e *schemas.AccessEvent) bool {
 		}
 		switch name {
 		case "request":
-			known = true
+			known, http = true, true
 			d.kongRequest(e)
 		case "response":
-			known = true
+			known, http = true, true
 			d.kongResponse(e)
+		case "session":
+			session = s.peek() == '{'
+			s.skip()
 		case "started_at":
 			known = true
 			text, _ := d.loose()
@@ -85,11 +88,22 @@ func (d *Decoder) kong(e *schemas.AccessEvent) bool {
 			}
 		}
 	}
-	if !known && !s.failed() {
+	return d.kongCall(known, http, session) && !s.failed()
+}
+
+// kongCall refuses what is no log of Kong's, and sessions of stream routes, which are no calls.
+func (d *Decoder) kongCall(known, http, session bool) bool {
+	switch {
+	case d.scan.failed():
+	case session && !http:
+		return d.reject(ReasonMissingField, "a session of a stream route (TCP, TLS or UDP): it has no HTTP "+
+			"request, so it is no call", "leave sessions out: give the log plugin protocols: [http, https, "+
+			"grpc, grpcs], or attach it to HTTP services only")
+	case !known:
 		return d.reject(ReasonMissingField, "no request, response or started_at in it: this is no Kong log",
 			"set the format of this topic to what the gateway writes")
 	}
-	return !s.failed()
+	return true
 }
 
 func (d *Decoder) kongRequest(e *schemas.AccessEvent) {
