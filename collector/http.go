@@ -1,6 +1,7 @@
 package collector
 
 import (
+	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/json"
@@ -138,9 +139,10 @@ type refusedEvent struct {
 //	X-Tollgate-Mode   history for a back-fill; default live
 //	X-Tollgate-Format names the format; default the key's, else found from the body
 //
-// 202 {"accepted": n} once Kafka has acknowledged all of it with acks=all. Everything else is problem+json,
-// and nothing of the body was published: 400 with each bad event, 401, 408 (too slow), 413, 415, 429 (busy,
-// Retry-After). 503 leaves it open: send the same again, its ids make that harmless.
+// 202 {"accepted": n} once Kafka has acknowledged all of it with acks=all; an empty array has 0 events.
+// Everything else is problem+json, and nothing of the body was published: 400 with each bad event, 401, 408
+// (too slow), 413, 415, 429 (busy, Retry-After). 503 leaves it open: send the same again, its ids make that
+// harmless.
 func (in *Ingest) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		accepted, no := in.serve(w, r)
@@ -213,6 +215,9 @@ func (in *Ingest) serve(w http.ResponseWriter, r *http.Request) (accepted int, n
 	record, no := in.record(r, key, body)
 	if no != nil {
 		return 0, no
+	}
+	if emptyBatch(r, body) {
+		return 0, nil // nothing is published: a record without events would be one rejected event
 	}
 	if accepted, no = in.validate(r, key, &record); no != nil {
 		return 0, no
@@ -353,6 +358,15 @@ func (in *Ingest) record(r *http.Request, key IngestKey, body []byte) (stream.Re
 		}
 	}
 	return out, nil
+}
+
+// emptyBatch tells a JSON array without events, which senders post that had nothing to send: a batch may be
+// empty, also of CloudEvents. A single event must not.
+func emptyBatch(r *http.Request, body []byte) bool {
+	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	body = bytes.TrimSpace(body)
+	return r.Header.Get("Ce-Id") == "" && media != "application/cloudevents+json" && len(body) >= 2 &&
+		body[0] == '[' && body[len(body)-1] == ']' && len(bytes.TrimSpace(body[1:len(body)-1])) == 0
 }
 
 // maxRefused is how many bad events an answer lists.
