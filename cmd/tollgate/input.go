@@ -37,6 +37,27 @@ func openInput(a *app, name string) (io.ReadCloser, int64, error) {
 	return file, info.Size(), nil
 }
 
+// openable says of all files at once which cannot be opened, before anything is done with the first. What is
+// no plain file must only be there: a pipe can be opened once.
+func openable(names []string) error {
+	var problems []error
+	for _, name := range names {
+		if name == "-" {
+			continue
+		}
+		if info, err := os.Stat(name); err != nil || !info.Mode().IsRegular() && !info.IsDir() {
+			problems = append(problems, err)
+			continue
+		}
+		file, _, err := openInput(nil, name)
+		if err == nil {
+			err = file.Close()
+		}
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
 // plain decompresses gzip, which it knows by its first bytes, refuses what is packed otherwise, and leaves
 // everything else as it is.
 func plain(r io.Reader) (*bufio.Reader, error) {
@@ -56,6 +77,21 @@ func plain(r io.Reader) (*bufio.Reader, error) {
 		return nil, fmt.Errorf("decompress: %w", err)
 	}
 	return bufio.NewReaderSize(unzipped, decode.MaxRecordBytes), nil
+}
+
+// lineEnds refuses text whose lines end with a carriage return alone: it would be one giant line. JSON may
+// have any white space between objects.
+func lineEnds(text *bufio.Reader) error {
+	head, err := text.Peek(decode.MaxRecordBytes)
+	if err != nil && err != io.EOF && len(head) == 0 {
+		return err
+	}
+	first := bytes.TrimLeft(head, "\ufeff \t\r")
+	if bytes.IndexByte(head, '\n') >= 0 || bytes.IndexByte(bytes.TrimRight(first, " \t\r"), '\r') < 0 ||
+		first[0] == '{' || first[0] == '[' {
+		return nil
+	}
+	return errors.New("its lines end with a carriage return alone, as on old Macs; " + decode.CROnlyHint)
 }
 
 // packedBy is the command that unpacks what begins with head, where nothing here does; "" where that is not

@@ -11,6 +11,8 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,14 +24,16 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// version is set by release builds with -ldflags "-X main.version=…".
-var version = "development"
+// version is set by release builds with -ldflags "-X main.version=…"; "" = this is none.
+var version string
 
 // commands is the command line.
 type commands struct {
 	Config  string `help:"YAML file of settings." placeholder:"FILE" env:"TOLLGATE_CONFIG"`
 	Data    string `help:"Folder of embedded parts; joins the program that runs on it." placeholder:"DIR"`
 	Verbose bool   `short:"v" help:"Log what happens, also in tools."`
+
+	Printed kong.VersionFlag `name:"version" help:"Print the version."`
 
 	All        allCommand        `cmd:"" help:"Run every role in one process."`
 	Collector  collectorCommand  `cmd:"" help:"Run the collector: access events to usage events."`
@@ -108,6 +112,7 @@ func run(ctx context.Context, arguments []string, a app) (code int) {
 		kong.Description("Meters API traffic, enforces quotas, bills usage and raises alerts on abuse."),
 		kong.Exit(func(code int) { exit = code; panic(exitPanic{}) }),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true}), kong.UsageOnError(), kong.Vars{
+			"version":              versionText(version, buildInfo()),
 			"demo_least":           strconv.Itoa(demoLeast),
 			"customer_columns":     strings.Join(catalog.CustomerColumns, ","),
 			"subscription_columns": strings.Join(catalog.SubscriptionColumns, ","),
@@ -227,8 +232,39 @@ type versionCommand struct{}
 
 // Run prints one line.
 func (versionCommand) Run(a *app) error {
-	_, err := fmt.Fprintf(a.out, "tollgate %s\n", version)
+	_, err := fmt.Fprintln(a.out, versionText(version, buildInfo()))
 	return err
+}
+
+func buildInfo() *debug.BuildInfo {
+	info, _ := debug.ReadBuildInfo()
+	return info
+}
+
+// versionText says which build this is: the release, and the commit where Go's tools have noted one; what is
+// not known is said not to be. info may be nil.
+func versionText(release string, info *debug.BuildInfo) string {
+	if info == nil {
+		info = &debug.BuildInfo{}
+	}
+	noted := map[string]string{}
+	for _, s := range info.Settings {
+		noted[s.Key] = s.Value
+	}
+	commit := "commit unknown"
+	if hash := noted["vcs.revision"]; hash != "" {
+		commit = "commit " + hash[:min(12, len(hash))]
+		if noted["vcs.modified"] == "true" {
+			commit += " with changes"
+		}
+	}
+	if release == "" && info.Main.Version != "(devel)" {
+		release = info.Main.Version // of go install tollgate@…
+	}
+	if release == "" {
+		release = "development"
+	}
+	return fmt.Sprintf("tollgate %s (%s, %s)", release, commit, runtime.Version())
 }
 
 // configCommand prints the settings in force.

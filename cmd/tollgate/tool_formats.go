@@ -53,6 +53,9 @@ func (c formatsTest) Run(a *app) error {
 	}
 	defer raw.Close()
 	text, err := plain(raw)
+	if err == nil {
+		err = lineEnds(text)
+	}
 	if err != nil {
 		return fmt.Errorf("read %s: %w", c.File, damaged(err))
 	}

@@ -77,6 +77,9 @@ func (c *importCommand) Run(a *app) error {
 		return fmt.Errorf("--source %.80q: want a name of at most %d bytes, without control characters",
 			c.Source, collector.MaxSource)
 	}
+	if err := openable(c.Files); err != nil {
+		return fmt.Errorf("nothing was imported: %w", err)
+	}
 	started := time.Now()
 	return a.withRoles(rolesOfTool, func(r *roles) error {
 		wait := c.Wait || !r.p.joined && r.p.folder != nil // nobody else would carry on with it
@@ -285,6 +288,9 @@ func (c *importCommand) file(ctx context.Context, a *app, name string,
 	counted := progressbar.NewReader(raw, bar)
 	text, err := plain(&counted)
 	if err != nil {
+		return err
+	}
+	if err := lineEnds(text); err != nil {
 		return err
 	}
 	id, err := fileID(text)

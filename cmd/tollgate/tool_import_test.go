@@ -4,6 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -70,5 +74,79 @@ func TestPacked(t *testing.T) {
 		if b, err := io.ReadAll(got); err != nil || string(b) != text {
 			t.Errorf("%q: read %q, %v", text, b, err)
 		}
+	}
+}
+
+// TestOpenable: every file that cannot be opened is named, and the import does not begin.
+func TestOpenable(t *testing.T) {
+	dir := t.TempDir()
+	there := filepath.Join(dir, "a.log")
+	if err := os.WriteFile(there, []byte("x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := openable([]string{there, "-", os.DevNull}); err != nil {
+		t.Error(err)
+	}
+	var out, errs strings.Builder
+	data := filepath.Join(dir, "data")
+	code := run(t.Context(), []string{"--data", data, "import", there, filepath.Join(dir, "b.log"), dir, filepath.Join(dir, "c.log")},
+		app{in: strings.NewReader(""), out: &out, err: &errs})
+	if code != 1 {
+		t.Errorf("exit code %d", code)
+	}
+	has(t, "missing files", errs.String(), "nothing was imported", "b.log", "is a folder", "c.log")
+	if _, err := os.Stat(data); err == nil {
+		t.Error("it began all the same")
+	}
+}
+
+// TestLineEnds: text with carriage returns alone is refused by name; every other line end is read.
+func TestLineEnds(t *testing.T) {
+	for _, text := range []string{"", "a", "a\r", "a\nb", "a\r\nb\r\n", "\r\n", "{}\r{}\r", "[1,\r2]", "\ufeff{}\r{}"} {
+		r, err := plain(strings.NewReader(text))
+		if err == nil {
+			err = lineEnds(r)
+		}
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	for _, text := range []string{"a\rb", "a\rb\r", "a - -\r" + strings.Repeat("b\r", 1<<20)} {
+		r, err := plain(strings.NewReader(text))
+		if err == nil {
+			err = lineEnds(r)
+		}
+		if err == nil || !strings.Contains(err.Error(), `tr '\r' '\n'`) {
+			t.Errorf("%.20q: %v", text, err)
+		}
+	}
+}
+
+// TestVersion: the command and the flag say the same, and what is not known is said not to be.
+func TestVersion(t *testing.T) {
+	f := func(release, main, want string, settings ...debug.BuildSetting) {
+		t.Helper()
+		info := &debug.BuildInfo{Settings: settings}
+		info.Main.Version = main
+		if got := versionText(release, info); got != "tollgate "+want+", "+runtime.Version()+")" {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	hash := debug.BuildSetting{Key: "vcs.revision", Value: "0123456789abcdef0123"}
+	f("1.2.0", "(devel)", "1.2.0 (commit unknown")
+	f("1.2.0", "", "1.2.0 (commit 0123456789ab", hash)
+	f("", "(devel)", "development (commit 0123456789ab with changes", hash, debug.BuildSetting{Key: "vcs.modified", Value: "true"})
+	f("", "v1.3.0", "v1.3.0 (commit unknown")
+	f("", "", "development (commit unknown")
+	var said [2]string
+	for i, word := range []string{"version", "--version"} {
+		var out strings.Builder
+		if code := run(t.Context(), []string{word}, app{in: strings.NewReader(""), out: &out, err: io.Discard}); code != 0 {
+			t.Errorf("%s ends with %d", word, code)
+		}
+		said[i] = out.String()
+	}
+	if said[0] != said[1] || said[0] != versionText(version, buildInfo())+"\n" {
+		t.Errorf("%q", said)
 	}
 }
