@@ -39,7 +39,7 @@ func TestIntegrationNoRawKeys(t *testing.T) {
 	if d := g.check("nobody"); d.Allowed || d.Status != http.StatusUnauthorized {
 		t.Errorf("a stranger's key is answered with %+v", d)
 	}
-	for _, tool := range [][]string{{"rejected", "list", "-o", "json"}, {"key", "list"}, {"alerts"}, {"config"},
+	for _, tool := range [][]string{{"rejected", "list", "-o", "json"}, {"key", "list"}, {"key", "list", "-o", "csv"}, {"alerts"}, {"config"},
 		{"events", "--from", "2026-01", "--to", "2027-01", "-o", "json"}, {"customer", "changes"}, {"audit"}} {
 		g.tool(tool...)
 	}

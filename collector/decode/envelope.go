@@ -142,8 +142,9 @@ func (d *Decoder) within(member string, line []byte) {
 func (d *Decoder) combinedCarried(object []byte, e *schemas.AccessEvent) bool {
 	line, member := d.carried(object)
 	if member == "" {
-		return d.notCombined(`it begins as JSON, and is not one object with a line in "log" or ` +
-			`"message"`)
+		return d.reject(ReasonUndecodable, "not a line of an access log: it begins as JSON, and is not one "+
+			`object with a line in "log" or "message"`, "send one such object a line and no array (Fluent "+
+			"Bit: format json_lines), or the lines themselves")
 	}
 	text := d.validText(bytes.TrimRight(line, "\r\n"))
 	switch open := commonTimeAt(text); {

@@ -75,8 +75,8 @@ func TestCarriedLineThatIsNone(t *testing.T) {
 	f(Native, docker(t, `{"id":"a","path":"/"}`), "unknown_field", "jq -r .log")
 	f("", docker(t, `{"id":"a","path":"/"}`), "unknown_field", "jq -r .log")
 	line := docker(t, `192.0.2.1 - - [01/Mar/2026:00:00:00 +0000] "GET / HTTP/1.1" 200 7`)
-	f(Combined, line+line, "not one object")          // the second would be lost
-	f("", "["+line+","+line+"]", "not one object")    // here as well
+	f(Combined, line+line, "not one object") // the second would be lost
+	f("", "["+line+","+line+"]", "not one object", "json_lines")
 	f(Combined, line[:len(line)-1], "begins as JSON") // torn: its client would be {"log":"192.0.2.1
 	f(Combined, docker(t, `192.0.2.1 - v [01/Mar/2026:00:00:00 +0000] \"GET / HTTP/1.1\" 200 5"`), "escaped quote")
 }
