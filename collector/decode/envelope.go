@@ -11,7 +11,7 @@ import (
 // This file reads the line that who carries logs has put into a JSON object of its own: Docker's json-file
 // driver and Fluent Bit as {"log": "LINE", "stream": …, "time": …}, Beats and Logstash as {"message": "LINE",
 // "@timestamp": …}. The line is decoded as if it stood there alone; nothing of the object around it is kept.
-// One object is opened, never one within another: Redact finds secrets no deeper.
+// One object is opened, never one within another: work stays bounded, and Redact finds secrets no deeper.
 
 // dockerLine is how long a line is, in bytes, that Docker cuts: what follows comes in objects of its own, of
 // which only the last one ends with a line end.

@@ -45,12 +45,11 @@ func (r *redactor) separator(i int) {
 		quoted && (r.raw[j] == '\n' || r.raw[j] == '\r')) {
 		j++
 	}
+	quote, isText := r.quoteAt(j)
 	switch {
 	case j >= len(r.raw):
-	case r.raw[j] == '"':
-		r.quotedValue(j, `"`)
-	case bytes.HasPrefix(r.raw[j:], []byte(`\"`)): // JSON within a JSON text
-		r.quotedValue(j, `\"`)
+	case isText:
+		r.quotedValue(j, quote)
 	case r.raw[j] == '[' && quoted:
 		r.array(j + 1)
 	case quoted && kind == alwaysSecret:
@@ -71,7 +70,7 @@ func (r *redactor) nameBefore(i int) (name string, before byte, quoted bool) {
 	}
 	if end > r.done && r.raw[end-1] == '"' {
 		end, quoted = end-1, true
-		if end > r.done && r.raw[end-1] == '\\' {
+		for n := 0; n < maxQuote && end > r.done && r.raw[end-1] == '\\'; n++ {
 			end--
 		}
 	}
@@ -139,22 +138,58 @@ func (r *redactor) replace(from, to int, secret []byte, quote string) {
 	r.out = append(append(append(r.out, quote...), r.hash(secret)...), quote...)
 }
 
-// quotedValue replaces the text that begins with quote at i. A scheme before a credential stays: "Bearer …".
-func (r *redactor) quotedValue(i int, quote string) {
-	from := i + len(quote)
-	to := from
-	for to < len(r.raw) && !bytes.HasPrefix(r.raw[to:], []byte(quote)) {
-		if r.raw[to] == '\\' && quote == `"` {
-			to++
+// maxQuote is how many backslashes stand before a quote of JSON that is a text in a JSON text of a JSON text:
+// a line that two carriers have wrapped. Each level doubles them and adds one.
+const maxQuote = 3
+
+// quoteAt tells whether a text begins at i, and the backslashes before its quote: none, or those of JSON
+// within a JSON text.
+func (r *redactor) quoteAt(i int) (escapes int, ok bool) {
+	for i+escapes < len(r.raw) && escapes <= maxQuote && r.raw[i+escapes] == '\\' {
+		escapes++
+	}
+	ok = i+escapes < len(r.raw) && r.raw[i+escapes] == '"'
+	return escapes, ok && (escapes == 0 || escapes == 1 || escapes == maxQuote)
+}
+
+// closes tells whether a quote after so many backslashes ends a text whose own quotes have escapes of them,
+// or one of those around it.
+func closes(backslashes, escapes int) bool {
+	for ; escapes > 0; escapes /= 2 {
+		if backslashes%2 == 0 {
+			return true
+		}
+		backslashes /= 2
+	}
+	return backslashes%2 == 0
+}
+
+// quotedValue replaces the text whose quote with its escapes begins at i. A scheme before a credential stays:
+// "Bearer …".
+func (r *redactor) quotedValue(i, escapes int) {
+	from := i + escapes + 1
+	to, run := from, 0 // run is how many backslashes stand before to
+	for to < len(r.raw) && (r.raw[to] != '"' || !closes(run, escapes)) {
+		if run++; r.raw[to] != '\\' {
+			run = 0
 		}
 		to++
 	}
-	to = min(to, len(r.raw))
-	s := scanner{lenient: true}
-	s.reset(append(append([]byte{'"'}, r.raw[from:to]...), '"'), 0)
-	value, ok := s.text() // the decoder hashes what the text stands for
-	if !ok || quote != `"` {
-		value = string(r.raw[from:to])
+	if to < len(r.raw) {
+		to -= min(run, escapes)
+	}
+	value := string(r.raw[from:to]) // the decoder hashes what the text stands for
+	for level := escapes; ; level /= 2 {
+		s := scanner{lenient: true}
+		s.reset([]byte(`"`+value+`"`), 0)
+		text, ok := s.text()
+		if !ok {
+			value = string(r.raw[from:to])
+			break
+		}
+		if value = text; level == 0 {
+			break
+		}
 	}
 	secret := secretOf(value)
 	start := from
@@ -162,17 +197,19 @@ func (r *redactor) quotedValue(i int, quote string) {
 		start = from + scheme
 	}
 	r.replace(start, to, []byte(secret), "")
-	r.done = min(to+len(quote), len(r.raw))
+	r.done = min(to+escapes+1, len(r.raw))
 	r.out = append(r.out, r.raw[to:r.done]...)
 }
 
 // array replaces the texts of an array: a header sent more than once.
 func (r *redactor) array(i int) {
 	for i < len(r.raw) {
-		switch r.raw[i] {
-		case '"':
-			r.quotedValue(i, `"`)
+		if escapes, ok := r.quoteAt(i); ok {
+			r.quotedValue(i, escapes)
 			i = r.done
+			continue
+		}
+		switch r.raw[i] {
 		case ' ', '\t', '\r', '\n', ',':
 			i++
 		default:

@@ -89,6 +89,12 @@ func TestRedact(t *testing.T) {
 	gives("Authorization: Basic Zm9v\r\nhost: a", "Authorization: Basic "+h("Zm9v")+"\r\nhost: a")
 	gives("cookie: a=1; session=2\nx", "cookie: "+h("a=1; session=2")+"\nx")
 	gives(`{"raw":"{\"apikey\":\"abc\"}"}`, `{"raw":"{\"apikey\":\"`+h("abc")+`\"}"}`)
+	gives(`{"log":"{\"x-api-key\":[\"a\",\"b\"]}\n"}`, `{"log":"{\"x-api-key\":[\"`+h("a")+`\",\"`+h("b")+`\"]}\n"}`)
+	gives(`{"log":"{\"apikey\":\"a\\\"b\\\\\",\"n\":1}"}`, `{"log":"{\"apikey\":\"`+h(`a"b\`)+`\",\"n\":1}"}`)
+	gives(`{"message":"{\"log\":\"{\\\"apikey\\\":\\\"abc\\\",\\\"n\\\":1}\"}"}`,
+		`{"message":"{\"log\":\"{\\\"apikey\\\":\\\"`+h("abc")+`\\\",\\\"n\\\":1}\"}"}`)
+	gives(`{"log":"{\"apikey\":\"torn`, `{"log":"{\"apikey\":\"`+h("torn"))
+	gives(`{"log":"{\"apikey\":\"torn","stream":"stdout"}`, `{"log":"{\"apikey\":\"`+h("torn")+`","stream":"stdout"}`)
 	gives(`{"http_cookie":"s=1","arg_token":"t"}`, `{"http_cookie":"`+h("s=1")+`","arg_token":"`+h("t")+`"}`)
 	same(`{"token":12,"tokens":"34","keys":["a"],"api_key":null,"apikey":""}`)
 	same(`{"monkey":"a","path":"/key/value","time":"12:00"}`)
