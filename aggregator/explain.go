@@ -37,7 +37,7 @@ func (r *Reader) Events(ctx context.Context, f EventFilter, yield func(schemas.U
 			return fail(err)
 		}
 		p := &usagePlan{query: schemas.UsageQuery{Period: f.Period, Meters: []string{f.Meter}}}
-		if err := p.chooseMeters(timeline, nil); err != nil {
+		if err := p.chooseMeters(timeline); err != nil {
 			return fail(err)
 		}
 		meter = &p.meters[0]

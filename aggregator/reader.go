@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -58,19 +59,15 @@ var ErrQuestion = errors.New("not answerable")
 // It yields nothing for a meter without usage. Rows come ordered by time part, customer and dimensions.
 func (r *Reader) Usage(ctx context.Context, q schemas.UsageQuery, yield func(schemas.Usage) error) error {
 	fail := func(err error) error { return fmt.Errorf("read usage of %s: %w", q.Period, err) }
-	timeline, err := r.versions(ctx)
-	if err != nil {
-		return fail(err)
-	}
-	p, err := planUsage(q, timeline)
+	p, err := planUsage(q)
 	if err != nil {
 		return fail(fmt.Errorf("%w: %w", ErrQuestion, err))
 	}
+	list, err := r.plan(ctx, p)
+	if err != nil {
+		return fail(err)
+	}
 	for attempt := 1; ; attempt++ {
-		list, err := r.choose(ctx, p.stretches, q.Cut)
-		if err != nil {
-			return fail(err)
-		}
 		ok, err := r.usage.readUsage(ctx, p, list, yield)
 		switch {
 		case err != nil:
@@ -80,7 +77,35 @@ func (r *Reader) Usage(ctx context.Context, q schemas.UsageQuery, yield func(sch
 		case attempt == maxAttempts || q.Cut != "":
 			return fail(ErrRowsMissing)
 		}
+		if list, err = r.choose(ctx, p.stretches, q.Cut); err != nil {
+			return fail(err)
+		}
 	}
+}
+
+// plan finds the meters of a query, and beside it the heads to read.
+func (r *Reader) plan(ctx context.Context, p *usagePlan) (list []Head, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var chosen error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		list, chosen = r.choose(ctx, p.stretches, p.query.Cut)
+	}()
+	timeline, err := r.versions(ctx)
+	if err == nil {
+		if err = p.chooseMeters(timeline); err != nil {
+			err = fmt.Errorf("%w: %w", ErrQuestion, err)
+		}
+	}
+	if err != nil {
+		cancel()
+		<-done
+		return nil, err
+	}
+	<-done
+	return list, chosen
 }
 
 // maxAttempts is how often heads are read anew when rows are not there. Default 3: collection removes a
@@ -101,8 +126,8 @@ type usagePlan struct {
 // maxParts bounds the time parts of a query. Default 9,000: the hours of a year and some.
 const maxParts = 9_000
 
-// planUsage checks a query against the catalog.
-func planUsage(q schemas.UsageQuery, t catalog.Timeline) (*usagePlan, error) {
+// planUsage decides what needs no catalog: the parts of time and the dimensions.
+func planUsage(q schemas.UsageQuery) (*usagePlan, error) {
 	if err := q.Period.Validate(); err != nil {
 		return nil, err
 	}
@@ -127,15 +152,10 @@ func planUsage(q schemas.UsageQuery, t catalog.Timeline) (*usagePlan, error) {
 			p.by = append(p.by, by)
 		}
 	}
-	needed := slices.Clone(p.by)
 	for d := range q.Where {
 		if _, err := catalog.LookupDimension(d); err != nil {
 			return nil, fmt.Errorf("where: %w", err)
 		}
-		needed = append(needed, d)
-	}
-	if err := p.chooseMeters(t, needed); err != nil {
-		return nil, err
 	}
 	return p, p.cutTime(part)
 }
@@ -143,8 +163,9 @@ func planUsage(q schemas.UsageQuery, t catalog.Timeline) (*usagePlan, error) {
 // chooseMeters finds the meters that the query names, or all that can answer it. Usage knows only the
 // dimensions that a meter keeps: an answer split by another would be right for some rows and wrong for
 // others.
-func (p *usagePlan) chooseMeters(t catalog.Timeline, needed []string) error {
+func (p *usagePlan) chooseMeters(t catalog.Timeline) error {
 	all := knownMeters(t, p.query.Period)
+	needed := slices.AppendSeq(slices.Clone(p.by), maps.Keys(p.query.Where))
 	lacks := func(m catalog.Meter) string {
 		for _, d := range needed {
 			if !slices.Contains(m.Dimensions, d) {

@@ -27,6 +27,7 @@ const (
 type store struct {
 	db      *DB
 	metrics *metrics
+	counted counted
 }
 
 // query runs a query and calls scan for every row.
