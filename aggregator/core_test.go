@@ -179,15 +179,20 @@ func TestVanishedEvents(t *testing.T) {
 	}
 }
 
-// TestMissingRows: a reader refuses usage whose rows are not what the heads promise, and the audit names the
-// bucket.
-func TestMissingRows(t *testing.T) {
-	db := openDB(t)
+// settledBench has usage of some random deliveries, all of it settled.
+func settledBench(t *testing.T) *bench {
 	logs := []*shardLog{newShardLog(0)}
-	b := newBench(t, db, meters(mixed...), logs)
+	b := newBench(t, openDB(t), meters(mixed...), logs)
 	b.start(t, 10)
 	feedPool(t, pool{randomOf(t, 3), 1, 30, 50}, logs, 100)
 	b.settleAll(t)
+	return b
+}
+
+// TestMissingRows: a reader refuses usage whose rows are not what the heads promise, and the audit names the
+// bucket.
+func TestMissingRows(t *testing.T) {
+	b := settledBench(t)
 	if err := b.store.exec(t.Context(), "lose rows",
 		"DELETE FROM usage_day WHERE customer = 'ann'"); err != nil {
 		t.Fatal(err)

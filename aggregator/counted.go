@@ -9,8 +9,8 @@ import (
 
 // countedFor is how long rows that were counted are taken to be there. Default 10 s: the rows of a head that
 // is in force go a day after it is superseded at the earliest, so what is gone within ten seconds was not
-// removed by us, and the next count finds it. Not less: a page of a dashboard asks some twenty questions of
-// the same days, and counting is a third of an answer.
+// removed by us, and the next count finds it. Not less: questions about the same days follow one another, and
+// counting is a sixth of an answer.
 const countedFor = 10 * time.Second
 
 // maxHeadsCounted bounds the heads that are remembered. Default 100,000: some 10 MB, years of eight shards by

@@ -37,12 +37,7 @@ func TestCounted(t *testing.T) {
 // TestRowsCountedLately: a question right after another believes in rows of the same heads; what is gone is
 // found by a question about a head that was not counted, by a cut, and by every reader that starts.
 func TestRowsCountedLately(t *testing.T) {
-	db := openDB(t)
-	logs := []*shardLog{newShardLog(0)}
-	b := newBench(t, db, meters(mixed...), logs)
-	b.start(t, 10)
-	feedPool(t, pool{randomOf(t, 3), 1, 30, 50}, logs, 100)
-	b.settleAll(t)
+	b := settledBench(t)
 	r := testReader(b)
 	cut, err := r.Cut(t.Context(), march())
 	if err != nil {

@@ -5,8 +5,8 @@ import "github.com/ClickHouse/ch-go/proto"
 // resultColumn is the name and type of a column.
 type resultColumn struct{ name, typ string }
 
-// described asks the engine what the columns of a SELECT are, without running it: a third of what running it
-// for no row costs, and no thread is woken.
+// described asks the engine what the columns of a SELECT are, without running it: that costs less than
+// running it for no row.
 func (s *session) described(sql string, params []parameter) (columns []resultColumn, err error) {
 	const alone = ") SETTINGS describe_compact_output = 1, describe_include_subcolumns = 0, " +
 		"describe_include_virtual_columns = 0"
