@@ -40,9 +40,10 @@ const reconcileEvery = 5 * time.Minute
 // lookForRequests is how often a round that was asked for is looked for. Default 2s: an audit waits for it.
 const lookForRequests = 2 * time.Second
 
-// reconcileAtOnce is how many customers wait for positions together. Default 512: they share every wait, and
-// a script of a millisecond is all that each asks of Redis.
-const reconcileAtOnce = 512
+// reconcileAtOnce is how many customers wait for positions together, as a wave. Default 2,048: they share
+// every wait of some seconds, and 100,000 customers are fifty waves. Not more: each is a goroutine that asks
+// Redis at the same time as the others.
+const reconcileAtOnce = 2048
 
 // passWithin bounds how long positions are awaited. Default 2m: an aggregator that is farther behind will be
 // read in the next round.
@@ -141,17 +142,32 @@ func (c *reconciler) eachLimited(ctx context.Context, group *errgroup.Group,
 	do func(u *usageBounds, account quota.Account) error) {
 	at, agreement := c.now(), c.agreement()
 	u := &usageBounds{reconciler: c, certain: map[string]*usageTable{}, most: map[string]*usageTable{}}
-	group.SetLimit(reconcileAtOnce)
+	together := func(customers []string) {
+		u.wave = &wave{pass: u.pass, running: len(customers)}
+		var ended sync.WaitGroup
+		ended.Add(len(customers))
+		for _, customer := range customers {
+			group.Go(func() error {
+				defer ended.Done()
+				defer u.wave.end(ctx)
+				credentials, err := u.credentials(ctx, agreement, customer, at)
+				if err != nil {
+					return err
+				}
+				return do(u, quota.Account{Customer: customer, Credentials: credentials, At: at})
+			})
+		}
+		ended.Wait()
+	}
+	var customers []string
 	quota.Limited(agreement, at, func(customer string) bool {
-		group.Go(func() error {
-			credentials, err := u.credentials(ctx, agreement, customer, at)
-			if err != nil {
-				return err
-			}
-			return do(u, quota.Account{Customer: customer, Credentials: credentials, At: at})
-		})
+		if customers = append(customers, customer); len(customers) == reconcileAtOnce {
+			together(customers)
+			customers = nil
+		}
 		return ctx.Err() == nil
 	})
+	together(customers)
 }
 
 // usageTable is the usage of one meter in one window, by customer and credential.
@@ -168,6 +184,7 @@ func (t *usageTable) of(q quota.UsageOf) schemas.Decimal { return t.units[q.Cust
 // round.
 type usageBounds struct {
 	*reconciler
+	wave    *wave      // the present one
 	mu      sync.Mutex // held while a table is read or positions are awaited: others need the same
 	certain map[string]*usageTable
 	most    map[string]*usageTable
@@ -232,16 +249,16 @@ func (u *usageBounds) certainTable(ctx context.Context, q quota.UsageOf) (*usage
 // UpTo is usage that was read when everything before the positions was in it.
 func (u *usageBounds) UpTo(ctx context.Context, q quota.UsageOf,
 	positions []quota.SourcePosition) (schemas.Decimal, error) {
+	if !u.hasPassed(positions) {
+		if err := u.wave.await(ctx, positions); err != nil {
+			return schemas.Decimal{}, err
+		}
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	key := keyOf(q)
-	if t, ok := u.most[key]; ok && t.epoch == u.epoch && u.includes(u.passed, positions) {
-		return t.of(q), nil
-	}
-	if !u.includes(u.passed, positions) {
-		if err := u.pass(ctx, positions); err != nil {
-			return schemas.Decimal{}, err
-		}
+	if t, ok := u.most[key]; ok && t.epoch == u.epoch {
+		return t.of(q), t.err
 	}
 	err := u.await(ctx, func(ctx context.Context) (bool, error) {
 		behind, err := u.store.behind(ctx, q.Period, u.reach)
@@ -259,8 +276,17 @@ func (u *usageBounds) UpTo(ctx context.Context, q quota.UsageOf,
 	return t.of(q), t.err
 }
 
+// hasPassed tells whether everything before the positions is stored.
+func (u *usageBounds) hasPassed(positions []quota.SourcePosition) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.includes(u.passed, positions)
+}
+
 // pass waits until everything before the positions is stored.
 func (u *usageBounds) pass(ctx context.Context, until []quota.SourcePosition) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
 	var committed []quota.SourcePosition
 	err := u.await(ctx, func(ctx context.Context) (ok bool, err error) {
 		committed, err = u.committed(ctx)
