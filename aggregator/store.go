@@ -28,6 +28,7 @@ type store struct {
 	db      *DB
 	metrics *metrics
 	counted counted
+	past    pastMonths
 }
 
 // query runs a query and calls scan for every row.

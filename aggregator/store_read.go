@@ -61,9 +61,9 @@ SELECT toUnixTimestamp(bucket) AS start, shard, toUInt64(0), argMax(generation, 
 FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC')
     AND level = '%[2]s' GROUP BY start, shard`
 
-// summaries yields what is known of the buckets of a coarse level in a stretch of time.
-func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cut schemas.CutID,
-	yield func(summary)) error {
+// readSummaries reads what is known of the buckets of a coarse level in a stretch of time.
+func (s *store) readSummaries(ctx context.Context, level schemas.Level, ask span,
+	cut schemas.CutID) ([]summary, error) {
 	from, args := headsFrom(cut)
 	sql := fmt.Sprintf(levelSummaries, startOf(level), level, from, ask.from, ask.to)
 	found := map[Bucket]summary{}
@@ -85,13 +85,7 @@ func (s *store) summaries(ctx context.Context, level schemas.Level, ask span, cu
 		found[h.Bucket] = m
 		return err
 	}, args...)
-	if err != nil {
-		return err
-	}
-	for _, m := range found {
-		yield(m)
-	}
-	return nil
+	return slices.Collect(maps.Values(found)), err
 }
 
 const minuteHeads = `
@@ -190,8 +184,12 @@ func (s *store) readUsage(ctx context.Context, p *usagePlan, list []Head,
 		there = func() (bool, error) { return s.rowsThereLately(ctx, list) }
 	}
 	k := &keeper{yield: yield, there: there}
-	err = s.query(ctx, "read usage", usageStatement(p, list, pick),
-		func(rows driver.Rows) error { return p.scan(rows, k.keep) })
+	if p.ofDays(list) {
+		err = s.readDays(ctx, p, list, k.keep)
+	} else {
+		err = s.query(ctx, "read usage", usageStatement(p, list, pick),
+			func(rows driver.Rows) error { return p.scan(rows, k.keep) })
+	}
 	if errors.Is(err, errCountedShort) {
 		return false, nil
 	}
