@@ -39,6 +39,47 @@ type namedRows struct {
 	part   part
 }
 
+// namedBy are the rows that a list of heads names, with the place of the head.
+func namedBy(list []Head) map[namedRows]int {
+	named := make(map[namedRows]int, len(list))
+	for i := range list {
+		for _, part := range list[i].parts() {
+			named[namedRows{list[i].Bucket, part}] = i
+		}
+	}
+	return named
+}
+
+// rowsOfDays counts the rows of all revisions of days.
+const rowsOfDays = `
+SELECT toUnixTimestamp(bucket), shard, slot, revision, count() FROM usage_day
+WHERE bucket >= toDateTime(%d, 'UTC') AND bucket <= toDateTime(%d, 'UTC')
+GROUP BY bucket, shard, slot, revision`
+
+// daysThere tells whether each head of a list of days has as many rows as it promises.
+func (s *store) daysThere(ctx context.Context, list []Head) (bool, error) {
+	named, there := namedBy(list), make([]uint64, len(list))
+	sql := fmt.Sprintf(rowsOfDays, list[0].Start, list[len(list)-1].Start)
+	err := s.query(ctx, "count usage rows", sql, func(rows driver.Rows) error {
+		var start uint32
+		var shard uint16
+		var rowsOf part
+		var n uint64
+		err := rows.Scan(&start, &shard, &rowsOf.slot, &rowsOf.revision, &n)
+		day := Bucket{schemas.Day, int64(start), int(shard)}
+		if i, ok := named[namedRows{day, rowsOf}]; ok {
+			there[i] += n
+		}
+		return err
+	})
+	for i := range list {
+		if there[i] != list[i].Rows {
+			return false, err
+		}
+	}
+	return err == nil, err
+}
+
 // added is the usage of one meter in one part of time.
 type added struct {
 	events uint64
@@ -49,12 +90,7 @@ type added struct {
 // here.
 func (s *store) readDays(ctx context.Context, p *usagePlan, list []Head,
 	yield func(schemas.Usage) error) error {
-	named := make(map[namedRows]bool, len(list))
-	for i := range list {
-		for _, part := range list[i].parts() {
-			named[namedRows{list[i].Bucket, part}] = true
-		}
-	}
+	named := namedBy(list)
 	totals := make([]added, max(len(p.parts), 1)*len(p.meters))
 	sql := fmt.Sprintf(daysOfCustomer, list[0].Start, list[len(list)-1].Start, p.conditions())
 	err := s.query(ctx, "read usage", sql, func(rows driver.Rows) error {
@@ -65,7 +101,7 @@ func (s *store) readDays(ctx context.Context, p *usagePlan, list []Head,
 		var sums map[string]string
 		err := rows.Scan(&start, &shard, &rowsOf.slot, &rowsOf.revision, &events, &sums)
 		day := Bucket{schemas.Day, int64(start), int(shard)}
-		if err != nil || !named[namedRows{day, rowsOf}] {
+		if _, ok := named[namedRows{day, rowsOf}]; err != nil || !ok {
 			return err
 		}
 		return p.add(totals[p.partAt(day.Start)*len(p.meters):], events, sums)

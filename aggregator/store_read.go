@@ -256,7 +256,11 @@ const maxKept = 10_000
 func (s *store) rowsThereLately(ctx context.Context, list []Head) (bool, error) {
 	now := time.Now()
 	list = s.counted.toCount(list, now)
-	ok, err := s.rowsThere(ctx, list, 0)
+	there := func() (bool, error) { return s.rowsThere(ctx, list, 0) }
+	if len(list) > 0 && list[0].Level == schemas.Day { // the last level: all are days
+		there = func() (bool, error) { return s.daysThere(ctx, list) }
+	}
+	ok, err := there()
 	if ok && err == nil {
 		s.counted.note(list, now)
 	}

@@ -57,7 +57,7 @@ var rules = []rule{
 			"return last.found, ok"}},
 		"./aggregator", "PastMonthsAreFollowed"},
 	{"days that are not in force",
-		[]edit{{"aggregator/store_days.go", "!named[namedRows{day, rowsOf}]", "len(named) == 0"}},
+		[]edit{{"aggregator/store_days.go", "err != nil || !ok {", "err != nil || !ok && len(named) == 0 {"}},
 		"./aggregator", "DaysAreReadAsAll"},
 	{"what an owner had not heard of",
 		[]edit{{"aggregator/recompute.go", "o := outdated{[]int{shard}, 0, from.catalog, from.at}",
