@@ -1,14 +1,15 @@
 package aggregator
 
 import (
+	"crypto/sha256"
 	"sync"
 	"time"
 
 	"tollgate/schemas"
 )
 
-// maxRemembered bounds the summaries that are remembered. Default 100,000: some 15 MB, years of eight shards
-// by day.
+// maxRemembered bounds the summaries that are remembered, with one more for each question. Default 100,000:
+// some 15 MB, years of eight shards by day.
 const maxRemembered = 100_000
 
 // partsTrustedAfter is how long summaries are read anew each time after the parts of the table heads could
@@ -32,7 +33,7 @@ type summariesAsked struct {
 }
 
 type summariesRead struct {
-	parts string
+	parts [sha256.Size]byte // of the list of parts
 	found []summary
 }
 
@@ -43,7 +44,7 @@ func isPast(ask span, now time.Time) bool {
 }
 
 // get is what was read of the same parts.
-func (m *pastMonths) get(of summariesAsked, parts string) ([]summary, bool) {
+func (m *pastMonths) get(of summariesAsked, parts [sha256.Size]byte) ([]summary, bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	last, ok := m.of[of]
@@ -51,12 +52,15 @@ func (m *pastMonths) get(of summariesAsked, parts string) ([]summary, bool) {
 }
 
 // put remembers what was read after the parts had been asked for.
-func (m *pastMonths) put(of summariesAsked, parts string, found []summary) {
+func (m *pastMonths) put(of summariesAsked, parts [sha256.Size]byte, found []summary) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.size += len(found) - len(m.of[of].found)
+	if last, ok := m.of[of]; ok {
+		m.size -= len(last.found) + 1
+	}
+	m.size += len(found) + 1
 	if m.of == nil || m.size > maxRemembered {
-		m.of, m.size = map[summariesAsked]summariesRead{}, len(found)
+		m.of, m.size = map[summariesAsked]summariesRead{}, len(found)+1
 	}
 	m.of[of] = summariesRead{parts, found}
 }

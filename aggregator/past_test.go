@@ -58,17 +58,24 @@ func TestPastMonthsAreFollowed(t *testing.T) {
 func TestPastMonthsAreBounded(t *testing.T) {
 	var m pastMonths
 	a, b := summariesAsked{schemas.Day, 0, 1}, summariesAsked{schemas.Day, 1, 2}
-	m.put(a, "parts", make([]summary, maxRemembered/2))
-	m.put(a, "parts", make([]summary, maxRemembered/2))
-	m.put(b, "parts", make([]summary, maxRemembered/2))
-	if _, ok := m.get(a, "parts"); !ok {
+	parts, others := [32]byte{1}, [32]byte{2}
+	m.put(a, parts, make([]summary, maxRemembered/2))
+	m.put(a, parts, make([]summary, maxRemembered/2-1))
+	m.put(b, parts, make([]summary, maxRemembered/2-1))
+	if _, ok := m.get(a, parts); !ok {
 		t.Error("forgotten below the bound")
 	}
-	if _, ok := m.get(a, "other parts"); ok {
+	if _, ok := m.get(a, others); ok {
 		t.Error("believed though the parts are others")
 	}
-	m.put(b, "parts", make([]summary, maxRemembered/2+1))
-	if _, ok := m.get(a, "parts"); ok || len(m.of) != 1 {
+	m.put(b, parts, make([]summary, maxRemembered/2))
+	if _, ok := m.get(a, parts); ok || len(m.of) != 1 {
+		t.Errorf("%d questions are remembered beyond the bound", len(m.of))
+	}
+	for i := range int64(maxRemembered + 5) { // questions without an answer take memory too
+		m.put(summariesAsked{schemas.Day, i, i + 1}, parts, nil)
+	}
+	if len(m.of) > maxRemembered {
 		t.Errorf("%d questions are remembered beyond the bound", len(m.of))
 	}
 	month := time.Date(2026, 4, 1, 0, 0, 0, 0, time.UTC)

@@ -2,7 +2,7 @@ package aggregator
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
 	"strings"
 	"time"
@@ -50,13 +50,13 @@ SELECT name, rows, bytes_on_disk, toUnixTimestamp(modification_time) FROM system
 WHERE database = currentDatabase() AND table = 'heads' AND active AND partition_id IN (%s) ORDER BY name`
 
 // partsOfHeads names the parts that hold the heads of a stretch of time; ok is false where nobody knows.
-func (s *store) partsOfHeads(ctx context.Context, ask span) (parts string, ok bool) {
+func (s *store) partsOfHeads(ctx context.Context, ask span) (parts [sha256.Size]byte, ok bool) {
 	m := &s.past
 	m.mu.Lock()
 	unasked := time.Now().Before(m.unasked)
 	m.mu.Unlock()
 	if unasked {
-		return "", false
+		return parts, false
 	}
 	var all strings.Builder
 	err := s.query(ctx, "read parts of heads", fmt.Sprintf(partsOfMonths, monthsOf(ask)),
@@ -68,12 +68,12 @@ func (s *store) partsOfHeads(ctx context.Context, ask span) (parts string, ok bo
 			fmt.Fprintf(&all, "%s %d %d %d\n", name, n, bytes, modified)
 			return err
 		})
-	if err != nil && !errors.Is(err, context.Canceled) {
+	if err != nil && ctx.Err() == nil {
 		m.mu.Lock()
 		m.unasked = time.Now().Add(partsTrustedAfter)
 		m.mu.Unlock()
 	}
-	return all.String(), err == nil
+	return sha256.Sum256([]byte(all.String())), err == nil
 }
 
 // monthsOf lists the partitions of a stretch of time.
