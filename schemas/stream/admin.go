@@ -131,39 +131,42 @@ func (c *Client) create(ctx context.Context, s TopicSpec) error {
 
 // DescribeTopics returns the named topics as they are, in the same order; a missing one has Exists false.
 func (c *Client) DescribeTopics(ctx context.Context, names ...string) ([]TopicInfo, error) {
-	out, existing := make([]TopicInfo, len(names)), []string{}
-	err := c.retry(ctx, func(ctx context.Context) error {
-		if err := c.refresh(ctx, names...); err != nil {
-			return err
-		}
-		existing = existing[:0]
-		for i, name := range names {
-			t, err := c.topic(ctx, name, topicFor)
-			if errors.Is(err, kafka.UnknownTopicOrPartition) {
-				out[i] = TopicInfo{Name: name}
-				continue
-			}
-			if err != nil {
-				return err
-			}
-			out[i] = infoOf(t)
-			existing = append(existing, name)
-		}
-		return nil
+	var out []TopicInfo
+	err := c.retry(ctx, func(ctx context.Context) (err error) {
+		out, err = c.describe(ctx, names)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("describe topics: %w", err)
 	}
+	return out, nil
+}
+
+// describe asks once for the topics and for their settings. A topic deleted between the two answers makes the
+// whole attempt fail, so that the next one sees that it is missing.
+func (c *Client) describe(ctx context.Context, names []string) ([]TopicInfo, error) {
+	if err := c.refresh(ctx, names...); err != nil {
+		return nil, err
+	}
+	out, existing := make([]TopicInfo, len(names)), []string{}
+	for i, name := range names {
+		t, err := c.topic(ctx, name, topicFor)
+		if errors.Is(err, kafka.UnknownTopicOrPartition) {
+			out[i] = TopicInfo{Name: name}
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[i] = infoOf(t)
+		existing = append(existing, name)
+	}
 	if len(existing) == 0 {
 		return out, nil
 	}
-	var configs map[string]map[string]string
-	if err := c.retry(ctx, func(ctx context.Context) (err error) {
-		configs,
-			err = c.configs(ctx, existing)
-		return
-	}); err != nil {
-		return nil, fmt.Errorf("describe topics: %w", err)
+	configs, err := c.configs(ctx, existing)
+	if err != nil {
+		return nil, err
 	}
 	for i := range out {
 		out[i].Config = configs[out[i].Name]

@@ -140,15 +140,20 @@ func TestIntegrationALogThatLostItsEndIsAGap(t *testing.T) {
 	}
 }
 
-func recreate(t testing.TB, cl *kgo.Client, c *Client, topic string, partitions int) {
+func deleteTopic(t testing.TB, cl *kgo.Client, topic string) {
 	t.Helper()
 	req := kmsg.NewPtrDeleteTopicsRequest()
 	req.TimeoutMillis = 10_000
 	req.TopicNames = []string{topic}
 	req.Topics = []kmsg.DeleteTopicsRequestTopic{{Topic: &topic}}
 	if _, err := req.RequestWith(t.Context(), cl); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
+}
+
+func recreate(t testing.TB, cl *kgo.Client, c *Client, topic string, partitions int) {
+	t.Helper()
+	deleteTopic(t, cl, topic)
 	ctx := limit(t)
 	for {
 		info, err := c.DescribeTopics(ctx, topic)
@@ -162,6 +167,25 @@ func recreate(t testing.TB, cl *kgo.Client, c *Client, topic string, partitions 
 	}
 	if err := c.EnsureTopics(ctx, []TopicSpec{{Name: topic, Partitions: partitions, Replicas: 1}}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// A topic that is deleted after its metadata was answered and before its configuration was is missing.
+func TestDescribesATopicDeletedMeanwhile(t *testing.T) {
+	cluster := fake(t)
+	c, cl := client(t, cluster.ListenAddrs()), other(t, cluster.ListenAddrs())
+	in, stays := topic(t, c, 1, nil), topic(t, c, 2, nil)
+	cluster.ControlKey(int16(kmsg.DescribeConfigs), func(kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.SleepControl(func() { deleteTopic(t, cl, in) })
+		return nil, nil, false
+	})
+	info, err := c.DescribeTopics(limit(t), in, stays)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info[0].Name != in || info[0].Exists || info[1].Name != stays || info[1].Partitions != 2 ||
+		info[1].Config["cleanup.policy"] == "" {
+		t.Errorf("described %+v, want the first missing and the second as it is", info)
 	}
 }
 
