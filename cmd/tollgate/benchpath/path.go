@@ -130,9 +130,8 @@ func steady(ctx context.Context, s pathSettings, out *figures) (err error) {
 			return err
 		}
 	}
-	period := schemas.Period{From: time.Now().UTC().Truncate(time.Minute),
-		To: time.Now().UTC().Truncate(time.Minute).
-			Add(time.Hour)}
+	now := time.Now().UTC().Truncate(time.Minute)
+	period := schemas.Period{From: now, To: now.Add(s.steady.Truncate(time.Minute) + time.Hour)}
 	w, err := h.watch(ctx, period)
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -139,7 +140,7 @@ func (h *house) environment() []string {
 	return append(os.Environ(), "TOLLGATE_DATA="+h.dir, "TOLLGATE_KAFKA_BROKERS="+h.kafka,
 		"TOLLGATE_REDIS_ADDRESSES="+h.redis, "TOLLGATE_CLICKHOUSE_ADDRESSES="+h.clickhouse,
 		"TOLLGATE_HTTP_LISTEN=127.0.0.1:0", "TOLLGATE_SHARDS="+strconv.Itoa(h.shards),
-		"TOLLGATE_LOG_LEVEL=warn", "TOLLGATE_HASH_KEY="+hashKey)
+		"TOLLGATE_LOG_LEVEL="+cmp.Or(os.Getenv("TOLLGATE_LOG_LEVEL"), "warn"), "TOLLGATE_HASH_KEY="+hashKey)
 }
 
 // hashKey is the key under which the benchmark's credentials are hashed.

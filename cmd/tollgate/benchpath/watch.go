@@ -79,8 +79,12 @@ func (w *watcher) totals(ctx context.Context) (sums [5]int64, err error) {
 
 // calls is what usage says of each customer's calls.
 func (w *watcher) calls(ctx context.Context) (of [customers]int64, err error) {
+	return w.callsIn(ctx, w.period)
+}
+
+func (w *watcher) callsIn(ctx context.Context, period schemas.Period) (of [customers]int64, err error) {
 	err = w.reader.Usage(ctx,
-		schemas.UsageQuery{Meters: meters[:1], Period: w.period, By: []string{"customer"}},
+		schemas.UsageQuery{Meters: meters[:1], Period: period, By: []string{"customer"}},
 		func(u schemas.Usage) error {
 			var i int
 			if _, err := fmt.Sscanf(u.Customer, "customer-%04d", &i); err != nil {
@@ -155,24 +159,71 @@ type ages struct {
 	seen    [customers]int // how many of known.sent were seen
 	samples []time.Duration
 	reads   int
+	past    [customers]int64 // calls before window, which grow no more
+	window  time.Time        // since when calls are read
+	told    int              // of samples, where the last line about them ended
 }
 
+// windowFor is how much of steady traffic is read again each time, up to twice. Default 1 min: reading all of
+// an hour over and over would be measured too.
+const windowFor = time.Minute
+
+// tellEvery is how often it is told how long events waited. Default 5 min, of many minutes.
+const tellEvery = 5 * time.Minute
+
 func (a *ages) collect(ctx context.Context, w *watcher, known *truth) error {
+	a.window = w.period.From
 	for {
-		found, err := w.calls(ctx)
+		err := a.look(ctx, w, known)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		a.reads++
-		a.note(found, known, time.Now())
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(500 * time.Millisecond):
 		}
+	}
+}
+
+// look reads what usage says once.
+func (a *ages) look(ctx context.Context, w *watcher, known *truth) error {
+	if edge := time.Now().Add(-windowFor).Truncate(windowFor); edge.After(a.window) {
+		over, err := w.callsIn(ctx, schemas.Period{From: a.window, To: edge})
+		if err != nil {
+			return err
+		}
+		for i, n := range over {
+			a.past[i] += n
+		}
+		a.window = edge
+		if edge.Truncate(tellEvery).Equal(edge) {
+			a.tell(edge)
+		}
+	}
+	found, err := w.callsIn(ctx, schemas.Period{From: a.window, To: w.period.To})
+	if err != nil {
+		return err
+	}
+	for i, n := range a.past {
+		found[i] += n
+	}
+	a.reads++
+	a.note(found, known, time.Now())
+	return nil
+}
+
+// tell prints how long events waited that were seen since it was called last.
+func (a *ages) tell(edge time.Time) {
+	lately := slices.Sorted(slices.Values(a.samples[a.told:]))
+	a.told = len(a.samples)
+	if len(lately) > 0 {
+		fmt.Printf("  until %s p50 %d ms, p99 %d ms, greatest %d ms\n", edge.Add(windowFor).Format("15:04"),
+			lately[len(lately)/2].Milliseconds(), lately[len(lately)*99/100].Milliseconds(),
+			lately[len(lately)-1].Milliseconds())
 	}
 }
 
