@@ -30,6 +30,12 @@ type Pace struct {
 	// LiveWindow is how far back a bucket counts as live. Default 5 min: gateways' clocks and spools are
 	// seldom further behind, and what is older may wait a moment to be recomputed with its neighbours.
 	LiveWindow time.Duration
+	// Together is how long nothing new may have come for the slots of a live minute before their rows are
+	// put together.
+	//
+	// Default 10s. Not less: stragglers would have it done again and again. Not more: rows of slots are
+	// five times as many, and hours and readers take them until then.
+	Together time.Duration
 	// Quiet is how long nothing may have come for a shard that has caught up, before its old buckets are
 	// recomputed.
 	//
@@ -64,6 +70,7 @@ func (p Pace) withDefaults() Pace {
 	set(&p.Lagging, 5*time.Second)
 	set(&p.Past, 20*time.Second)
 	set(&p.LiveWindow, 5*time.Minute)
+	set(&p.Together, 10*time.Second)
 	set(&p.Quiet, 700*time.Millisecond)
 	set(&p.Old, 15*time.Minute)
 	set(&p.Hour, time.Minute)
@@ -95,6 +102,7 @@ type dirt struct {
 	since   time.Time
 	rows    int64     // deliveries behind it, an estimate of what a recomputation reads
 	left    time.Time // when it was found to have lost events; zero = it has not
+	compact bool      // all that is wrong is that its rows are of slots: they are to be put together
 }
 
 // shardState is what the ledger knows of one shard.
@@ -123,6 +131,7 @@ type ledger struct {
 	pace  Pace
 	dirty map[Bucket]dirt
 	live  map[Bucket]*liveMinute
+	open  map[Bucket]*openHour
 	// liveFrom is the second from which on minutes are live, as of the last look.
 	liveFrom int64
 	// busy is slotRows; tests make every minute busy.
@@ -132,7 +141,7 @@ type ledger struct {
 
 func newLedger(pace Pace) *ledger {
 	return &ledger{pace: pace.withDefaults(), dirty: map[Bucket]dirt{}, live: map[Bucket]*liveMinute{},
-		busy: slotRows, shards: map[int]*shardState{}}
+		open: map[Bucket]*openHour{}, busy: slotRows, shards: map[int]*shardState{}}
 }
 
 // own begins a shard whose marks up to bound are all acknowledged.
@@ -171,6 +180,11 @@ func (l *ledger) disown(shard int) {
 			delete(l.live, b)
 		}
 	}
+	for b := range l.open {
+		if b.Shard == shard {
+			delete(l.open, b)
+		}
+	}
 }
 
 // stain makes a bucket dirty by the marks from first to last.
@@ -188,6 +202,7 @@ func (l *ledger) stain(b Bucket, add dirt) {
 		}
 		add.catalog = max(add.catalog, was.catalog)
 		add.rows += was.rows
+		add.compact = add.compact && was.compact
 	}
 	l.dirty[b] = add
 }
@@ -207,8 +222,17 @@ func (l *ledger) cover(h Head, planned time.Time) {
 	if l.shards[h.Shard] == nil {
 		return
 	}
+	first := l.reached(h, planned)
+	if up, ok := h.parent(); ok {
+		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog,
+			since: planned, rows: int64(h.Rows)})
+	}
+}
+
+// reached takes a new head into account for its own bucket, and answers the first mark that is new in it.
+func (l *ledger) reached(h Head, planned time.Time) (first schemas.Position) {
 	d, wasDirty := l.dirty[h.Bucket]
-	first := h.Covers
+	first = h.Covers
 	switch {
 	case !wasDirty:
 	case h.Covers.Compare(d.last) >= 0 && h.Catalog >= d.catalog:
@@ -220,10 +244,7 @@ func (l *ledger) cover(h Head, planned time.Time) {
 		d.since = planned
 		l.dirty[h.Bucket] = d
 	}
-	if up, ok := h.parent(); ok {
-		l.stain(up, dirt{first: first, last: h.Covers, catalog: h.Catalog,
-			since: planned, rows: int64(h.Rows)})
-	}
+	return first
 }
 
 // settledAt is the last mark of a shard up to which heads of all levels cover everything; ok is false while

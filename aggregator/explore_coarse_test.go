@@ -10,7 +10,8 @@ import (
 	"tollgate/schemas/explore"
 )
 
-// This model is an hour of two minutes of one shard: when may the hour be read instead of its minutes?
+// This model is an hour of two minutes of one shard, in two slots: when may the hour be read instead of its
+// minutes, all of them or those of a slot, and when may what was combined of a slot be used again?
 // Minutes are recomputed without looking at what vanished: that is in the model of one minute.
 
 // part of the hour as a head of a minute, or within a head of the hour.
@@ -41,7 +42,14 @@ type hourJob struct {
 	bound   int8
 	catalog int8  // what the owner knew when it planned
 	before  uint8 // events read; of the hour: keys of its head before
-	parts   [2]hourPart
+	listed  [2]hourPart
+	parts   [2]hourPart // what is combined of them, or was before
+}
+
+// hourSlotKnown is what an owner remembers of a slot: what it was combined from, and what came of it.
+type hourSlotKnown struct {
+	known        bool
+	listed, part hourPart
 }
 
 type hourOwner struct {
@@ -51,6 +59,7 @@ type hourOwner struct {
 	bound   int8
 	catalog int8
 	dirty   [3]hourDirt
+	slots   [2]hourSlotKnown
 	job     hourJob
 }
 
@@ -73,7 +82,7 @@ type hours struct {
 	ledger *ledger
 }
 
-var hourBuckets = [3]Bucket{modelMinute, {schemas.Minute, modelMinute.Start + 60, 0},
+var hourBuckets = [3]Bucket{modelMinute, {schemas.Minute, modelMinute.Start + 300, 0},
 	bucketAt(schemas.Hour, modelMinute.Start, 0)}
 
 func (h hours) model() explore.Model[hourState] {
@@ -92,7 +101,7 @@ func (h *hours) mask(minute int) (set uint8) {
 	return set
 }
 
-// wrong: where the hour's head is current, a reader takes it for its minutes.
+// wrong: where the hour's head is current, or one of its slots is, a reader takes it for the minutes.
 func (h *hours) wrong(s hourState) string {
 	for m, p := range s.minutes {
 		promised := uint8(1<<(p.covers+1)-1) & h.mask(m)
@@ -100,12 +109,14 @@ func (h *hours) wrong(s hourState) string {
 			return fmt.Sprintf("minute %d covers %d without all its events", m, p.covers)
 		}
 	}
-	reach, newest := reachOf(s.minutes)
-	head := Head{Bucket: hourBuckets[2], Covers: at(1, int64(s.hour.covers)), Catalog: uint64(s.hour.catalog)}
-	if s.hour.covers == -2 || !current(head, at(1, int64(reach)), uint64(newest)) {
+	if s.hour.covers == -2 {
 		return ""
 	}
-	for m, p := range s.minutes {
+	head := Head{Bucket: hourBuckets[2], Covers: at(1, int64(s.hour.covers)), Catalog: uint64(s.hour.catalog)}
+	for m, p := range s.minutes { // the whole hour is current where each of its slots is
+		if !current(head, at(1, int64(p.covers)), uint64(p.catalog)) {
+			continue
+		}
 		promised, in := uint8(1<<(p.covers+1)-1)&h.mask(m), s.hour.parts[m]
 		switch {
 		case in.events&promised != promised:
@@ -181,7 +192,8 @@ func (h *hours) ownerSteps(s hourState, p int8, yield func(explore.Step, hourSta
 			say("reads the events of minute", j.bucket, t)
 			return
 		}
-		j.stage, j.parts, j.before = 2, s.minutes, h.keys(s.hour.parts)
+		j.stage, j.listed, j.before = 2, s.minutes, h.keys(s.hour.parts)
+		j.parts = h.combined(o.slots, s.minutes)
 		say("combines the minutes, reaching", 0, t)
 	case 2:
 		t := s
@@ -256,9 +268,38 @@ func (h *hours) writeMinute(s *hourState, p int8) {
 	h.change(s, p, func(l *ledger) { l.cover(head, modelStart) })
 }
 
+// combined is what comes of the minutes listed: of slots whose minutes have the heads that they had before, what
+// was combined of these.
+func (h *hours) combined(known [2]hourSlotKnown, listed [2]hourPart) [2]hourPart {
+	digest := func(p hourPart) uint64 {
+		switch {
+		case p.covers < 0:
+			return 0
+		case h.broken == "slots-without-catalog":
+			return 1 + uint64(p.events)<<16
+		}
+		return 1 + uint64(p.catalog)<<8 + uint64(p.events)<<16
+	}
+	var before openHour
+	var now listedParts
+	for m, k := range known {
+		slot := hourSlot(hourBuckets[m].Start)
+		if now[slot] = digest(listed[m]); k.known {
+			before.slots[slot] = combinedSlot{revision: newRevision(modelStart, 1), parts: digest(k.listed)}
+		}
+	}
+	p := before.patchOver(0, now, modelStart)
+	for m, k := range known {
+		if p.mask&(1<<hourSlot(hourBuckets[m].Start)) == 0 {
+			listed[m] = k.part
+		}
+	}
+	return listed
+}
+
 // within is what the hour's head may claim, as the statement headCombined has it.
 func (h *hours) within(j hourJob) (covers, catalog int8) {
-	covers, catalog = reachOf(j.parts)
+	covers, catalog = reachOf(j.listed)
 	if h.broken != "coarse-reaches-parts" {
 		covers = min(covers, j.bound)
 	}
@@ -286,6 +327,9 @@ func (h *hours) writeHour(s *hourState, p int8) {
 	was := Head{Bucket: b, Covers: at(1, int64(s.hour.covers)), Catalog: uint64(s.hour.catalog)}
 	if s.hour.covers == -2 || compareHeads(head, was) > 0 {
 		s.hour = hourHead{covers, catalog, j.parts}
+	}
+	for m := range o.slots {
+		o.slots[m] = hourSlotKnown{true, j.listed[m], j.parts[m]}
 	}
 	h.change(s, p, func(l *ledger) { l.cover(head, modelStart) })
 }
@@ -375,5 +419,6 @@ func TestExploreHoursFinds(t *testing.T) {
 	}
 	f("coarse-reaches-parts", "without an event", hours{of: []int{0, 0, 1}, runs: 4, newest: 1, owners: 2})
 	f("coarse-knows-parts", "older catalog", hours{of: []int{0, 1}, runs: 6, newest: 2, owners: 2})
+	f("slots-without-catalog", "older catalog", hours{of: []int{0, 1}, runs: 6, newest: 2, owners: 2})
 	f("not-held", "without an event", hours{of: []int{0, 1}, runs: 4, newest: 1, owners: 1})
 }

@@ -36,6 +36,15 @@ func (c *core) recomputerSteps(s modelState, p int8, yield func(explore.Step, mo
 		t := s
 		r := &t.run[o.job-1]
 		r.events, r.stage = s.events, runRows
+		if r.compact {
+			i := c.inForce(&s, everBefore)
+			var all bool
+			if r.events, all = c.rowsRead(&s, i); all {
+				r.copied = s.run[i].covers
+			} else {
+				r.copied = -1 // fewer keys than the head promised: it gets none
+			}
+		}
 		say("reads events and stores the rows of", o.job-1, t)
 		if r.pass < s.passes { // it slept before it took the revision
 			r.pass = s.passes
@@ -85,7 +94,7 @@ func (c *core) planSteps(s modelState, p int8, say func(string, int8, modelState
 		return
 	}
 	j := l.jobs(due, func(int64) Agreed { return Agreed{Seq: 1} }, now)[0]
-	a.plan = planned{set: true, bound: a.bound}
+	a.plan = planned{set: true, bound: a.bound, compact: j.compact}
 	if j.patches != nil {
 		for slot := range slotsPerMinute {
 			if j.patches[0].mask&(1<<slot) != 0 {
@@ -107,7 +116,7 @@ func (c *core) begin(s *modelState, p int8) {
 	o := &s.own[p]
 	i := c.inForce(s, everBefore)
 	r := recomputation{stage: runBegun, owner: p, pass: s.passes, mask: o.plan.mask, base: o.plan.base,
-		from: o.plan.from, bound: o.plan.bound, covers: -1}
+		from: o.plan.from, bound: o.plan.bound, covers: -1, compact: o.plan.compact}
 	inForce := uint64(0)
 	if i >= 0 {
 		inForce = c.revisionOf(s, i)
@@ -153,12 +162,15 @@ func (c *core) writeHead(s *modelState, p int8) {
 	r.stage = runEnded
 	lost := vanishedKeys(map[Bucket]headBefore{modelMinute: {keys: uint64(r.keys)}},
 		map[Bucket]uint64{modelMinute: uint64(found)})
-	if len(lost) > 0 {
+	if len(lost) > 0 && !r.compact {
 		s.fault = faultVanished
 		return
 	}
 	marks := s.marks & (1<<(r.bound+1) - 1)
-	if c.broken == "covers-last" {
+	switch {
+	case r.compact && c.broken != "compact-reaches-marks":
+		marks = 1<<(r.copied+1) - 1
+	case r.compact || c.broken == "covers-last":
 		marks = s.marks
 	}
 	late := patches
@@ -216,13 +228,29 @@ func (c *core) cover(s *modelState, p int8) {
 	i := o.job - 1
 	r := &s.run[i]
 	o.job = 0
+	now := c.clock(s, p)
 	if r.stage != runHead {
+		if r.compact {
+			l := c.ledgerOf(s, o, now)
+			l.compacted(&job{buckets: []Bucket{modelMinute}}, nil, nil, now)
+			c.keep(o, l)
+		}
 		return
 	}
-	now := c.clock(s, p)
 	l := c.ledgerOf(s, o, now)
 	h := c.head(s, i)
-	l.cover(h, now)
+	if r.compact {
+		stats := c.stats(r.events, 0, 0).plus(c.stats(r.events, 1, 1))
+		l.compacted(&job{buckets: []Bucket{h.Bucket}}, []Head{h},
+			map[Bucket][slotsPerMinute]slotStats{h.Bucket: {stats}}, now)
+		if m := l.live[modelMinute]; m != nil {
+			if o.patched = m.patched; m.revision == h.Revision {
+				o.revision = i + 1
+			}
+		}
+	} else {
+		l.cover(h, now)
+	}
 	if c.broken == "dirty-by-time" { // the head was written after the marks
 		delete(l.dirty, modelMinute)
 	}

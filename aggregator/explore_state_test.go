@@ -64,6 +64,8 @@ type recomputation struct {
 	events  uint8 // offsets read
 	covers  int8
 	gone    uint8 // classes whose rows were collected
+	compact bool  // the rows of the head in force are put together
+	copied  int8  // covers of that head
 	number  uint8 // only broken: the revision as a counter, the order or the marks when the head was written
 }
 
@@ -78,11 +80,12 @@ const (
 
 // planned is what an owner's recomputer got from plan and has not begun.
 type planned struct {
-	set   bool
-	mask  uint8
-	base  [3]int8
-	from  int8
-	bound int8
+	compact bool
+	set     bool
+	mask    uint8
+	base    [3]int8
+	from    int8
+	bound   int8
 }
 
 // modelOwner is one process that believes to own the shard.
@@ -96,6 +99,7 @@ type modelOwner struct {
 	plan     planned
 	job      int8 // recomputation + 1 under way
 	dirty    bool
+	compact  bool // only because its rows are of slots
 	first    int8
 	last     int8
 	aged     bool // it has seen that the minute is no longer live
@@ -158,6 +162,7 @@ type core struct {
 	busy     int64 // deliveries from which on a live minute is recomputed by slots
 	flush    int8  // most deliveries of a flush
 	skew     time.Duration
+	together bool // slots of a live minute are put together as soon as it is clean
 	beside   bool // clean minutes are recomputed along with their neighbours
 	settles  bool // how far all is settled is stored, and the next owner looks no further back
 	fine     bool // every step by itself, else those in one that nobody can see between
@@ -179,6 +184,9 @@ var customers = []string{"ann", "bob"}
 // prepare computes the folds, by rank as the table does.
 func (c *core) prepare() *core {
 	c.ledger = newLedger(Pace{})
+	if c.together {
+		c.ledger.pace.Together = -time.Hour
+	}
 	c.ledger.busy = c.busy
 	for set := range len(c.folds) {
 		best := map[string]int{}
@@ -309,8 +317,9 @@ func (c *core) stats(events uint8, class, slot int) slotStats {
 	if slot >= classes-1 {
 		return slotStats{}
 	}
-	f := c.folds[events&c.classMask(class)]
-	return slotStats{keys: uint64(f.keys), rows: uint64(bits.OnesCount8(f.rows))}
+	set := events & c.classMask(class)
+	f := c.folds[set]
+	return slotStats{keys: uint64(f.keys), keysDigest: uint64(set), rows: uint64(bits.OnesCount8(f.rows))}
 }
 
 // stores tells whether a recomputation has rows of a class, if there are events.

@@ -79,7 +79,7 @@ func (c *core) takeOver(s *modelState, p int8) {
 			since: now, rows: 1})
 	case i >= 0 && s.run[i].mask != 0: // the statement patchedMinutes
 		covers := at(1, int64(s.run[i].covers))
-		l.stain(modelMinute, dirt{first: covers, last: covers, since: now, rows: slotRows})
+		l.stain(modelMinute, dirt{first: covers, last: covers, since: now, rows: slotRows, compact: true})
 	}
 	c.keep(&o, l)
 	s.own[p] = o
@@ -115,7 +115,7 @@ func (c *core) ledgerOf(s *modelState, o *modelOwner, now time.Time) *ledger {
 	}
 	if o.dirty {
 		l.dirty[modelMinute] = dirt{first: at(1, int64(o.first)), last: at(1, int64(o.last)), since: now,
-			rows: 1}
+			rows: 1, compact: o.compact}
 	}
 	if o.aged || o.bound < o.start {
 		return l
@@ -141,7 +141,7 @@ func (c *core) told(o *modelOwner) uint8 { return (1<<(o.bound+1) - 1) &^ (1<<o.
 func (c *core) keep(o *modelOwner, l *ledger) {
 	o.bound = int8(l.shards[0].bound.Offset)
 	d, dirty := l.dirty[modelMinute]
-	o.dirty, o.first, o.last = dirty, -1, -1
+	o.dirty, o.compact, o.first, o.last = dirty, d.compact, -1, -1
 	if dirty {
 		o.first, o.last = int8(d.first.Offset), int8(d.last.Offset)
 	}

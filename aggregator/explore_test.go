@@ -46,6 +46,7 @@ func TestExplore(t *testing.T) {
 	f("a zombie, every step", false, core{log: apart, owners: 2, runs: 2, busy: never, flush: 2, fine: true})
 	f("whole minutes", false, core{log: three, owners: 2, runs: 2, busy: never, flush: 2})
 	f("slots", false, core{log: three, owners: 2, runs: 2, busy: 1, flush: 2})
+	f("slots put together", false, core{log: repeated, owners: 2, runs: 3, busy: 1, flush: 1, together: true})
 	f("slots thrice", false, core{log: repeated, owners: 2, runs: 3, busy: 1, flush: 1, skew: time.Second})
 	f("two zombies", false, core{log: apart, owners: 3, runs: 2, busy: 1, flush: 1})
 	f("settled", false, core{log: three, owners: 2, runs: 2, busy: never, flush: 1, settles: true})
@@ -85,6 +86,8 @@ func TestExploreFinds(t *testing.T) {
 		passes: 1, promised: 1})
 	// of slots, our own addition: what their code did, or might
 	slots := core{log: repeated, owners: 1, runs: 3, busy: 1, flush: 2, beside: true}
+	f("compact-reaches-marks", "without all its events", core{log: three, owners: 1, runs: 3, busy: 1, flush: 1,
+		together: true})
 	f("slots-covered-late", "without all its events", core{log: three, owners: 1, runs: 3, busy: 1, flush: 2,
 		fine: true})
 	f("patch-beside", "events vanished", slots)

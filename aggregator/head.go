@@ -46,7 +46,8 @@ type Head struct {
 	KeysDigest  uint64           // order-free, of these keys and their ranks
 	Rows        uint64           // usage rows of its parts
 	UsageDigest uint64           // order-free, of these rows
-	Slots       slots            // parts of a live minute; all 0 = the rows of Revision are the whole bucket
+	Slots       slots            // parts of what is live; all 0 = the rows of Revision are the whole bucket
+	Stale       uint16           // slots of an hour that are read from their minutes instead, one bit each
 }
 
 // slotsPerMinute is how many slots a busy live minute has: five seconds each, by the time of the event, so
@@ -67,7 +68,7 @@ const allSlots = 1<<slotsPerMinute - 1
 // slotOf is the slot of an event time in milliseconds.
 func slotOf(ms int64) uint8 { return uint8(ms % 60_000 / (60_000 / slotsPerMinute)) }
 
-// slots are the revisions that the rows of each slot of a minute have; 0 = not known.
+// slots are the revisions that the rows of each slot of a minute or hour have; 0 = not known.
 type slots [slotsPerMinute]uint64
 
 // part is which usage rows of a bucket a head has.

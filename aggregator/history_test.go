@@ -194,7 +194,7 @@ func testReader(b *bench) *Reader {
 func TestRandomHistories(t *testing.T) { histories(t, false) }
 
 // TestRandomLiveHistories is the same with every minute live and busy: it is recomputed by slots of five
-// seconds, until it is live no more and recomputed whole.
+// seconds, until it is live no more and its slots are put together.
 func TestRandomLiveHistories(t *testing.T) { histories(t, true) }
 
 // busy makes all minutes of the test's events live.
@@ -276,7 +276,7 @@ func histories(t *testing.T, live bool) {
 	}
 }
 
-// settleDown lets time pass, so that no minute is live any more, and waits until all are recomputed whole.
+// settleDown lets time pass, so that nothing is live any more, and waits until all slots are put together.
 func settleDown(t testing.TB, b *bench) {
 	t.Helper()
 	if b.patchedHeads(t) == 0 {

@@ -26,12 +26,19 @@ const (
 
 // job is one statement's worth of buckets of one level, ordered by start, that are metered alike.
 type job struct {
-	level    schemas.Level
-	buckets  []Bucket
-	rows     []int64 // of each bucket, what is known to be new in it
-	patches  []patch // of each bucket, where only some of its slots are recomputed
-	agreed   Agreed  // the meters, for minutes
-	from, to int64   // seconds, [from, to) spans the buckets
+	level   schemas.Level
+	buckets []Bucket
+	rows    []int64 // of each bucket, what is known to be new in it
+	patches []patch // of each bucket, where only some of its slots are recomputed
+	// open says that these are hours that are going on. Which of their slots are combined, patches, is known
+	// when their minutes are listed.
+	open   bool
+	listed map[Bucket]listedParts
+	// compact says that the rows of slots are put together: events and parts are not read again, the heads
+	// promise what they did.
+	compact  bool
+	agreed   Agreed // the meters, for minutes
+	from, to int64  // seconds, [from, to) spans the buckets
 	shards   []int
 	// of each shard, as it was when this was planned
 	owned map[int]*shardState
@@ -41,9 +48,17 @@ type job struct {
 
 // jobs cuts due buckets into statements. agreed says which meters hold in a minute.
 func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed, now time.Time) []job {
-	var whole, patched []Bucket
+	var whole, patched, open, compact []Bucket
 	patches := map[Bucket]patch{}
 	for _, b := range due {
+		if l.isOpen(b) {
+			open = append(open, b)
+			continue
+		}
+		if l.dirty[b].compact {
+			compact = append(compact, b)
+			continue
+		}
 		if p := l.patchOf(b, l.dirty[b], now); p.mask != 0 {
 			patched, patches[b] = append(patched, b), p
 			continue
@@ -55,6 +70,14 @@ func (l *ledger) jobs(due []Bucket, agreed func(minute int64) Agreed, now time.T
 		for _, b := range out[i].buckets {
 			out[i].patches = append(out[i].patches, patches[b])
 		}
+	}
+	for _, j := range l.cut(open, agreed, maxPatches) {
+		j.open = true
+		out = append(out, j)
+	}
+	for _, j := range l.cut(compact, agreed, maxJobBuckets) {
+		j.compact = true
+		out = append(out, j)
 	}
 	rest := l.cut(whole, agreed, maxJobBuckets)
 	for i := range rest {
@@ -129,13 +152,13 @@ func monthOf(second int64) int {
 // piece takes as many buckets of a job as may be read at once, at least one; others is nil where these are
 // all. A bucket is read whole, however little of it is new.
 func (j *job) piece(before map[Bucket]headBefore, most int64) (piece, others *job) {
-	if j.patches != nil {
+	if j.patches != nil || j.open {
 		return j, nil
 	}
 	var reads int64
 	for i, b := range j.buckets {
 		reads += j.rows[i]
-		if j.level == schemas.Minute {
+		if j.level == schemas.Minute && !j.compact {
 			reads += int64(before[b].keys)
 		}
 		if i > 0 && reads > most {
@@ -154,9 +177,9 @@ func (j *job) piece(before map[Bucket]headBefore, most int64) (piece, others *jo
 // slots; else buckets are named one by one.
 func (j *job) statements(before map[Bucket]headBefore) (parts []job, whole bool) {
 	switch {
-	case j.patches != nil:
+	case j.patches != nil || j.open:
 		return []job{*j}, false
-	case j.level != schemas.Minute || j.apart:
+	case j.level != schemas.Minute || j.apart || j.compact:
 		return j.split(), false
 	}
 	clean, keys := 0, map[bool]uint64{}

@@ -28,7 +28,7 @@ type liveMinute struct {
 	stats     [slotsPerMinute]slotStats
 	patched   bool             // the last head has rows of several revisions
 	head      schemas.Position // what it covers
-	revision  uint64           // of the last head that was made of slots
+	revision  uint64           // of the last head that was made of slots, or of their rows put together
 }
 
 // slotStats are what a head promises of the rows of one slot; those of slots add up to those of the minute.
@@ -145,17 +145,24 @@ func (l *ledger) patched(h Head, p patch, fresh [slotsPerMinute]slotStats, bound
 	}
 }
 
-// age takes note that events before from are live no more: minutes with rows of several revisions are to be
-// recomputed whole.
+// age takes note that events before from are live no more. The rows of slots are to be put together: of
+// minutes that are quiet or live no more, and of hours that are over.
 func (l *ledger) age(from int64, now time.Time) {
 	l.liveFrom = from
 	for b, m := range l.live {
-		if b.end() > from {
-			continue
+		over := b.end() <= from
+		_, dirty := l.dirty[b]
+		quiet := !dirty && now.Sub(revisionTime(m.revision)) >= l.pace.Together
+		if m.patched && (over || quiet) {
+			rows := slotStats{}
+			for _, s := range m.stats {
+				rows = rows.plus(s)
+			}
+			l.stain(b, dirt{first: m.head, last: m.head, since: now, rows: int64(rows.rows), compact: true})
 		}
-		if m.patched {
-			l.stain(b, dirt{first: m.head, last: m.head, since: now, rows: m.rows})
+		if over {
+			delete(l.live, b)
 		}
-		delete(l.live, b)
 	}
+	l.close(now)
 }

@@ -233,6 +233,14 @@ func (g gated) recomputeMinutes(_ context.Context, j *job, all bool, revision ui
 	return g.wait("recompute", fmt.Sprint(j.buckets), run, whole(run))
 }
 
+func (g gated) listParts(ctx context.Context, j *job, pick uint64) (out map[Bucket]listedParts, err error) {
+	err = g.wait("list parts", fmt.Sprint(j.buckets), func() (err error) {
+		out, err = g.h.tables.listParts(ctx, j, pick)
+		return err
+	}, nil)
+	return out, err
+}
+
 func (g gated) combine(_ context.Context, j *job, revision, pick uint64) error {
 	run := func() error { return g.h.tables.combine(context.Background(), j, revision, pick) }
 	return g.wait("combine", fmt.Sprint(j.buckets), run, whole(run))

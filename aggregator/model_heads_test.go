@@ -134,12 +134,12 @@ func (m *model) writePatchedHeads(_ context.Context, j *job, revision uint64, bo
 }
 
 func (m *model) writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, c claim) error {
-	if m.expired(revision, nil) {
+	if m.expired(revision, j.patches) {
 		return nil
 	}
 	parts := map[Bucket]*Head{}
 	for _, h := range m.picks[pick] {
-		up, _ := h.parent()
+		up, _ := j.combinedInto(h.Bucket)
 		p := parts[up]
 		if p == nil {
 			p = &Head{Bucket: up, Covers: h.Covers}
@@ -151,14 +151,32 @@ func (m *model) writeCombinedHeads(ctx context.Context, j *job, revision, pick u
 		p.Catalog, p.Keys, p.Revision = max(p.Catalog, h.Catalog), p.Keys+h.Keys, revision
 	}
 	found, err := m.statsFound(ctx, j, revision)
-	for b, stats := range found {
-		h := parts[b]
-		if h == nil || h.Keys != stats[0].keys || slices.Contains(c.lost, b) {
+	for i, b := range j.buckets {
+		h, sum := parts[b], slotStats{}
+		if h == nil {
 			continue
 		}
-		h.KeysDigest, h.Rows, h.Catalog = stats[0].keysDigest, stats[0].rows, min(h.Catalog, c.catalog)
-		if bound := c.bounds[b.Shard]; h.Covers.Compare(bound) > 0 {
+		for slot, s := range found[b] {
+			if sum = sum.plus(s); j.open && s.rows > 0 {
+				h.Slots[slot] = revision
+			}
+		}
+		if j.open {
+			base, kept := j.patches[i].base()
+			for _, p := range kept {
+				h.Slots[p.slot] = p.revision
+			}
+			sum = sum.plus(base)
+		}
+		if sum.rows == 0 || h.Keys != sum.keys || slices.Contains(c.lost, b) {
+			continue
+		}
+		h.KeysDigest, h.Rows = sum.keysDigest, sum.rows
+		if bound := c.bounds[b.Shard]; !j.compact && h.Covers.Compare(bound) > 0 {
 			h.Covers = bound
+		}
+		if !j.compact {
+			h.Catalog = min(h.Catalog, c.catalog)
 		}
 		m.put(*h)
 	}
@@ -236,11 +254,11 @@ func (m *model) partsOf(level schemas.Level, shard int) map[Bucket]Head {
 
 func (m *model) patchedOf(_ context.Context, shard int, now time.Time, yield func(Bucket, dirt)) error {
 	for b := range m.heads {
-		if b.Level != schemas.Minute || b.Shard != shard {
+		if b.Level == schemas.Day || b.Shard != shard {
 			continue
 		}
 		if h, _ := m.inForce(b); h.Slots != (slots{}) {
-			yield(b, dirt{first: h.Covers, last: h.Covers, since: now, rows: slotRows})
+			yield(b, dirt{first: h.Covers, last: h.Covers, since: now, rows: slotRows, compact: true})
 		}
 	}
 	return nil
@@ -403,7 +421,7 @@ func (m *model) readUsage(_ context.Context, p *usagePlan, list []Head,
 			return false, nil
 		}
 		for _, r := range rows {
-			if !p.wants(r) {
+			if !p.wants(r) || r.slot < slotsPerMinute && h.Stale&(1<<r.slot) != 0 {
 				continue
 			}
 			g, of := group{}, map[string]string{}

@@ -59,6 +59,7 @@ type modelHistory struct {
 	all      []*wire.UsageEvent // every delivery
 	cuts     map[schemas.CutID]map[string]string
 	busy     int64
+	together time.Duration
 	twin     *twin         // nil = the model alone
 	epoch    time.Duration // from the histories' clock to that of the hosts' and the server's
 }
@@ -93,6 +94,7 @@ func (h *modelHistory) startOwner() *soakOwner {
 	o.agg.recomputer.clock = func() time.Time { return o.now(time.Now().Add(h.epoch)) }
 	o.agg.recomputer.chance = rand.New(rand.NewPCG(h.seed, uint64(o.id)+1)).Uint64
 	o.agg.recomputer.ledger.busy = h.busy
+	o.agg.recomputer.ledger.pace.Together = h.together
 	o.hear(h.timeline)
 	h.owners = append(h.owners, o)
 	go func() { o.ended <- o.agg.work(ctx, func(ctx context.Context) error { return h.consume(ctx, o) }) }()
@@ -315,7 +317,8 @@ func newHistory(t testing.TB, seed uint64, metrics *metrics) *modelHistory {
 	rnd := rand.New(rand.NewPCG(seed, 1))
 	return &modelHistory{t: t, seed: seed, rnd: rnd, metrics: metrics, verbose: os.Getenv("VERBOSE") != "",
 		faults: []float64{0, 0.03, 0.2}[rnd.IntN(3)], cuts: map[schemas.CutID]map[string]string{},
-		busy: []int64{1, 1, slotRows}[rnd.IntN(3)], timeline: catalog.Timeline{{Seq: 1,
+		busy: []int64{1, 1, slotRows}[rnd.IntN(3)], together: []time.Duration{0, 10 * time.Second}[rnd.IntN(2)],
+		timeline: catalog.Timeline{{Seq: 1,
 			Catalog: &catalog.Catalog{Meters: mixed[:2+rnd.IntN(len(mixed)-2)]}}}}
 }
 

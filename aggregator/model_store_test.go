@@ -336,24 +336,53 @@ func (k modelKey) before(o modelKey) bool {
 	return k.id < o.id
 }
 
-// combine lists the heads in force of the job's parts, and combines their rows.
-func (m *model) combine(_ context.Context, j *job, revision, pick uint64) error {
-	made := map[Bucket]map[string]*modelRow{}
+// combinedInto is the bucket that a job combines another into.
+func (j *job) combinedInto(b Bucket) (up Bucket, ok bool) {
+	if j.compact {
+		return b, true
+	}
+	return b.parent()
+}
+
+// listParts lists the heads in force of the job's parts.
+func (m *model) listParts(_ context.Context, j *job, pick uint64) (map[Bucket]listedParts, error) {
+	out := map[Bucket]listedParts{}
 	for b := range m.heads {
-		up, ok := b.parent()
+		up, ok := j.combinedInto(b)
 		if !ok || !j.names(up, false) {
 			continue
 		}
 		h, _ := m.inForce(b)
 		m.picks[pick] = append(m.picks[pick], h)
+		if j.open {
+			all := out[up]
+			all[hourSlot(b.Start)] += xxh3.HashString(fmt.Sprint(b, h.Catalog, h.Keys, h.KeysDigest))
+			out[up] = all
+		}
+	}
+	return out, nil
+}
+
+// combine combines the rows of a list, of hours that are going on those of some slots.
+func (m *model) combine(_ context.Context, j *job, revision, pick uint64) error {
+	made := map[Bucket]map[string]*modelRow{}
+	for _, h := range m.picks[pick] {
+		up, _ := j.combinedInto(h.Bucket)
+		slot := uint8(wholeSlot)
+		if j.open {
+			slot = uint8(hourSlot(h.Start))
+			if j.patches[slices.Index(j.buckets, up)].mask&(1<<slot) == 0 {
+				continue
+			}
+		}
 		if made[up] == nil {
 			made[up] = map[string]*modelRow{}
 		}
 		for _, r := range m.rowsOf(h) {
-			name := fmt.Sprint(r.customer, r.dimensions)
+			name := fmt.Sprint(slot, r.customer, r.dimensions)
 			into := made[up][name]
 			if into == nil {
-				into = &modelRow{slot: wholeSlot, revision: revision, customer: r.customer,
+				into = &modelRow{slot: slot, revision: revision, customer: r.customer,
 					dimensions: r.dimensions, states: map[string]meterState{}}
 				made[up][name] = into
 			}

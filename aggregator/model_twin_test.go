@@ -190,6 +190,28 @@ func (w *twin) recomputeMinutes(ctx context.Context, j *job, all bool, revision 
 	})
 }
 
+// listParts answers the model's digests, which are compared with nothing but one another; the engine must have
+// them in the same places.
+func (w *twin) listParts(ctx context.Context, j *job, pick uint64) (map[Bucket]listedParts, error) {
+	places := func(of map[Bucket]listedParts) map[Bucket]uint16 {
+		out := map[Bucket]uint16{}
+		for b, all := range of {
+			for s, digest := range all {
+				if digest != 0 {
+					out[b] |= 1 << s
+				}
+			}
+		}
+		return out
+	}
+	want, err := w.model.listParts(ctx, j, pick)
+	return want, w.both(err, func(ctx context.Context) error {
+		got, err := w.engine.listParts(ctx, j, pick)
+		w.equal("listed parts", places(want), places(got))
+		return err
+	})
+}
+
 func (w *twin) combine(ctx context.Context, j *job, revision, pick uint64) error {
 	return w.both(w.model.combine(ctx, j, revision, pick), func(ctx context.Context) error {
 		return w.engine.combine(ctx, j, revision, pick)

@@ -34,7 +34,7 @@ func TestReachesOfDaysAndHours(t *testing.T) {
 	f := func(what string) {
 		t.Helper()
 		for _, level := range []schemas.Level{schemas.Hour, schemas.Day} {
-			sql := fmt.Sprintf(levelSummaries, startOf(level), level, "heads WHERE 1", ask.from, ask.to)
+			sql := summariesOf(level, ask, "heads WHERE 1")
 			if err := s.query(t.Context(), "read reaches", sql+" SETTINGS force_optimize_projection_name = 'reaches'",
 				func(driver.Rows) error { return nil }); err != nil {
 				t.Errorf("%s, by %s: %v", what, level, err)

@@ -279,6 +279,7 @@ type summary struct {
 // that are not. Every list is a partition of the stretch, whatever is recomputed meanwhile.
 func (r *Reader) choose(ctx context.Context, stretches []schemas.Stretch, cut schemas.CutID) ([]Head, error) {
 	var out []Head
+	open := openHours{}
 	want := map[schemas.Level][]span{}
 	for _, s := range stretches {
 		want[s.Level] = append(want[s.Level], span{from: s.From.Unix(), to: s.To.Unix(), shard: anyShard})
@@ -293,6 +294,9 @@ func (r *Reader) choose(ctx context.Context, stretches []schemas.Stretch, cut sc
 				if s.head.Revision != 0 && current(s.head, s.reach, s.newest) {
 					out = append(out, s.head)
 					return
+				}
+				if cut == "" {
+					open.add(s.head)
 				}
 				want[level-1] = append(want[level-1], span{s.head.Start, s.head.end(), s.head.Shard})
 			})
@@ -312,6 +316,50 @@ func (r *Reader) choose(ctx context.Context, stretches []schemas.Stretch, cut sc
 			return nil, err
 		}
 	}
+	out = open.instead(out)
 	slices.SortFunc(out, func(a, b Head) int { return compareBuckets(a.Bucket, b.Bucket) })
 	return out, nil
+}
+
+// openHours are heads of hours that are not current, but whose slots may be: of five minutes each, of which a
+// reader takes the hour's rows instead of all their minutes'.
+type openHours map[Bucket]*Head
+
+func (o openHours) add(h Head) {
+	if h.Slots != (slots{}) {
+		o[h.Bucket] = &h
+	}
+}
+
+// instead is a list of heads with the slots that are current instead of their minutes. An hour says as much
+// of each of its minutes as of all: what it covers is in it, metered by its catalog.
+func (o openHours) instead(list []Head) []Head {
+	if len(o) == 0 {
+		return list
+	}
+	hourOf := func(h Head) *Head {
+		up, _ := h.parent()
+		return o[up]
+	}
+	for _, h := range list {
+		if h.Level != schemas.Minute {
+			continue
+		}
+		slot := hourSlot(h.Start)
+		hour := hourOf(h)
+		if hour != nil && (hour.Slots[slot] == 0 || !current(*hour, h.Covers, h.Catalog)) {
+			hour.Stale |= 1 << slot
+		}
+	}
+	list = slices.DeleteFunc(list, func(h Head) bool {
+		if h.Level != schemas.Minute {
+			return false
+		}
+		hour := hourOf(h)
+		return hour != nil && hour.Stale&(1<<hourSlot(h.Start)) == 0
+	})
+	for _, hour := range o {
+		list = append(list, *hour)
+	}
+	return list
 }

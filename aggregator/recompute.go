@@ -219,10 +219,10 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 	revision := newRevision(r.clock(), r.chance())
 	pick := r.chance()
 	err := r.seam.Do(ctx, seam.Recompute, func(ctx context.Context) error {
-		if j.level == schemas.Minute {
+		if j.level == schemas.Minute && !j.compact {
 			return r.store.recomputeMinutes(ctx, j, all, revision)
 		}
-		return r.store.combine(ctx, j, revision, pick)
+		return r.combine(ctx, j, revision, pick, before)
 	})
 	if err != nil {
 		return err
@@ -230,6 +230,9 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 	found, err := r.store.statsFound(ctx, j, revision)
 	if err != nil {
 		return err
+	}
+	if j.compact { // nothing is counted again: the head in force may be another than the one before
+		before = nil
 	}
 	lost, err := r.lost(ctx, j, before, found, revision)
 	if err != nil {
@@ -240,17 +243,35 @@ func (r *recomputer) write(ctx context.Context, j *job, all bool, bounds map[int
 	}
 	err = r.seam.Do(ctx, seam.InsertHead, func(ctx context.Context) error {
 		switch {
+		case j.level != schemas.Minute || j.compact:
+			c := claim{bounds, r.followed(j), lost, found}
+			return r.store.writeCombinedHeads(ctx, j, revision, pick, c)
 		case j.patches != nil:
 			return r.store.writePatchedHeads(ctx, j, revision, bounds, found)
-		case j.level == schemas.Minute:
-			return r.store.writeHeads(ctx, j, all, revision, bounds, lost)
 		}
-		return r.store.writeCombinedHeads(ctx, j, revision, pick, claim{bounds, r.followed(j), lost})
+		return r.store.writeHeads(ctx, j, all, revision, bounds, lost)
 	})
 	if err != nil {
 		return err
 	}
 	return r.cover(ctx, j, revision, found, bounds, planned)
+}
+
+// combine lists the parts of a job's hours or days, and stores their usage under a revision; of hours that
+// are going on that of the slots whose minutes hold other events than before. Of buckets whose slots are put
+// together these are the parts.
+func (r *recomputer) combine(ctx context.Context, j *job, revision, pick uint64,
+	before map[Bucket]headBefore) error {
+	listed, err := r.store.listParts(ctx, j, pick)
+	if err != nil {
+		return err
+	}
+	if j.open {
+		j.listed = listed
+		now := r.clock()
+		r.with(func(l *ledger) { j.patches = l.patchesOver(j, before, listed, now) })
+	}
+	return r.store.combine(ctx, j, revision, pick)
 }
 
 // cover reads back what was written and tells the ledger.
@@ -267,13 +288,22 @@ func (r *recomputer) cover(ctx context.Context, j *job, revision uint64,
 	}
 	now := time.Now()
 	r.with(func(l *ledger) {
+		if j.compact {
+			l.compacted(j, heads, found, planned)
+			return
+		}
 		for _, h := range heads {
 			if d, ok := l.dirty[h.Bucket]; ok && h.Level == schemas.Minute &&
 				h.end() > now.Add(-l.pace.LiveWindow).Unix() {
 				r.metrics.freshness.Observe(now.Sub(d.since).Seconds())
 			}
 			l.cover(h, planned)
-			if p, ok := patches[h.Bucket]; ok && l.ownedSince(j, h.Shard) {
+			p, ok := patches[h.Bucket]
+			switch {
+			case !ok || !l.ownedSince(j, h.Shard):
+			case j.open:
+				l.combined(h, p, j.listed[h.Bucket], found[h.Bucket])
+			default:
 				l.patched(h, p, found[h.Bucket], bounds[h.Shard])
 			}
 		}

@@ -105,13 +105,13 @@ FROM (
 ) AS c ON p.parent = c.bucket
 WHERE c.bucket = toDateTime(0, 'UTC') OR (c.v.1, c.v.2) < p.reach OR c.v.3 < p.newest`
 
-// patchedMinutes are the minutes of a shard whose head in force has rows of slots: an owner before us
-// recomputed them while they were live, and they are to be recomputed whole.
-const patchedMinutes = `
-SELECT toUnixTimestamp(bucket), v.1, v.2 FROM (
-    SELECT bucket, argMax((generation, covers, parts), (generation, covers, catalog, revision)) AS v
+// patchedBuckets are the minutes and hours of a shard whose head in force has rows of slots: an owner before
+// us recomputed them while they were live, and their slots are to be put together.
+const patchedBuckets = `
+SELECT toUInt8(level), toUnixTimestamp(bucket), v.1, v.2 FROM (
+    SELECT level, bucket, argMax((generation, covers, parts), (generation, covers, catalog, revision)) AS v
         FROM heads
-    WHERE level = 'minute' AND shard = {shard:UInt16} GROUP BY bucket
+    WHERE level IN ('minute', 'hour') AND shard = {shard:UInt16} GROUP BY level, bucket
 ) WHERE arrayExists(p -> p.1 < 255, v.3)`
 
 // startOf names the function that cuts time at a level.
@@ -158,14 +158,15 @@ func (s *store) dirtyOf(ctx context.Context, shard int, from settlement, now tim
 	return nil
 }
 
-// patchedOf reads which minutes of a shard an owner before us has left recomputed by slots.
+// patchedOf reads which minutes and hours of a shard an owner before us has left recomputed by slots.
 func (s *store) patchedOf(ctx context.Context, shard int, now time.Time, yield func(Bucket, dirt)) error {
-	return s.query(ctx, "read patched minutes", patchedMinutes, func(rows driver.Rows) error {
-		var minute uint32
-		d := dirt{since: now, rows: slotRows}
-		err := rows.Scan(&minute, &d.first.Generation, &d.first.Offset)
+	return s.query(ctx, "read patched buckets", patchedBuckets, func(rows driver.Rows) error {
+		var level uint8
+		var start uint32
+		d := dirt{since: now, rows: slotRows, compact: true}
+		err := rows.Scan(&level, &start, &d.first.Generation, &d.first.Offset)
 		d.last = d.first
-		yield(Bucket{schemas.Minute, int64(minute), shard}, d)
+		yield(Bucket{schemas.Level(level), int64(start), shard}, d)
 		return err
 	}, named("shard", shard))
 }

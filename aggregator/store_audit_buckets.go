@@ -63,6 +63,7 @@ func computed(columns []string) []string {
 	out := make([]string, len(columns))
 	for i, column := range columns {
 		column, _ = strings.CutSuffix(column, " AS up")
+		column, _ = strings.CutSuffix(column, " AS up_slot")
 		if t, ok := usageTypes[names[i]]; ok {
 			column = fmt.Sprintf("CAST(%s, '%s')", column, t)
 		}
@@ -165,7 +166,7 @@ func ofMarks(scope auditScope) string {
 // minuteSources are the tables side by side for minutes. Minutes that were recomputed by slots are metered
 // again by slots: their rows are finer.
 func (s *store) minuteSources(ctx context.Context, scope auditScope, with comparison) ([]string, error) {
-	patched, err := s.patchedIn(ctx, scope)
+	patched, err := s.patchedIn(ctx, schemas.Minute, scope)
 	if err != nil {
 		return nil, err
 	}
@@ -185,22 +186,23 @@ func (s *store) minuteSources(ctx context.Context, scope auditScope, with compar
 	return out, nil
 }
 
-// patchedIn are the minutes of a scope whose head in force has rows of slots; at most the live ones.
-func (s *store) patchedIn(ctx context.Context, scope auditScope) (out []Bucket, err error) {
+// patchedIn are the minutes (hours) of a scope whose head in force has rows of slots; at most the live ones.
+func (s *store) patchedIn(ctx context.Context, level schemas.Level,
+	scope auditScope) (out []Bucket, err error) {
 	sql := fmt.Sprintf("SELECT toUnixTimestamp(bucket), shard FROM %s WHERE arrayExists(p -> p.1 < "+
-		"255, v.9) LIMIT %d", inForceIn(schemas.Minute, scope, schemas.Minute), maxPairs)
-	err = s.query(ctx, "audit live minutes", sql, func(rows driver.Rows) error {
+		"255, v.9) LIMIT %d", inForceIn(level, scope, level), maxPairs)
+	err = s.query(ctx, "audit live buckets", sql, func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
 		err := rows.Scan(&start, &shard)
-		out = append(out, Bucket{schemas.Minute, int64(start), int(shard)})
+		out = append(out, Bucket{level, int64(start), int(shard)})
 		return err
 	})
 	return out, err
 }
 
 // coarseSources are the tables side by side for hours (days): their heads and rows, and what their minutes
-// (hours) say, combined again.
+// (hours) say, combined again; those that were combined by slots by these.
 func (s *store) coarseSources(ctx context.Context, level schemas.Level, scope auditScope,
 	with comparison) ([]string, error) {
 	parts := level - 1
@@ -214,16 +216,31 @@ func (s *store) coarseSources(ctx context.Context, level schemas.Level, scope au
 			return nil, err
 		}
 	}
-	combined := fmt.Sprintf("SELECT %s FROM %s %s", strings.Join(computed(k.combinedColumns(level, 0)), ", "),
-		rows, strings.Replace(byDimensions, "up,", "y_bucket,", 1))
-	return []string{ofHeads(level, scope), ofRows(level, scope, with.exact),
+	patched, err := s.patchedIn(ctx, level, scope)
+	if err != nil {
+		return nil, err
+	}
+	again := func(which string, bySlots bool) string {
+		by := strings.Replace(byDimensions, "up,", "y_bucket,", 1)
+		if bySlots {
+			by += ", y_slot"
+		}
+		combined := fmt.Sprintf("SELECT %s FROM %s%s %s",
+			strings.Join(computed(k.combinedColumns(level, 0, bySlots)), ", "), rows, which, by)
+		return source("y_bucket", fmt.Sprintf("(SELECT y_bucket, y_shard AS shard, count() AS n, %s AS x "+
+			"FROM (%s) GROUP BY y_bucket, shard)", contentDigest("y_", with.exact), combined),
+			map[string]string{"rn": "n", "rx": "x"})
+	}
+	out := []string{ofHeads(level, scope), ofRows(level, scope, with.exact),
 		source("up", fmt.Sprintf("(SELECT %s(bucket) AS up, shard, max((v.1, v.2)) AS reach, "+
 			"max(v.3) AS newest, sum(v.5) AS k, sum(v.6) AS kd FROM %s GROUP BY up, shard)", startOf(level),
 			inForceIn(parts, scope, level)),
-			map[string]string{"ml": "reach", "pc": "newest", "ek": "k", "ed": "kd"}),
-		source("y_bucket", fmt.Sprintf("(SELECT y_bucket, y_shard AS shard, count() AS n, %s AS x FROM (%s) "+
-			"GROUP BY y_bucket, shard)", contentDigest("y_", with.exact), combined),
-			map[string]string{"rn": "n", "rx": "x"})}, nil
+			map[string]string{"ml": "reach", "pc": "newest", "ek": "k", "ed": "kd"})}
+	if len(patched) == 0 {
+		return append(out, again("", false)), nil
+	}
+	slotted := fmt.Sprintf("(toUnixTimestamp(%s(bucket)), shard) IN (%s)", startOf(level), pairsOf(patched))
+	return append(out, again(" AND NOT "+slotted, false), again(" AND "+slotted, true)), nil
 }
 
 // metersOf says which meters usage rows have, and in which of the maps.

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 
@@ -12,17 +13,21 @@ import (
 	"tollgate/schemas/catalog"
 )
 
-// picked keeps the usage rows of a list; the number of the list follows.
+// picked keeps the usage rows of a list of heads; the number of the list follows, and which of its heads.
 const picked = `(bucket, shard, slot, revision) IN (
     SELECT bucket, shard, part.1, part.2 FROM picks ARRAY JOIN parts AS part WHERE pick = `
+
+// slotOfHour is the SQL of hourSlot.
+const slotOfHour = "toUInt8(intDiv(toMinute(bucket), 5))"
 
 // pickParts lists the heads in force of the parts of the job's buckets. One list serves the rows and the
 // heads of the coarse buckets: two looks at the table heads could differ.
 const pickParts = `
-INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts)
-SELECT %[1]d, '%[2]s', bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6, v.7 FROM (
-    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts), (generation,
-        covers, catalog, revision)) AS v
+INSERT INTO picks (pick, level, bucket, shard, generation, covers, catalog, revision, keys, rows, parts,
+    keys_digest)
+SELECT %[1]d, '%[2]s', bucket, shard, v.1, v.2, v.3, v.4, v.5, v.6, v.7, v.8 FROM (
+    SELECT bucket, shard, argMax((generation, covers, catalog, revision, keys, rows, parts, keys_digest),
+        (generation, covers, catalog, revision)) AS v
     FROM heads WHERE level = '%[2]s' AND %[3]s GROUP BY bucket, shard
 )`
 
@@ -31,7 +36,7 @@ const meterKinds = `
 SELECT arraySort(groupUniqArrayArray(mapKeys(events))), arraySort(groupUniqArrayArray(mapKeys(sums))),
        arraySort(groupUniqArrayArray(mapKeys(greatest))), arraySort(groupUniqArrayArray(mapKeys(hashes))),
        arraySort(groupUniqArrayArray(mapKeys(latest)))
-FROM usage_%[1]s WHERE %[2]s AND ` + picked + `%[3]d)`
+FROM usage_%[1]s WHERE %[2]s AND ` + picked + `%[3]s)`
 
 // kinds are the meters that usage rows have, by the map they are in.
 type kinds struct{ events, sums, greatest, hashes, latest []string }
@@ -40,8 +45,11 @@ type kinds struct{ events, sums, greatest, hashes, latest []string }
 const combineParts = `
 INSERT INTO usage_%[1]s (` + usageColumns + `)
 SELECT %[2]s
-FROM usage_%[3]s WHERE %[4]s AND ` + picked + `%[5]d)
-` + byDimensions
+FROM usage_%[3]s WHERE %[4]s AND ` + picked + `%[5]s)
+` + byDimensions + `%[6]s`
+
+// bySlot groups by the slots of hours too.
+const bySlot = ", up_slot"
 
 // byDimensions groups rows of parts for the rows of coarse buckets.
 const byDimensions = `GROUP BY up, shard, customer, product, route, version, method, status_class, subject,
@@ -49,9 +57,13 @@ const byDimensions = `GROUP BY up, shard, customer, product, route, version, met
 
 // combinedColumns are the usage columns of a coarse level over the rows of its parts. Every meter is named,
 // because combining whole maps costs six times as much.
-func (k kinds) combinedColumns(level schemas.Level, revision uint64) []string {
+func (k kinds) combinedColumns(level schemas.Level, revision uint64, bySlot bool) []string {
+	slot := fmt.Sprintf("toUInt8(%d)", wholeSlot)
+	if bySlot {
+		slot = slotOfHour + " AS up_slot"
+	}
 	return slices.Concat([]string{startOf(level) + "(bucket) AS up", "shard",
-		fmt.Sprintf("toUInt64(%d)", revision), fmt.Sprintf("toUInt8(%d)", wholeSlot), "customer", "product",
+		fmt.Sprintf("toUInt64(%d)", revision), slot, "customer", "product",
 		"route", "version", "method", "status_class", "subject", "credential", "attributes"}, k.combined(),
 		[]string{"sum(keys)", "sum(keys_digest)"})
 }
@@ -75,16 +87,69 @@ FROM (
 ) AS p ON u.bucket = p.up AND u.shard = p.shard
 WHERE u.k = p.k AND toUnixTimestamp64Milli(now64(3)) < %[6]d%[7]s`
 
-// combine stores the usage of a job's hours (days) under a revision, from their minutes (hours) in force, and
-// answers the list that was used.
-func (s *store) combine(ctx context.Context, j *job, revision uint64, pick uint64) error {
-	parts := j.level - 1
-	scope := j.partScope()
-	if err := s.exec(ctx, "list parts", fmt.Sprintf(pickParts, pick, parts, scope)); err != nil {
-		return err
+// headOfSlots writes the heads of hours that are going on, of slots combined now and before: all that they
+// promise comes with the statement, but for how far their minutes reach. They hold as many keys as these.
+const headOfSlots = `
+INSERT INTO heads (level, bucket, shard, generation, covers, catalog, revision, keys, keys_digest, rows,
+    usage_digest, parts, written)
+SELECT 'hour', b.bucket, b.shard, if(p.reach > p.bound, p.bound, p.reach).1 AS generation,
+    if(p.reach > p.bound, p.bound, p.reach).2 AS covers, least(p.newest, %[5]d), %[1]d, b.k, b.kd, b.n, b.ud,
+    b.parts, now64(3)
+FROM (
+    SELECT toDateTime(at, 'UTC') AS bucket, shard, k, kd, n, ud, parts
+    FROM values('at UInt32, shard UInt16, k UInt64, kd UInt64, n UInt64, ud UInt64, parts Array(Tuple(UInt8,
+        UInt64))', %[2]s)
+) AS b INNER JOIN (
+    SELECT toStartOfHour(bucket) AS up, shard, max((generation, covers)) AS reach, max(catalog) AS newest,
+        sum(keys) AS k, [%[7]s][indexOf([%[6]s], shard)] AS bound
+    FROM picks WHERE pick = %[3]d GROUP BY up, shard
+) AS p ON b.bucket = p.up AND b.shard = p.shard
+WHERE b.k = p.k AND toUnixTimestamp64Milli(now64(3)) < %[4]d`
+
+// partsListed are digests of what the minutes of a list hold, by slots of hours.
+const partsListed = `
+SELECT toUnixTimestamp(toStartOfHour(bucket)) AS up, shard, ` + slotOfHour + ` AS s,
+    sum(cityHash64(bucket, catalog, keys, keys_digest))
+FROM picks WHERE pick = %d GROUP BY up, shard, s`
+
+// listParts stores the list of the parts in force of a job's buckets under a number; of hours that are going
+// on it answers their digests.
+func (s *store) listParts(ctx context.Context, j *job, pick uint64) (map[Bucket]listedParts, error) {
+	out := map[Bucket]listedParts{}
+	err := s.exec(ctx, "list parts", fmt.Sprintf(pickParts, pick, j.parts(), j.partScope()))
+	if err != nil || !j.open {
+		return out, err
 	}
+	err = s.query(ctx, "read listed parts", fmt.Sprintf(partsListed, pick), func(rows driver.Rows) error {
+		var start uint32
+		var shard uint16
+		var slot uint8
+		var digest uint64
+		err := rows.Scan(&start, &shard, &slot, &digest)
+		b := Bucket{j.level, int64(start), int(shard)}
+		all := out[b]
+		all[slot] = digest
+		out[b] = all
+		return err
+	})
+	return out, err
+}
+
+// combine stores the usage of a job's hours (days) under a revision, from a list of their minutes (hours).
+func (s *store) combine(ctx context.Context, j *job, revision, pick uint64) error {
+	list, by := fmt.Sprint(pick), ""
+	if j.open {
+		slots := j.slotsToCombine()
+		if slots == "" {
+			return nil
+		}
+		list += fmt.Sprintf(" AND (toUnixTimestamp(toStartOfHour(bucket)), shard, %s) IN (%s)", slotOfHour,
+			slots)
+		by = bySlot
+	}
+	parts, scope := j.parts(), j.partScope()
 	var k kinds
-	err := s.query(ctx, "read meters of parts", fmt.Sprintf(meterKinds, parts, scope, pick),
+	err := s.query(ctx, "read meters of parts", fmt.Sprintf(meterKinds, parts, scope, list),
 		func(rows driver.Rows) error {
 			return rows.Scan(&k.events, &k.sums, &k.greatest, &k.hashes, &k.latest)
 		})
@@ -92,8 +157,21 @@ func (s *store) combine(ctx context.Context, j *job, revision uint64, pick uint6
 		return err
 	}
 	s.metrics.inserts.WithLabelValues("usage_" + j.level.String()).Inc()
-	return s.exec(ctx, "combine", fmt.Sprintf(combineParts, j.level,
-		strings.Join(k.combinedColumns(j.level, revision), ", "), parts, scope, pick))
+	columns := strings.Join(k.combinedColumns(j.level, revision, j.open), ", ")
+	return s.exec(ctx, "combine", fmt.Sprintf(combineParts, j.level, columns, parts, scope, list, by))
+}
+
+// slotsToCombine names the slots of hours that their patches have combined.
+func (j *job) slotsToCombine() string {
+	var out []string
+	for i, b := range j.buckets {
+		for s := range slotsPerMinute {
+			if j.patches[i].mask&(1<<s) != 0 {
+				out = append(out, fmt.Sprintf("(%d,%d,%d)", b.Start, b.Shard, s))
+			}
+		}
+	}
+	return strings.Join(out, ",")
 }
 
 // partScope says which minutes (hours) a job's hours (days) consist of.
@@ -148,14 +226,32 @@ func (k kinds) combined() []string {
 
 // writeCombinedHeads makes coarse buckets visible, as far as the claim goes.
 func (s *store) writeCombinedHeads(ctx context.Context, j *job, revision, pick uint64, c claim) error {
+	if j.compact { // the head in force promised as much of the same rows
+		c.catalog = math.MaxUint64
+	}
 	var bounds []string
 	for _, shard := range j.shards {
 		b := c.bounds[shard]
+		if j.compact {
+			b = schemas.Position{Generation: math.MaxInt64, Offset: math.MaxInt64}
+		}
 		bounds = append(bounds, fmt.Sprintf("(toInt64(%d), toInt64(%d))", b.Generation, b.Offset))
 	}
-	return s.exec(ctx, "write heads", fmt.Sprintf(headCombined, j.level, revision, j.scope("bucket", true),
-		startOf(j.level), pick, headDeadline(revision, nil).UnixMilli(), except(c.lost), numbers(j.shards),
-		c.catalog, strings.Join(bounds, ", ")))
+	limits := strings.Join(bounds, ", ")
+	until := headDeadline(revision, j.patches).UnixMilli()
+	if !j.open {
+		return s.exec(ctx, "write heads", fmt.Sprintf(headCombined, j.level, revision,
+			j.scope("bucket", true), startOf(j.level), pick, until, except(c.lost), numbers(j.shards),
+			c.catalog, limits))
+	}
+	values := j.patchedHeads(revision, func(b Bucket) ([slotsPerMinute]slotStats, bool) {
+		return c.found[b], !slices.Contains(c.lost, b)
+	})
+	if len(values) == 0 {
+		return nil
+	}
+	return s.exec(ctx, "write heads", fmt.Sprintf(headOfSlots, revision, strings.Join(values, ","), pick,
+		until, c.catalog, numbers(j.shards), limits))
 }
 
 const insertVanished = `INSERT INTO vanished (level, bucket, shard, keys, found, revision, seen)

@@ -51,29 +51,46 @@ func headsFrom(cut schemas.CutID) (from string, args []any) {
 const levelSummaries = `
 SELECT toUnixTimestamp(%[1]s(toStartOfHour(bucket))) AS start, shard, count() AS minutes,
     tupleElement(max((generation, covers)), 1), tupleElement(max((generation, covers)), 2), max(catalog),
-    toUInt64(0), toUInt64(0), toUInt64(0)
+    toUInt64(0), toUInt64(0), toUInt64(0)%[6]s
 FROM %[3]s AND toStartOfHour(bucket) >= toDateTime(%[4]d, 'UTC')
     AND toStartOfHour(bucket) < toDateTime(%[5]d, 'UTC') AND level = 'minute' GROUP BY start, shard
 UNION ALL
 SELECT toUnixTimestamp(bucket) AS start, shard, toUInt64(0), argMax(generation, o), argMax(covers, o),
     argMax(catalog, o), argMax(revision, o), argMax(keys, o),
-    argMax(rows, (generation, covers, catalog, revision) AS o)
+    argMax(rows, (generation, covers, catalog, revision) AS o)%[7]s
 FROM %[3]s AND bucket >= toDateTime(%[4]d, 'UTC') AND bucket < toDateTime(%[5]d, 'UTC')
     AND level = '%[2]s' GROUP BY start, shard`
+
+// summariesOf is the statement that reads what is known of the buckets of a level; days have no slots.
+func summariesOf(level schemas.Level, ask span, from string) string {
+	none, parts := "", ""
+	if level == schemas.Hour {
+		none = ", CAST([], 'Array(UInt8)'), CAST([], 'Array(UInt64)')"
+		parts = ", arrayMap(p -> p.1, argMax(parts, o) AS list), arrayMap(p -> p.2, list)"
+	}
+	return fmt.Sprintf(levelSummaries, startOf(level), level, from, ask.from, ask.to, none, parts)
+}
 
 // readSummaries reads what is known of the buckets of a coarse level in a stretch of time.
 func (s *store) readSummaries(ctx context.Context, level schemas.Level, ask span,
 	cut schemas.CutID) ([]summary, error) {
 	from, args := headsFrom(cut)
-	sql := fmt.Sprintf(levelSummaries, startOf(level), level, from, ask.from, ask.to)
+	sql := summariesOf(level, ask, from)
 	found := map[Bucket]summary{}
 	err := s.query(ctx, "read heads", sql, func(rows driver.Rows) error {
 		var start uint32
 		var shard uint16
 		var minutes uint64
 		var h Head
-		err := rows.Scan(&start, &shard, &minutes, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog,
-			&h.Revision, &h.Keys, &h.Rows)
+		var slot []uint8
+		var revision []uint64
+		into := []any{&start, &shard, &minutes, &h.Covers.Generation, &h.Covers.Offset, &h.Catalog,
+			&h.Revision, &h.Keys, &h.Rows}
+		if level == schemas.Hour {
+			into = append(into, &slot, &revision)
+		}
+		err := rows.Scan(into...)
+		h.setParts(slot, revision)
 		h.Bucket = Bucket{level, int64(start), int(shard)}
 		m := found[h.Bucket]
 		m.head.Bucket = h.Bucket
@@ -117,14 +134,37 @@ func (s *store) minuteHeads(ctx context.Context, ask span, cut schemas.CutID, yi
 		}, args...)
 }
 
-// listed is the SQL that keeps the rows of one level that a list of heads names, "" where it names none.
-func listed(level schemas.Level, list []Head, pick uint64) string {
+// ofLevel are the heads of one level in a list.
+func ofLevel(level schemas.Level, list []Head) []Head {
 	first := sort.Search(len(list), func(i int) bool { return list[i].Level >= level })
 	last := sort.Search(len(list), func(i int) bool { return list[i].Level > level })
-	if first == last {
+	return list[first:last]
+}
+
+// read is the SQL that keeps the rows of one level that are read of a list of heads, "" where none are: those
+// that it names without the slots that are stale.
+func read(level schemas.Level, list []Head, pick uint64) string {
+	var stale []string
+	for _, h := range ofLevel(level, list) {
+		for s := range slotsPerMinute {
+			if h.Stale&(1<<s) != 0 {
+				stale = append(stale, fmt.Sprintf("(%d,%d,%d)", h.Start, h.Shard, s))
+			}
+		}
+	}
+	if len(stale) == 0 {
+		return listed(level, list, pick)
+	}
+	return listed(level, list, pick) +
+		fmt.Sprintf(" AND (bucket, shard, slot) NOT IN (%s)", strings.Join(stale, ","))
+}
+
+// listed is the SQL that keeps the rows of one level that a list of heads names, "" where it names none.
+func listed(level schemas.Level, list []Head, pick uint64) string {
+	mine := ofLevel(level, list)
+	if len(mine) == 0 {
 		return ""
 	}
-	mine := list[first:last]
 	within := fmt.Sprintf("bucket >= toDateTime(%d, 'UTC') AND bucket <= toDateTime(%d, 'UTC') "+
 		"AND (bucket, shard, slot, revision) IN ",
 		mine[0].Start, mine[len(mine)-1].Start)
@@ -314,7 +354,7 @@ func usageStatement(p *usagePlan, list []Head, pick uint64) string {
 	}
 	var sources []string
 	for _, level := range []schemas.Level{schemas.Minute, schemas.Hour, schemas.Day} {
-		if in := listed(level, list, pick); in != "" {
+		if in := read(level, list, pick); in != "" {
 			sources = append(sources, fmt.Sprintf("SELECT %s FROM usage_%s WHERE %s%s",
 				strings.Join(append(slices.Clone(keys), "events, sums, greatest, hashes, latest"),
 					", "), level, in, p.conditions()))

@@ -59,7 +59,7 @@ func (j *job) split() []job {
 	var out []job
 	for part := range slices.Chunk(j.buckets, maxPairs) {
 		out = append(out, job{level: j.level, buckets: part, agreed: j.agreed, shards: j.shards,
-			owned: j.owned, from: part[0].Start, to: part[len(part)-1].end()})
+			owned: j.owned, from: part[0].Start, to: part[len(part)-1].end(), compact: j.compact})
 	}
 	return out
 }
@@ -430,9 +430,24 @@ WHERE toUnixTimestamp64Milli(now64(3)) < %[6]d`
 // recomputation has stored of the buckets that get a head; its rows are not read again.
 func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64,
 	bounds map[int]schemas.Position, found map[Bucket][slotsPerMinute]slotStats) error {
+	values := j.patchedHeads(revision, func(b Bucket) ([slotsPerMinute]slotStats, bool) {
+		stats, ok := found[b]
+		return stats, ok
+	})
+	if len(values) == 0 {
+		return nil
+	}
+	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision,
+		strings.Join(values, ","), j.scope("minute", false), upTo(j.shards, bounds),
+		headDeadline(revision, j.patches).UnixMilli()))
+}
+
+// patchedHeads are values of what heads promise of slots recomputed now and before. found answers the stats
+// of the former, and whether the bucket gets a head.
+func (j *job) patchedHeads(revision uint64, found func(Bucket) ([slotsPerMinute]slotStats, bool)) []string {
 	var values []string
 	for i, b := range j.buckets {
-		stats, ok := found[b]
+		stats, ok := found(b)
 		if !ok {
 			continue
 		}
@@ -449,12 +464,7 @@ func (s *store) writePatchedHeads(ctx context.Context, j *job, revision uint64,
 		values = append(values, fmt.Sprintf("(%d,%d,%d,%d,%d,%d,[%s])", b.Start, b.Shard, sum.keys,
 			sum.keysDigest, sum.rows, sum.usageDigest, strings.Join(list, ",")))
 	}
-	if len(values) == 0 {
-		return nil
-	}
-	return s.exec(ctx, "write heads", fmt.Sprintf(headPatched, j.agreed.Seq, revision,
-		strings.Join(values, ","), j.scope("minute", false), upTo(j.shards, bounds),
-		headDeadline(revision, j.patches).UnixMilli()))
+	return values
 }
 
 // except leaves buckets out of a statement that writes heads.

@@ -71,6 +71,7 @@ type keyChecks interface {
 // revisions are rows of usage, and the heads that were written for them.
 type revisions interface {
 	recomputeMinutes(ctx context.Context, j *job, all bool, revision uint64) error
+	listParts(ctx context.Context, j *job, pick uint64) (map[Bucket]listedParts, error)
 	combine(ctx context.Context, j *job, revision, pick uint64) error
 	headsOf(ctx context.Context, j *job, revision uint64, yield func(Head)) error
 }
@@ -91,6 +92,8 @@ type claim struct {
 	bounds  map[int]schemas.Position // of each shard: every mark up to it is covered by the parts
 	catalog uint64                   // parts that are to know a version up to it do
 	lost    []Bucket                 // get no head
+	// found is what was combined, by slots of hours that are going on
+	found map[Bucket][slotsPerMinute]slotStats
 }
 
 // collection removes what was superseded.

@@ -360,3 +360,10 @@ ALTER TABLE heads {{on_cluster}} ADD PROJECTION IF NOT EXISTS reaches (
     SELECT level, toStartOfHour(bucket), shard, count(), max((generation, covers)), max(catalog)
     GROUP BY level, toStartOfHour(bucket), shard);
 ALTER TABLE heads {{on_cluster}} MATERIALIZE PROJECTION reaches;
+
+-- migration 8: hours that are going on have slots
+ALTER TABLE picks {{on_cluster}} ADD COLUMN IF NOT EXISTS
+    keys_digest UInt64 COMMENT 'as in heads, where an hour or day is combined' CODEC(ZSTD(1));
+ALTER TABLE usage_hour {{on_cluster}} MODIFY COLUMN slot COMMENT 'which five minutes of an hour that is going on, 255 = the whole bucket';
+ALTER TABLE heads {{on_cluster}} MODIFY COLUMN parts COMMENT
+    'which usage rows: of a busy live minute five seconds, of an hour that is going on five minutes, of different revisions';
